@@ -1,0 +1,41 @@
+"""Who answers a module call: a tracer, an eager runner, or nobody.
+
+One ContextVar, so that modules import neither tracing nor execution, and so that two
+forwards running at the same time never see each other.
+"""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+
+class Dispatcher(Protocol):
+    """What answers the calls that a running ``forward`` makes."""
+
+    def call_module(
+        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Answer a call of a module."""
+        ...
+
+    def call_op(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Answer a call of an `@op` function."""
+        ...
+
+    def call_branch(self, name: str, fn: Callable[..., Any], value: Any) -> Any:
+        """Answer with what `fn` gives for `value`, once that is known.
+
+        `fn` runs as a forward of its own: a graph break in it stops nothing else.
+        """
+        ...
+
+    def call_first(self, candidates: list[Any], good: Callable[[Any], bool]) -> Any:
+        """Answer with the first candidate that succeeds and is good."""
+        ...
+
+    def format_parameter(self, parameter: Any, spec: str) -> str:
+        """Return the text that stands for a parameter in an f-string."""
+        ...
+
+
+dispatcher: ContextVar[Dispatcher | None] = ContextVar("dispatcher", default=None)

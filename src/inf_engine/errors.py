@@ -1,0 +1,241 @@
+"""Every error of the library, and whose fault each one is.
+
+::
+
+    InfEngineError
+    ├── UsageError                    the caller's program
+    │   ├── ModuleError               a module built or used wrongly
+    │   ├── ParameterError            a parameter refused a value
+    │   │   ├── ParameterTypeError    (also a TypeError)
+    │   │   └── ParameterValueError   (also a ValueError)
+    │   ├── StateDictError            keys that do not match the module
+    │   ├── SchemaError               a type or tool without a usable schema
+    │   ├── TracingError              forward did what a trace cannot follow
+    │   │   └── NotBoundError         an LLM call that nobody answers
+    │   ├── GraphError                a damaged graph
+    │   └── EngineStateError          closed, forked, or from another loop
+    ├── ConfigurationError            the resources file
+    │   ├── UnknownAliasError         an alias that is bound to nothing
+    │   └── MissingKeyError           an API key variable that is not set
+    ├── EndpointError                 the endpoint
+    │   ├── EndpointConnectionError   it could not be reached, or hung up
+    │   ├── EndpointTimeoutError      it did not answer in time
+    │   ├── AuthenticationError       401, 403
+    │   ├── RateLimitError            429
+    │   ├── RequestRefusedError       400, 404, 413, 422 ...
+    │   ├── EndpointServerError       5xx
+    │   └── MalformedResponseError    an answer that is not the provider's JSON
+    ├── AnswerError                   the model's answer
+    │   ├── OutputParseError          it does not fit the response format
+    │   └── ToolLoopError             it kept calling tools
+    ├── ExecutionError                a node failed: where, and why (`cause`)
+    └── DeadlineError                 a run or node timeout (also a TimeoutError)
+
+Messages say what happened, where, and the fix. Foreign exceptions are converted
+once, at the boundary where they arrive, and kept as ``__cause__``.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+
+class InfEngineError(Exception):
+    """Base of every error that the library raises on purpose."""
+
+
+class UsageError(InfEngineError):
+    """The calling program is wrong."""
+
+
+class ModuleError(UsageError):
+    """A module was built or used wrongly."""
+
+
+class ParameterError(UsageError):
+    """A parameter refused a value."""
+
+
+class ParameterTypeError(ParameterError, TypeError):
+    """The value of a parameter is not text."""
+
+
+class ParameterValueError(ParameterError, ValueError):
+    """The value of a parameter is empty."""
+
+
+class StateDictError(UsageError):
+    """A state dict does not match the module it is loaded into."""
+
+
+class SchemaError(UsageError):
+    """A response format or a tool has no usable JSON schema."""
+
+
+class TracingError(UsageError):
+    """A ``forward`` did something that a trace cannot follow."""
+
+
+class NotBoundError(TracingError):
+    """An LLM call was made where nobody answers it."""
+
+
+class GraphError(UsageError):
+    """An inference graph is damaged."""
+
+
+class EngineStateError(UsageError):
+    """An engine was used after close or fork, or from another event loop."""
+
+
+class ConfigurationError(InfEngineError):
+    """The resources are described wrongly."""
+
+
+class UnknownAliasError(ConfigurationError):
+    """An alias is not bound to any endpoint.
+
+    Args:
+        alias: The alias that was asked for.
+        known: The aliases that exist.
+        where: The module that uses it, if known.
+    """
+
+    def __init__(self, alias: str, known: Iterable[str], where: str = "") -> None:
+        self.alias = alias
+        self.known = tuple(known)
+        place = f" used by {where!r}" if where else ""
+        super().__init__(
+            f"unknown alias {alias!r}{place}; {known_names(alias, self.known)}. "
+            f"Add [endpoints.{alias}] to the resources, or correct the name."
+        )
+
+
+class MissingKeyError(ConfigurationError):
+    """The environment variable that holds an API key is not set."""
+
+
+class EndpointError(InfEngineError):
+    """An endpoint failed.
+
+    Args:
+        message: What happened, where, and the fix.
+        status: The HTTP status, if there was an answer.
+        retry_after: Seconds after which the endpoint asks to be tried again.
+    """
+
+    retryable = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class EndpointConnectionError(EndpointError):
+    """The endpoint could not be reached, or hung up before the last byte."""
+
+    retryable = True
+
+
+class EndpointTimeoutError(EndpointError):
+    """The endpoint did not answer before the deadline of one attempt."""
+
+    retryable = True
+
+
+class AuthenticationError(EndpointError):
+    """The endpoint refused the key (401, 403)."""
+
+
+class RateLimitError(EndpointError):
+    """The endpoint asks to be called less often (429)."""
+
+    retryable = True
+
+
+class RequestRefusedError(EndpointError):
+    """The endpoint refused the request itself (400, 404, 413, 422 ...)."""
+
+
+class EndpointServerError(EndpointError):
+    """The endpoint failed on its own side (5xx, 408, 409)."""
+
+    retryable = True
+
+
+class MalformedResponseError(EndpointError):
+    """The endpoint's answer is not the provider's JSON."""
+
+    retryable = True
+
+
+class AnswerError(InfEngineError):
+    """The model's answer cannot be used."""
+
+
+class OutputParseError(AnswerError):
+    """The model's answer does not fit the response format.
+
+    Args:
+        message: What does not fit, and the fix.
+        raw: The answer as it came, whole.
+    """
+
+    def __init__(self, message: str, *, raw: str) -> None:
+        super().__init__(message)
+        self.raw = raw
+
+
+class ToolLoopError(AnswerError):
+    """The model kept calling tools beyond the allowed number of turns."""
+
+
+class DeadlineError(InfEngineError, TimeoutError):
+    """A run or a node took longer than its timeout."""
+
+
+class ExecutionError(InfEngineError):
+    """A node of a run failed.
+
+    Args:
+        message: The cause in words.
+        node: The name of the node (attribute path and call number).
+        alias: The alias it called, None for nodes that call none.
+        attempt: How many requests had been tried for it, 0 if none.
+        cause: The exception that made it fail.
+        record: What had happened in the run until then (a `RunRecord`).
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        node: str,
+        alias: str | None = None,
+        attempt: int = 0,
+        cause: BaseException | None = None,
+        record: Any = None,
+    ) -> None:
+        super().__init__(message)
+        self.node = node
+        self.alias = alias
+        self.attempt = attempt
+        self.cause = cause
+        self.record = record
+
+
+def known_names(name: str, known: Iterable[str]) -> str:
+    """Return the part of a message that lists the names that do exist."""
+    names = list(known)
+    if not names:
+        return "none is known"
+    close = get_close_matches(name, names, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"known: {', '.join(sorted(names))}{hint}"

@@ -1,0 +1,143 @@
+"""`Parameter`: a described text that an optimizer may rewrite."""
+
+import weakref
+from typing import Any
+
+from inf_engine.dispatch import dispatcher
+from inf_engine.errors import ParameterTypeError, ParameterValueError
+
+
+class Parameter:
+    """A text value that belongs to a module and can be trained.
+
+    In an f-string inside ``forward`` it is a hole of its own, so that the trace knows
+    which prompt it shaped, and where. Outside of one it is its value.
+
+    Args:
+        value: The text; not empty.
+        description: What the text is for, told to whoever rewrites it.
+        requires_grad: Whether optimizers may change it.
+
+    Raises:
+        ParameterTypeError: If the value or the description is not a str.
+        ParameterValueError: If the value is empty or only white space.
+
+    Example:
+        >>> style = Parameter("Be brief.", description="how answers are written")
+        >>> f"{style} Answer in French."
+        'Be brief. Answer in French.'
+    """
+
+    def __init__(
+        self, value: str, *, description: str = "", requires_grad: bool = True
+    ) -> None:
+        if not isinstance(description, str):
+            raise ParameterTypeError(
+                "the description of a Parameter must be a str, not "
+                f"{type(description).__name__}: say in words what the text is for."
+            )
+        self._owner: weakref.ref[Any] | None = None
+        self._key = ""
+        self._value = self._checked(value)
+        self.description = description
+        self.requires_grad = requires_grad
+        self._feedback: list[Any] = []
+
+    @property
+    def value(self) -> str:
+        """The text. Setting it checks it; the feedback stays."""
+        return self._value
+
+    @value.setter
+    def value(self, value: str) -> None:
+        self._value = self._checked(value)
+
+    @property
+    def name(self) -> str:
+        """The dotted name from the outermost module that holds it, or ``""``."""
+        owner = self._owner() if self._owner is not None else None
+        if owner is None:
+            return ""
+        prefix = owner._dotted_name()
+        return f"{prefix}.{self._key}" if prefix else self._key
+
+    @property
+    def feedback(self) -> tuple[Any, ...]:
+        """The feedback collected since the last `zero_feedback`, oldest first."""
+        return tuple(self._feedback)
+
+    def accumulate_feedback(self, feedback: Any) -> None:
+        """Add feedback to the buffer; ignored if `requires_grad` is False."""
+        if self.requires_grad:
+            self._feedback.append(feedback)
+
+    def zero_feedback(self) -> None:
+        """Empty the feedback buffer; the value stays."""
+        self._feedback.clear()
+
+    def apply_update(self, value: str) -> None:
+        """Replace the value and empty the feedback buffer.
+
+        Args:
+            value: The new text.
+
+        Raises:
+            ParameterTypeError: If it is not a str.
+            ParameterValueError: If it is empty, or `requires_grad` is False. The old
+                value and the feedback are kept.
+        """
+        if not self.requires_grad:
+            raise ParameterValueError(
+                f"{self._label()} is frozen (requires_grad=False) and cannot be "
+                "updated; call requires_grad_() first, or leave it out."
+            )
+        self._value = self._checked(value)
+        self.zero_feedback()
+
+    def requires_grad_(self, requires_grad: bool = True) -> "Parameter":
+        """Set `requires_grad` and return the parameter."""
+        self.requires_grad = requires_grad
+        return self
+
+    def _attach(self, owner: Any, key: str) -> None:
+        """Remember the first module that registers the parameter."""
+        if self._owner is None or self._owner() is None:
+            self._owner, self._key = weakref.ref(owner), key
+
+    def _detach(self, owner: Any, key: str) -> None:
+        """Forget the module, if it is the one that gives the name."""
+        if self._owner is not None and self._owner() is owner and self._key == key:
+            self._owner, self._key = None, ""
+
+    def _checked(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise ParameterTypeError(
+                f"{self._label()} must be a str, not {type(value).__name__}: "
+                "a parameter is text that a model reads."
+            )
+        if not value.strip():
+            raise ParameterValueError(
+                f"{self._label()} must not be empty: give it the text to start from."
+            )
+        return str(value)
+
+    def _label(self) -> str:
+        name = self.name
+        return f"parameter {name!r}" if name else "the value of a Parameter"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_owner": None, "_key": ""}
+
+    def __str__(self) -> str:
+        return self._value
+
+    def __format__(self, spec: str) -> str:
+        answer = dispatcher.get()
+        if answer is None:
+            return format(self._value, spec)
+        return answer.format_parameter(self, spec)
+
+    def __repr__(self) -> str:
+        text = self._value if len(self._value) <= 60 else self._value[:57] + "..."
+        frozen = "" if self.requires_grad else ", requires_grad=False"
+        return f"Parameter({text!r}{frozen})"

@@ -1,0 +1,213 @@
+"""Templates: text with holes for values that are not known yet.
+
+An f-string over a proxy is ordinary text to Python, so a hole travels through it as a
+token. Rules:
+
+* A token is made of letters of one rare cased script (Medefaidrin), capitals at its
+  ends and small letters between. So every piece that slicing leaves, and every change
+  of case, is visible; escaping (JSON, URL, HTML, ``ascii``) leaves known traces.
+* Each formatting makes a token of its own, so a token that is read nowhere tells that
+  the text was compared, searched, printed or measured instead of passed on.
+* A token carries a number drawn per table: text kept from another run is refused.
+
+What stays invisible: operations that leave tokens whole but would have changed the
+value (``replace``, ``strip``, ``split`` of a template that then goes on whole).
+"""
+
+import re
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from inf_engine.errors import TracingError
+
+_START, _END = "\U00016e40", "\U00016e41"
+_DIGITS = [chr(0x16E60 + digit) for digit in range(16)]
+_VALUES = {letter: digit for digit, letter in enumerate(_DIGITS)}
+_NONCE = 8
+_TOKEN = re.compile(f"{_START}([\U00016e60-\U00016e6f]+){_END}")
+_LETTER = re.compile("[\U00016e40-\U00016e7f]")
+_ESCAPED = re.compile(
+    r"\\ud81b|\\U00016e[4-7]|%F0%96%B9|&#93(?:7[6-9]|8[0-2])\d;|&#x16e[4-7]",
+    re.IGNORECASE,
+)
+_ESCAPED_BYTES = b"\xf0\x96\xb9"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hole:
+    """A place in a text whose value comes later.
+
+    Args:
+        source: What gives the value: a graph node or a parameter.
+        spec: The format spec, as in ``f"{p:>10}"``.
+        conversion: ``"r"`` for ``!r``, else empty.
+        where: File and line of the formatting.
+        known: The value, for a parameter; None for a node.
+    """
+
+    source: Any
+    spec: str
+    conversion: str
+    where: str
+    known: str | None = None
+
+    def format(self, value: Any) -> str:
+        """Return the text that goes into the hole for its value."""
+        return repr(value) if self.conversion else format(value, self.spec)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Template:
+    """Text with holes: `parts` are texts and holes, in order."""
+
+    parts: tuple[str | Hole, ...]
+
+    @property
+    def holes(self) -> Iterator[Hole]:
+        """The holes, in order."""
+        return (part for part in self.parts if isinstance(part, Hole))
+
+    def segments(
+        self, value_of: Callable[[Any], Any]
+    ) -> list[tuple[str, Hole | None]]:
+        """Return the filled text piece by piece, each with the hole it came from."""
+        return [(_fill(part, value_of), _hole(part)) for part in self.parts]
+
+    def fill(self, value_of: Callable[[Any], Any]) -> str:
+        """Return the text, given the values of the sources of its holes."""
+        return "".join([_fill(part, value_of) for part in self.parts])
+
+
+def _hole(part: str | Hole) -> Hole | None:
+    return part if isinstance(part, Hole) else None
+
+
+def _fill(part: str | Hole, value_of: Callable[[Any], Any]) -> str:
+    if isinstance(part, str):
+        return part
+    return part.format(value_of(part.source) if part.known is None else part.known)
+
+
+@dataclass(slots=True)
+class HoleTable:
+    """The holes that one running trace has handed out."""
+
+    _nonce: str = ""
+    _holes: list[Hole] = field(default_factory=list)
+    _unread: dict[int, Hole] = field(default_factory=dict)
+
+    def issue(
+        self, source: Any, spec: str = "", conversion: str = "", known: Any = None
+    ) -> str:
+        """Return a token that stands for the value of `source` in a text."""
+        if not self._nonce:
+            self._nonce = _encode(secrets.randbits(4 * _NONCE)).rjust(
+                _NONCE, _DIGITS[0]
+            )
+        number = len(self._holes)
+        hole = Hole(source, spec, conversion, _user_line(), known)
+        self._holes.append(hole)
+        self._unread[number] = hole
+        return f"{_START}{self._nonce}{_encode(number)}{_END}"
+
+    def scan(self, text: str, where: str) -> str | Template:
+        """Return `text` itself, or the template that it stands for.
+
+        Args:
+            text: Any text that reached a call or an output.
+            where: What it reached, for the message.
+
+        Raises:
+            TracingError: If a token in it is damaged or belongs to another run.
+        """
+        if not self._holes:
+            if not text.isascii() and _START in text and _TOKEN.search(text):
+                raise TracingError(_foreign(where))
+            return text
+        if text.isascii():
+            if _ESCAPED.search(text):
+                raise TracingError(self._damaged(where))
+            return text
+        pieces = _TOKEN.split(text)
+        if any(map(_LETTER.search, pieces[::2])) or _ESCAPED.search(text):
+            raise TracingError(self._damaged(where))
+        if len(pieces) == 1:
+            return text
+        return Template(tuple(self._parts(pieces, where)))
+
+    def check_bytes(self, data: bytes, where: str) -> None:
+        """Refuse bytes that were encoded from a text with holes.
+
+        Raises:
+            TracingError: If `data` contains a token.
+        """
+        if self._holes and _ESCAPED_BYTES in data:
+            raise TracingError(self._damaged(where))
+
+    def check_all_read(self) -> None:
+        """Refuse holes that reached no call and no output.
+
+        Raises:
+            TracingError: If there is one.
+        """
+        for hole in self._unread.values():
+            raise TracingError(
+                f"the text made from {hole.source} at {hole.where} reached no call and "
+                "no output: it was compared, searched, printed, measured or dropped "
+                "while its value was not known yet. Use str(p) to wait for the value, "
+                "or move that code into an @op function."
+            )
+
+    def _parts(self, pieces: list[str], where: str) -> Iterator[str | Hole]:
+        for index, piece in enumerate(pieces):
+            if index % 2 == 0:
+                if piece:
+                    yield piece
+                continue
+            if not piece.startswith(self._nonce):
+                raise TracingError(_foreign(where))
+            number = _decode(piece[_NONCE:])
+            self._unread.pop(number, None)
+            yield self._holes[number]
+
+    def _damaged(self, where: str) -> str:
+        sources = dict.fromkeys(str(hole.source) for hole in self._unread.values())
+        names = ", ".join(sources) or "an earlier call"
+        return (
+            f"a text made from {names} was changed before its value was known and then "
+            f"reached {where}: slicing, upper(), lower(), json.dumps() and the like see "
+            "only the placeholder. Change the value instead (f'{p.upper()}'), wait for "
+            "it with str(p), or move that code into an @op function."
+        )
+
+
+def _foreign(where: str) -> str:
+    return (
+        f"a text with placeholders of another run reached {where}: it was kept from an "
+        "earlier forward. Keep results (the output of engine.run), not what forward "
+        "builds while it is traced."
+    )
+
+
+def _encode(number: int) -> str:
+    return "".join([_DIGITS[int(digit, 16)] for digit in f"{number:x}"])
+
+
+def _decode(letters: str) -> int:
+    number = 0
+    for letter in letters:
+        number = number * 16 + _VALUES[letter]
+    return number
+
+
+def _user_line() -> str:
+    """Return file and line of the nearest caller outside of this package."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None:
+        if not frame.f_globals.get("__name__", "").startswith("inf_engine."):
+            break
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -1,0 +1,204 @@
+"""The data that crosses between the floors: requests, responses, usage.
+
+All are frozen; none knows a provider. Tool arguments and schemas are JSON text or
+JSON values, so that a request hashes and prints the same everywhere.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """A piece of text in a message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """An image in a message, by address or by content.
+
+    Args:
+        url: An http(s) or data address; empty if `data` is given.
+        data: The encoded image, base64 text; empty if `url` is given.
+        media_type: Its MIME type, e.g. ``image/png`` (needed with `data`).
+    """
+
+    url: str = ""
+    data: str = ""
+    media_type: str = "image/png"
+
+
+Part: TypeAlias = TextPart | ImagePart
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A model's wish to call a tool; `arguments` is JSON text as it came."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation.
+
+    Args:
+        role: Who speaks.
+        content: Text, or parts when there are images.
+        tool_calls: The calls an assistant message asks for.
+        tool_call_id: The call that a tool message answers.
+    """
+
+    role: Role
+    content: str | tuple[Part, ...] = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+
+    @property
+    def text(self) -> str:
+        """The text of the message, images left out."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(p.text for p in self.content if isinstance(p, TextPart))
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool as a model sees it; `parameters` is a JSON schema object."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseSchema:
+    """The JSON schema that an answer has to fit; its root is an object."""
+
+    name: str
+    schema: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LLMRequest:
+    """One request to a model, independent of the provider.
+
+    Args:
+        messages: The conversation, system message first if there is one.
+        model: The endpoint's model; the resource manager fills it in.
+        temperature: Sampling temperature, None for the provider's default.
+        top_p: Nucleus sampling mass in (0, 1], None for the default.
+        max_tokens: The most tokens to write, None for the default.
+        stop: Texts that end the answer.
+        seed: Sampling seed, None for none.
+        tools: The tools that the model may call.
+        response_schema: What the answer has to look like, None for free text.
+    """
+
+    messages: tuple[Message, ...]
+    model: str = ""
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    tools: tuple[ToolSpec, ...] = ()
+    response_schema: ResponseSchema | None = None
+
+    @property
+    def prompt(self) -> str:
+        """The text of the last user message, empty if there is none."""
+        texts = (m.text for m in reversed(self.messages) if m.role == "user")
+        return next(texts, "")
+
+    @property
+    def system(self) -> str:
+        """The text of the system messages."""
+        return "\n".join(m.text for m in self.messages if m.role == "system")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and requests spent; sums with ``+``.
+
+    Args:
+        requests: Requests that were answered.
+        input_tokens: Tokens read, cached ones included.
+        output_tokens: Tokens written, reasoning included.
+        cached_tokens: The part of the input that the provider had cached.
+        reasoning_tokens: The part of the output that was reasoning.
+    """
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.requests + other.requests,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens read and written."""
+        return self.input_tokens + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class LLMResponse:
+    """A model's answer, independent of the provider.
+
+    Args:
+        text: The text of the answer.
+        tool_calls: The tools that the model wants called.
+        reasoning: The reasoning text, where the provider shows it.
+        finish_reason: Why the model stopped.
+        usage: Tokens, with ``requests=1``.
+        model: The model that answered, as it names itself.
+        id: The provider's id of the answer.
+        seconds: Wall time from sending to the last byte.
+    """
+
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
+    finish_reason: FinishReason = "stop"
+    usage: Usage = field(default_factory=lambda: Usage(requests=1))
+    model: str = ""
+    id: str = ""
+    seconds: float = 0.0
+
+
+@runtime_checkable
+class Client(Protocol):
+    """Anything that answers requests.
+
+    A client may also have ``stream`` (see `StreamingClient`) and ``async aclose()``.
+    """
+
+    async def complete(self, request: LLMRequest) -> LLMResponse:
+        """Answer one request, or raise an `EndpointError`."""
+        ...
+
+
+@runtime_checkable
+class StreamingClient(Client, Protocol):
+    """A client that can give an answer piece by piece."""
+
+    def stream(self, request: LLMRequest) -> AsyncIterator[str | LLMResponse]:
+        """Yield the pieces of the text, then the whole response, once."""
+        ...
