@@ -27,7 +27,8 @@
     │   └── MalformedResponseError    an answer that is not the provider's JSON
     ├── AnswerError                   the model's answer
     │   ├── OutputParseError          it does not fit the response format
-    │   └── ToolLoopError             it kept calling tools
+    │   ├── ToolLoopError             it kept calling tools
+    │   └── ToolArgumentError         it called a tool with unusable arguments
     ├── ExecutionError                a node failed: where, and why (`cause`)
     └── DeadlineError                 a run or node timeout (also a TimeoutError)
 
@@ -186,15 +187,21 @@ class OutputParseError(AnswerError):
     Args:
         message: What does not fit, and the fix.
         raw: The answer as it came, whole.
+        problems: Each thing that does not fit, with its place.
     """
 
-    def __init__(self, message: str, *, raw: str) -> None:
+    def __init__(self, message: str, *, raw: str, problems: Iterable[str] = ()) -> None:
         super().__init__(message)
         self.raw = raw
+        self.problems = tuple(problems)
 
 
 class ToolLoopError(AnswerError):
     """The model kept calling tools beyond the allowed number of turns."""
+
+
+class ToolArgumentError(AnswerError):
+    """The model called a tool with unusable arguments; the message is for it."""
 
 
 class DeadlineError(InfEngineError, TimeoutError):

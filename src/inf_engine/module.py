@@ -1,0 +1,367 @@
+"""`InferenceModule`: the base class of everything that has a ``forward``.
+
+Attributes that are modules or parameters register themselves, as in PyTorch. Calling a
+module asks the current dispatcher (a trace, an eager run); without one a bound module
+gives a coroutine, and an unbound one runs its ``forward`` as plain Python.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Self
+
+from inf_engine.dispatch import dispatcher
+from inf_engine.errors import ModuleError, StateDictError, known_names
+from inf_engine.naming import Named
+from inf_engine.parameter import Parameter
+
+_FORGOTTEN = """{name} was used before super().__init__() was called. Write
+
+    class {name}(InferenceModule):
+        def __init__(self, ...):
+            super().__init__()      # first line, before any attribute
+            ...
+"""
+
+
+class IncompatibleKeys(NamedTuple):
+    """What `InferenceModule.load_state_dict` could not match."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class InferenceModule(Named):
+    """Base class of pipelines: subclass it, hold modules and parameters, write forward.
+
+    Set ``leaf = True`` on a class to have its calls recorded as one node instead of
+    traced through.
+
+    Example:
+        >>> class Shout(InferenceModule):
+        ...     def forward(self, text: str) -> str:
+        ...         return text.upper()
+        >>> Shout()("hi")
+        'HI'
+    """
+
+    leaf: bool = False
+
+    _parameters: dict[str, Parameter]
+    _modules: dict[str, "InferenceModule"]
+    training: bool
+
+    def __init__(self) -> None:
+        for name, value in (("_parameters", {}), ("_modules", {}), ("training", True)):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_engine", None)
+        self._set_owner(None, "")
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the output; every subclass writes its own.
+
+        Raises:
+            ModuleError: If the subclass has none.
+        """
+        raise ModuleError(
+            f"{type(self).__name__} has no forward: define "
+            f"'def forward(self, ...)' in class {type(self).__name__}."
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module: recorded in a forward, a coroutine when bound, else plain."""
+        self._check_initialised()
+        answer = dispatcher.get()
+        if answer is not None:
+            return answer.call_module(self, args, kwargs)
+        engine = self._engine
+        if engine is not None:
+            return engine.run(self, *args, **kwargs)
+        return self.forward(*args, **kwargs)
+
+    # -- binding ----------------------------------------------------------------
+
+    def bind(self, engine: Any) -> Self:
+        """Bind to an engine, so that ``await module(...)`` and `run_sync` run there.
+
+        Args:
+            engine: An `Engine`, or None to unbind.
+
+        Returns:
+            The module itself. Copies and pickles are not bound.
+        """
+        self._check_initialised()
+        object.__setattr__(self, "_engine", engine)
+        return self
+
+    def run_sync(self, *args: Any, **kwargs: Any) -> Any:
+        """Run on the bound engine and wait for the output.
+
+        Raises:
+            ModuleError: If the module is not bound.
+        """
+        if self._engine is None:
+            raise ModuleError(
+                f"{type(self).__name__} is not bound to an engine: call "
+                "module.bind(engine) first, or engine.run_sync(module, ...)."
+            )
+        return self._engine.run_sync(self, *args, **kwargs)
+
+    # -- registration -----------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        kind = type(value)
+        if issubclass(kind, Parameter):
+            self.register_parameter(name, value)
+        elif issubclass(kind, InferenceModule):
+            self.add_module(name, value)
+        else:
+            if "_modules" in self.__dict__:
+                self._unregister(name)
+            object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        for table in ("_parameters", "_modules"):
+            held = self.__dict__.get(table)
+            if held is None:
+                break
+            if name in held:
+                return held[name]
+        else:
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}"
+            )
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ModuleError(_FORGOTTEN.format(name=type(self).__name__))
+
+    def __delattr__(self, name: str) -> None:
+        if name in self._modules or name in self._parameters:
+            self._unregister(name)
+        else:
+            object.__delattr__(self, name)
+
+    def __dir__(self) -> list[str]:
+        held = self.__dict__
+        tables = [*held.get("_parameters", ()), *held.get("_modules", ())]
+        return sorted({*object.__dir__(self), *tables})
+
+    def register_parameter(self, name: str, parameter: Parameter) -> None:
+        """Register a parameter under `name`; assigning an attribute does the same."""
+        self._check_initialised()
+        self._register(self._parameters, name, parameter)
+
+    def add_module(self, name: str, module: "InferenceModule") -> None:
+        """Register a child under `name`; assigning an attribute does the same."""
+        self._check_initialised()
+        module._check_initialised()
+        self._register(self._modules, name, module)
+
+    def _register(self, table: dict[str, Any], name: str, held: Named) -> None:
+        self._check_key(name)
+        self.__dict__.pop(name, None)
+        if name in table:
+            table[name]._detach(self, name)
+        else:
+            self._unregister(name)
+        table[name] = held
+        held._attach(self, name)
+
+    def _unregister(self, name: str) -> None:
+        for table in (self._parameters, self._modules):
+            held: Named | None = table.pop(name, None)
+            if held is not None:
+                held._detach(self, name)
+
+    def _check_key(self, name: str) -> None:
+        if not name or "." in name:
+            raise ModuleError(
+                f"{name!r} cannot name a child of {type(self).__name__}: a key is not "
+                "empty and has no dot, because dotted names are paths."
+            )
+
+    def _check_initialised(self) -> None:
+        if "_modules" not in self.__dict__:
+            raise ModuleError(_FORGOTTEN.format(name=type(self).__name__))
+
+    # -- walking ----------------------------------------------------------------
+
+    def named_children(self) -> Iterator[tuple[str, "InferenceModule"]]:
+        """Yield each direct child once, with its key."""
+        seen: set[int] = set()
+        for name, child in self._modules.items():
+            if id(child) not in seen:
+                seen.add(id(child))
+                yield name, child
+
+    def children(self) -> Iterator["InferenceModule"]:
+        """Yield each direct child once."""
+        return (child for _, child in self.named_children())
+
+    def named_modules(self) -> Iterator[tuple[str, "InferenceModule"]]:
+        """Yield this module (named ``""``) and all below it, each once, depth first."""
+        seen: set[int] = set()
+        stack: list[tuple[str, InferenceModule]] = [("", self)]
+        while stack:
+            path, module = stack.pop()
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+            yield path, module
+            below = [(_join(path, key), kid) for key, kid in module._modules.items()]
+            stack.extend(reversed(below))
+
+    def modules(self) -> Iterator["InferenceModule"]:
+        """Yield this module and all below it, each once."""
+        return (module for _, module in self.named_modules())
+
+    def named_parameters(self, recurse: bool = True) -> Iterator[tuple[str, Parameter]]:
+        """Yield each parameter once, under its first dotted name.
+
+        Args:
+            recurse: Whether to yield those of the modules below, too.
+        """
+        seen: set[int] = set()
+        for path, module in self.named_modules() if recurse else [("", self)]:
+            for key, parameter in module._parameters.items():
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield _join(path, key), parameter
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        """Yield each parameter once."""
+        return (parameter for _, parameter in self.named_parameters(recurse))
+
+    def get_submodule(self, target: str) -> "InferenceModule":
+        """Return the module at a dotted path; ``""`` is this one.
+
+        Raises:
+            ModuleError: If there is none; the message lists the children that exist.
+        """
+        here: InferenceModule = self
+        walked: list[str] = []
+        for key in target.split(".") if target else []:
+            if key not in here._modules:
+                place = ".".join(walked) or type(self).__name__
+                raise ModuleError(
+                    f"no module {key!r} in {place}; {known_names(key, here._modules)}"
+                )
+            here = here._modules[key]
+            walked.append(key)
+        return here
+
+    def apply(self, fn: Callable[["InferenceModule"], Any]) -> Self:
+        """Call `fn` with every module below, children first, then this one."""
+        seen: set[int] = set()
+        stack: list[tuple[InferenceModule, bool]] = [(self, False)]
+        while stack:
+            module, ready = stack.pop()
+            if ready:
+                fn(module)
+            elif id(module) not in seen:
+                seen.add(id(module))
+                below = [(kid, False) for kid in module._modules.values()]
+                stack += [(module, True), *reversed(below)]
+        return self
+
+    # -- modes and state --------------------------------------------------------
+
+    def train(self, mode: bool = True) -> Self:
+        """Set `training` here and below; it is for what modules themselves do."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Set `training` to False here and below."""
+        return self.train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Set `requires_grad` of every parameter here and below."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def zero_feedback(self) -> None:
+        """Empty the feedback of every parameter here and below."""
+        for parameter in self.parameters():
+            parameter.zero_feedback()
+
+    def state_dict(self) -> dict[str, str]:
+        """Return dotted name → value of every parameter: flat, plain JSON."""
+        return {name: parameter.value for name, parameter in self.named_parameters()}
+
+    def load_state_dict(
+        self, state: dict[str, Any], strict: bool = True
+    ) -> IncompatibleKeys:
+        """Load what `state_dict` gave. Nothing is written unless all of it fits.
+
+        Args:
+            state: Dotted name → value.
+            strict: Whether missing and unexpected names are an error.
+
+        Returns:
+            The names that did not match.
+
+        Raises:
+            StateDictError: If names do not match and `strict` is true.
+            ParameterError: If a value is not a non-empty str.
+        """
+        own = dict(self.named_parameters())
+        missing = [name for name in own if name not in state]
+        unexpected = [name for name in state if name not in own]
+        if strict and (missing or unexpected):
+            raise StateDictError(
+                f"the state does not fit {type(self).__name__}: missing "
+                f"{missing or 'nothing'}, unexpected {unexpected or 'nothing'}. Load it "
+                "into the class it was saved from, or pass strict=False."
+            )
+        fitting = {name: own[name] for name in state if name in own}
+        checked = {name: own[name]._checked(state[name]) for name in fitting}
+        for name, value in checked.items():
+            own[name].value = value
+        return IncompatibleKeys(missing, unexpected)
+
+    # -- copies and text --------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._check_initialised()
+        return {**self.__dict__, "_engine": None, "_owner": None, "_key": ""}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for table in (self._parameters, self._modules):
+            for name, held in table.items():
+                held._attach(self, name)
+
+    def extra_repr(self) -> str:
+        """Return what stands in the parentheses of the repr; for subclasses."""
+        return ""
+
+    def __repr__(self) -> str:
+        if "_modules" not in self.__dict__:
+            return f"<{type(self).__name__} before super().__init__()>"
+        return "\n".join(_tree_lines("", self, ()))
+
+    def is_async(self) -> bool:
+        """Say whether ``forward`` is an ``async def``."""
+        return inspect.iscoroutinefunction(self.forward)
+
+
+def _tree_lines(
+    label: str, module: InferenceModule, above: tuple[int, ...]
+) -> list[str]:
+    """Return the lines of the tree below a module; a module above itself is cut."""
+    head = f"{label}{type(module).__name__}"
+    if id(module) in above:
+        return [f"{head}(...)"]
+    above = (*above, id(module))
+    lines = [f"  ({key}): {held!r}" for key, held in module._parameters.items()]
+    for key, child in module._modules.items():
+        lines += [f"  {line}" for line in _tree_lines(f"({key}): ", child, above)]
+    if not lines:
+        return [f"{head}({module.extra_repr()})"]
+    return [f"{head}({module.extra_repr()}", *lines, ")"]
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

@@ -1,0 +1,224 @@
+"""`RunRecord`: what happened in one run, frozen.
+
+Times are seconds since the run began. Texts carry their origin: a prompt is a tuple of
+`Segment`s, each with the node or parameter whose value stands there.
+"""
+
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from inf_engine.errors import GraphError
+from inf_engine.graph import GraphNode, InferenceGraph
+from inf_engine.llm import LLMInference
+from inf_engine.parameter import Parameter
+from inf_engine.report import write_report
+from inf_engine.svg import graph_svg
+from inf_engine.template import Hole, Template
+from inf_engine.types import LLMRequest, LLMResponse, Usage
+
+Outcome = Literal["done", "failed", "cancelled"]
+ValueOf = Callable[[GraphNode], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a prompt; `source` names the node or parameter it came from."""
+
+    text: str
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request that left, and its answer.
+
+    Args:
+        request: What was sent.
+        response: What came back, None if it failed.
+        error: Why it failed, None if it did not.
+        started: When it left, seconds since the run began.
+        seconds: How long it took.
+    """
+
+    request: LLMRequest
+    response: LLMResponse | None
+    error: BaseException | None
+    started: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """What one node did.
+
+    Args:
+        node: The node of the graph.
+        outcome: How it ended.
+        args: Its positional inputs as filled in, empty if it never started.
+        kwargs: Its keyword inputs, likewise.
+        output: What it gave, None unless it is done.
+        error: Why it failed or was cancelled.
+        calls: Its requests in order; retries, tool turns and re-asks are each one.
+        ready: When all it waited for was known; None if that never came.
+        started: When its first request left or its function started.
+        seconds: From `started` to its end.
+        usage: The sum over its calls.
+        system: Its system prompt, for a model call.
+        prompt: Its prompt with the origin of each piece, for a model call.
+    """
+
+    node: GraphNode
+    outcome: Outcome
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] | None = None
+    output: Any = None
+    error: BaseException | None = None
+    calls: tuple[Call, ...] = ()
+    ready: float | None = None
+    started: float | None = None
+    seconds: float = 0.0
+    usage: Usage = Usage()
+    system: tuple[Segment, ...] = ()
+    prompt: tuple[Segment, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.node.name
+
+    @property
+    def alias(self) -> str | None:
+        """The alias it called."""
+        return self.node.alias
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What happened in one run.
+
+    Args:
+        module: The class name of the module.
+        args: The positional inputs.
+        kwargs: The keyword inputs.
+        output: What the run gave, None if it failed.
+        error: Why it failed, None if it did not.
+        graph: The graph as it was traced.
+        nodes: One record for each node, in trace order.
+        usage: The sum over all calls.
+        seconds: How long the run took.
+    """
+
+    module: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+    error: BaseException | None
+    graph: InferenceGraph
+    nodes: tuple[NodeRecord, ...]
+    usage: Usage
+    seconds: float
+
+    def node(self, name: str) -> NodeRecord:
+        """Return the record of the node of that name.
+
+        Raises:
+            GraphError: If there is none.
+        """
+        return self.nodes[self.graph.node(name).index]
+
+    def critical_path(self) -> list[NodeRecord]:
+        """Return the chain of nodes that the run's duration came from."""
+        path = self.graph.critical_path(lambda node: self.nodes[node.index].seconds)
+        return [self.nodes[node.index] for node in path]
+
+    def report(self, path: str | Path) -> Path:
+        """Write one self-contained HTML page about the run.
+
+        Args:
+            path: The file; created readable by its owner only, because prompts and
+                answers are in it.
+
+        Returns:
+            The path.
+
+        Raises:
+            GraphError: If the folder does not exist or cannot be written to.
+        """
+        target = Path(path)
+        try:
+            write_report(self, target)
+        except OSError as exc:
+            raise GraphError(
+                f"cannot write the report to {target}: {exc.strerror}. Give a file in a "
+                "folder that exists."
+            ) from exc
+        return target
+
+    def _repr_html_(self) -> str:
+        return graph_svg(self.graph)
+
+
+def prompt_segments(node: GraphNode, value_of: ValueOf) -> tuple[Segment, ...]:
+    """Return the prompt of a model call piece by piece, with origins.
+
+    Args:
+        node: A node of kind ``llm``.
+        value_of: Gives the value of a node.
+    """
+    llm: LLMInference[Any] = node.target
+    if llm.prompt is None:
+        prompts = [*node.args, *node.kwargs.values()]
+        return tuple([s for value in prompts for s in _segments(value, value_of)])
+    fields = dict(node.kwargs)
+    owner = _parameter_name(llm.prompt)
+    found = []
+    for literal, name, spec, conversion in string.Formatter().parse(llm.prompt.value):
+        if literal:
+            found.append(Segment(literal, owner))
+        if name is None:
+            continue
+        given = fields[name] if name in fields else node.args[:1]
+        plain = not spec and not conversion and name in fields
+        found += _segments(given, value_of) if plain else [Segment("{" + name + "}")]
+    return tuple(found)
+
+
+def system_segments(node: GraphNode) -> tuple[Segment, ...]:
+    """Return the system prompt of a model call, with its parameter as the origin."""
+    system: Parameter | None = node.target.system_prompt
+    if system is None:
+        return ()
+    return (Segment(system.value, _parameter_name(system)),)
+
+
+def _segments(value: Any, value_of: ValueOf) -> list[Segment]:
+    if isinstance(value, str):
+        return [Segment(value)]
+    if isinstance(value, GraphNode):
+        return [Segment(str(value_of(value)), value.name)]
+    if isinstance(value, Parameter):
+        return [Segment(value.value, _parameter_name(value))]
+    if isinstance(value, Template):
+        pieces = value.segments(value_of)
+        return [Segment(text, _origin(hole)) for text, hole in pieces]
+    if isinstance(value, dict):
+        head = [Segment(f"{value['role']}: ")] if "role" in value else []
+        return head + _segments(value.get("content", ""), value_of)
+    if isinstance(value, (list, tuple)):
+        return [s for item in value for s in (*_segments(item, value_of), Segment("\n"))]
+    return [Segment(getattr(value, "text", None) or f"[{type(value).__name__}]")]
+
+
+def _origin(hole: Hole | None) -> str | None:
+    if hole is None:
+        return None
+    if isinstance(hole.source, Parameter):
+        return _parameter_name(hole.source)
+    return hole.source.name
+
+
+def _parameter_name(parameter: Parameter) -> str:
+    return parameter.name or "parameter"

@@ -1,0 +1,1 @@
+"""Tracing: ``forward`` runs with proxies and leaves an `InferenceGraph`."""

@@ -1,0 +1,378 @@
+"""`Tracer` records the calls of one run; `Frame` answers those of one forward.
+
+Define-by-run: forward runs with the real inputs, and a call of a leaf leaves a node and
+a proxy. Most runs have one frame. A branch (`cond`, `map`, a child of the other kind)
+gets a frame of its own, so that a graph break in it pauses nothing else.
+
+What runs the nodes is the host's business: the tracer tells it of each node, and asks
+it for a value when Python cannot go on without one. Decisions that a subclass may
+change: `Tracer.is_leaf` and `Tracer.path_of`.
+"""
+
+import operator
+import threading
+from collections.abc import Callable, Generator
+from contextvars import Context, copy_context
+from typing import Any, Protocol
+
+from inf_engine.dispatch import dispatcher
+from inf_engine.errors import TracingError
+from inf_engine.graph import GraphNode, InferenceGraph, NodeKind
+from inf_engine.llm import LLMInference
+from inf_engine.module import InferenceModule
+from inf_engine.template import HoleTable, Template
+from inf_engine.tracing.proxy import AsyncProxy, Proxy
+from inf_engine.tree import map_leaves
+
+_FOREIGN_PROXY = (
+    "a proxy of another run reached {where}: it was kept from an earlier forward. Keep "
+    "results (the output of engine.run), not what forward sees while it is traced."
+)
+
+
+class Host(Protocol):
+    """What runs the nodes of a trace."""
+
+    def added(self, node: GraphNode, context: Context | None) -> None:
+        """Take over a node that was just recorded, in its caller's context."""
+        ...
+
+    def wait(self, frame: "Frame", node: GraphNode, why: str) -> Any:
+        """Pause the frame until the node has its value, and return that.
+
+        Raises:
+            BaseException: What made the node fail.
+        """
+        ...
+
+    def wait_async(self, frame: "Frame", node: GraphNode) -> Generator[Any, Any, Any]:
+        """Wait for a node in a task."""
+        ...
+
+    def settle(self, frame: "Frame", node: GraphNode) -> None:
+        """Pause the frame until the node has ended, in whatever way."""
+        ...
+
+
+class Program:
+    """A module as every run of it sees it: the paths of its modules, worked out once.
+
+    Args:
+        module: The outermost module.
+    """
+
+    def __init__(self, module: InferenceModule) -> None:
+        self.module = module
+        self.paths = {id(below): path for path, below in module.named_modules()}
+        self._kinds: dict[int, tuple[InferenceModule, bool]] = {}
+
+    def is_async(self, module: InferenceModule) -> bool:
+        """Say whether the module's forward is a coroutine function, cached."""
+        known = self._kinds.get(id(module))
+        if known is None:
+            known = self._kinds[id(module)] = (module, module.is_async())
+        return known[1]
+
+
+class Tracer:
+    """Records the calls of one run into `graph`.
+
+    Args:
+        program: The module that is traced.
+        host: What runs the nodes.
+    """
+
+    def __init__(self, program: Program, host: Host) -> None:
+        self.program = program
+        self.host = host
+        self.graph = InferenceGraph()
+        self.holes = HoleTable()
+        self._counts: dict[str, int] = {}
+
+    def is_leaf(self, module: InferenceModule) -> bool:
+        """Say whether calls of a module are recorded instead of traced through."""
+        return module.leaf
+
+    def path_of(self, module: InferenceModule) -> str:
+        """Return the attribute path of a module, first one if it is shared."""
+        path = self.program.paths.get(id(module))
+        if path is None:
+            self.program.paths.update(
+                (id(below), path) for path, below in self.program.module.named_modules()
+            )
+            # Hold what is registered nowhere, so that its id stays its own.
+            path = self.program.paths.setdefault(id(module), "unregistered")
+            self.program._kinds.setdefault(id(module), (module, module.is_async()))
+        return path
+
+    def add(
+        self,
+        kind: NodeKind,
+        path: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        deps: tuple[GraphNode, ...],
+        parent: GraphNode | None,
+    ) -> GraphNode:
+        """Record a node whose arguments are captured already."""
+        label = path or kind
+        number = self._counts[label] = self._counts.get(label, 0) + 1
+        nodes = self.graph.nodes
+        node = GraphNode(
+            len(nodes), kind, path, number, target, args, kwargs, deps, parent
+        )
+        nodes.append(node)
+        return node
+
+    def capture(self, value: Any, where: str) -> tuple[Any, tuple[GraphNode, ...]]:
+        """Return a snapshot with nodes for proxies, and the nodes that it uses.
+
+        Args:
+            value: Any nested value.
+            where: What it reached, for messages.
+
+        Raises:
+            TracingError: If a text in it is a damaged template, or a proxy in it
+                belongs to another run.
+        """
+        deps: dict[GraphNode, None] = {}
+        scan = self.holes.scan
+
+        def look(leaf: Any) -> Any:
+            kind = type(leaf)
+            if kind is Proxy or kind is AsyncProxy:
+                if leaf._inf_frame.tracer is not self:
+                    raise TracingError(_FOREIGN_PROXY.format(where=where))
+                deps[leaf._inf_node] = None
+                return leaf._inf_node
+            if kind is str:
+                leaf = scan(leaf, where)
+                if type(leaf) is Template:
+                    for hole in leaf.holes:
+                        if hole.known is None:
+                            deps[hole.source] = None
+            elif kind is bytes:
+                self.holes.check_bytes(leaf, where)
+            return leaf
+
+        return map_leaves(look, value), tuple(deps)
+
+
+class Frame:
+    """The dispatcher of one running forward.
+
+    Args:
+        tracer: Where calls are recorded.
+        branch: The node of the branch, None for the outermost forward.
+        is_async: Whether the forward is a coroutine.
+    """
+
+    __slots__ = ("branch", "fiber", "is_async", "open", "proxy", "thread", "tracer")
+
+    def __init__(
+        self, tracer: Tracer, branch: GraphNode | None = None, is_async: bool = False
+    ) -> None:
+        self.tracer = tracer
+        self.branch = branch
+        self.is_async = is_async
+        self.proxy = AsyncProxy if is_async else Proxy
+        self.thread = threading.get_ident()
+        self.open = True
+        self.fiber: Any = None
+
+    # -- calls --------------------------------------------------------------------
+
+    def call_module(
+        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Record a leaf; trace through a composite."""
+        tracer = self.tracer
+        if tracer.is_leaf(module):
+            kind: NodeKind = "llm" if isinstance(module, LLMInference) else "leaf"
+            path = tracer.path_of(module)
+            return self._record(kind, path, module, args, kwargs, copy_context())
+        child_is_async = tracer.program.is_async(module)
+        if not child_is_async and not self.is_async:
+            return module.forward(*args, **kwargs)
+        path = tracer.path_of(module)
+        if child_is_async and not self.is_async:
+            return self._record(
+                "branch", path, module.forward, args, kwargs, copy_context()
+            )
+        return self._start_branch(path, module.forward, args, kwargs)
+
+    def call_op(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record the call of an op."""
+        return self._record("op", op.name, op, args, kwargs, copy_context())
+
+    def call_branch(self, name: str, fn: Callable[..., Any], value: Any) -> Any:
+        """Record a branch that starts when `value` is known."""
+        return self._record("branch", name, fn, (value,), {}, copy_context())
+
+    def call_first(self, candidates: list[Any], good: Callable[[Any], bool]) -> Any:
+        """Record the choice of the first good candidate."""
+        return self._record("first", "first", good, tuple(candidates), {}, None)
+
+    def format_parameter(self, parameter: Any, spec: str) -> str:
+        """Return a hole that is filled with the parameter's value of now."""
+        return self.tracer.holes.issue(parameter, spec, known=parameter.value)
+
+    def small(
+        self,
+        kind: NodeKind,
+        target: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Record what is done to a proxy."""
+        path = f".{target}" if kind == "getattr" else target
+        return self._record(kind, path, target, args, kwargs or {}, None)
+
+    def _record(
+        self,
+        kind: NodeKind,
+        path: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: Context | None,
+    ) -> Any:
+        self.check_here(path)
+        tracer = self.tracer
+        (args, kwargs), deps = tracer.capture((args, kwargs), f"a call of {path!r}")
+        node = tracer.add(kind, path, target, args, kwargs, deps, self.branch)
+        tracer.host.added(node, context)
+        return self.proxy(self, node)
+
+    def _start_branch(
+        self,
+        path: str,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Record a branch that starts at once, with proxies for what is not known."""
+        self.check_here(path)
+
+        def to_node(leaf: Any) -> Any:
+            return leaf._inf_node if type(leaf) in (Proxy, AsyncProxy) else leaf
+
+        args, kwargs = map_leaves(to_node, (args, kwargs))
+        node = self.tracer.add("branch", path, fn, args, kwargs, (), self.branch)
+        self.tracer.host.added(node, copy_context())
+        return self.proxy(self, node)
+
+    def check_here(self, what: str) -> None:
+        """Refuse calls from another thread, or after forward has returned.
+
+        Raises:
+            TracingError: In both cases.
+        """
+        if threading.get_ident() != self.thread:
+            raise TracingError(
+                f"{what!r} was called from another thread than its forward runs in. "
+                "Call it in forward, and move slow Python into an @op(thread=True) "
+                "function."
+            )
+        if not self.open:
+            raise TracingError(
+                f"{what!r} was called after its forward had returned, by a task, a "
+                "callback or a generator it left behind. Await what forward starts."
+            )
+
+    # -- what a proxy asks for ------------------------------------------------------
+
+    def hole(self, node: GraphNode, spec: str, conversion: str) -> str:
+        """Return the token that stands for a node's value in a text."""
+        self.check_here(node.name)
+        return self.tracer.holes.issue(node, spec, conversion)
+
+    def force(self, proxy: Any, why: str) -> Any:
+        """Return the value of a proxy, pausing forward until it is known.
+
+        Raises:
+            TracingError: In an ``async def forward``, in a trace without a run, and
+                outside of the running forward.
+        """
+        node = proxy._inf_node
+        if type(proxy) is AsyncProxy:
+            raise TracingError(
+                f"cannot {why} the output of {node} before it is awaited. Write "
+                "'value = await ...' first."
+            )
+        return self.tracer.host.wait(self, node, why)
+
+    def wait(self, node: GraphNode) -> Generator[Any, Any, Any]:
+        """Wait for the value of an awaited proxy."""
+        return self.tracer.host.wait_async(self, node)
+
+    def resolve(self, value: Any) -> Any:
+        """Return a nested value with everything in it known, pausing for it."""
+        captured, deps = self.tracer.capture(value, "an operation on a value")
+        values = {dep: self.tracer.host.wait(self, dep, "use") for dep in deps}
+        return filled(captured, values.__getitem__)
+
+    def mutate(
+        self,
+        node: GraphNode,
+        change: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Change a value in place, after all earlier calls have seen it as it was."""
+        if self.is_async:
+            raise TracingError(
+                f"cannot change the output of {node} before it is awaited. Write "
+                "'value = await ...' first."
+            )
+        base = node
+        while base.kind in ("getattr", "getitem"):
+            base = base.deps[0]
+        for user in self.tracer.graph.descendants(base):
+            self.tracer.host.settle(self, user)
+        args, kwargs = self.resolve((args, kwargs))
+        return change(self.tracer.host.wait(self, node, "change"), *args, **kwargs)
+
+    def class_of(self, proxy: Any) -> Any:
+        """Return the class of the value, for isinstance."""
+        return type(self.force(proxy, "check the type of")) if self.open else Proxy
+
+    def repr_of(self, proxy: Any) -> str:
+        """Return a hole inside the running forward, a plain name elsewhere."""
+        if self.open and dispatcher.get() is self:
+            return self.hole(proxy._inf_node, "", "r")
+        return f"<{type(proxy).__name__} {proxy._inf_node.name}>"
+
+
+def filled(value: Any, value_of: Callable[[Any], Any]) -> Any:
+    """Return a captured value with the values of its nodes in it.
+
+    Args:
+        value: What `Tracer.capture` gave.
+        value_of: Gives the value of a node.
+    """
+
+    def fill(leaf: Any) -> Any:
+        kind = type(leaf)
+        if kind is GraphNode:
+            return value_of(leaf)
+        if kind is Template:
+            return leaf.fill(value_of)
+        return leaf
+
+    return map_leaves(fill, value)
+
+
+def compute_small(node: GraphNode, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """Return the value of a small node, given its arguments."""
+    if node.kind == "getattr":
+        return getattr(args[0], node.target)
+    if node.kind == "getitem":
+        return args[0][args[1]]
+    if node.kind == "call":
+        return args[0](*args[1:], **kwargs)
+    return _OPERATORS.get(node.target, getattr(operator, node.target, None))(*args)
+
+
+_OPERATORS: dict[str, Callable[..., Any]] = {"round": round, "divmod": divmod}

@@ -1,0 +1,464 @@
+"""The floors of the package (design_docs/architecture.md), held by reading its source.
+
+A *part* is what stands directly under ``inf_engine``: a file or a folder. The rules:
+
+1. An import points to a part on the same floor or below, and no files import each
+   other in a circle. Imports under ``if TYPE_CHECKING`` count, calls do not.
+2. The two towers know nothing of each other: what the user writes, and how a request
+   reaches a provider. Both may use floor 0; they meet on the floors above them.
+3. Imports are absolute and at the top of the file. The one exception is `LATE`: what
+   is heavy or optional (one module of Python itself, too) is imported inside the
+   function that needs it, by one file. `testing/` ships a server of its own and may
+   do so a second time. ``if TYPE_CHECKING`` may name it anywhere: it loads nothing.
+4. Nobody inside the package imports the face, ``inf_engine`` itself.
+5. Files and functions are short. A docstring is not counted into its function.
+
+Each rule is a function from sources to sentences, so that the rules are tested too,
+on packages made up here. A sentence is what a contributor reads.
+"""
+
+import ast
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+FACE = "inf_engine"
+SOURCE = Path(__file__).parents[2] / "src" / FACE
+
+FLOORS: dict[int, tuple[str, ...]] = {
+    0: ("errors", "types", "tree"),
+    1: ("dispatch", "naming", "parameter", "schema", "tools", "template", "clients"),
+    2: ("module", "llm", "resources"),
+    3: ("graph", "containers", "functional"),
+    4: ("tracing", "record"),
+    5: ("execution", "optimization"),
+    6: ("__init__", "cli", "testing"),
+}
+
+USER_TOWER = (
+    *("dispatch", "naming", "parameter", "module", "llm", "schema", "tools"),
+    *("template", "graph", "containers", "functional", "tracing", "record"),
+)
+PROVIDER_TOWER = ("clients", "resources")
+
+LATE = (
+    *("aiohttp", "anthropic", "httpx", "openai", "rich", "tenacity", "xllamacpp"),
+    *("pydantic", "pydantic_core", "typing_extensions"),  # they come together
+    *("yaml", "urllib.request"),
+)
+TWICE = "testing"
+EARLY = ("greenlet",)
+
+FILE_LINES = 500
+BODY_LINES = 50
+BODY_LINES_P90 = 30
+
+FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}
+
+Sources = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, and where it is imported.
+
+    Args:
+        file: The importing module, dotted and without the face (``tracing.proxy``).
+        line: The line of the import.
+        target: The imported module, dotted; with the face if it is ours.
+        name: What is taken from it, empty for a plain ``import``.
+        place: ``top``, ``late`` (in a function) or ``types`` (TYPE_CHECKING).
+        level: The dots of a relative import.
+    """
+
+    file: str
+    line: int
+    target: str
+    name: str
+    place: str
+    level: int
+
+    @property
+    def where(self) -> str:
+        """The place in words."""
+        return f"{self.file} line {self.line}"
+
+    @property
+    def library(self) -> str:
+        """The entry of `LATE` that is imported, else the top-level package."""
+        names = [n for n in LATE if f"{self.target}.".startswith(f"{n}.")]
+        return names[0] if names else self.target.split(".")[0]
+
+
+def read_package(folder: Path) -> Sources:
+    """Return the source of each file, by dotted name; a folder's is ``a.__init__``."""
+    files = sorted(folder.rglob("*.py"))
+    names = [".".join(f.relative_to(folder).with_suffix("").parts) for f in files]
+    return {n: f.read_text("utf-8") for n, f in zip(names, files, strict=True)}
+
+
+def part_of(file: str) -> str:
+    """Return the part that a file belongs to."""
+    return file.split(".")[0]
+
+
+def statements(body: list[ast.stmt], place: str) -> Iterator[tuple[ast.stmt, str]]:
+    """Yield every statement below `body` with the place it stands in."""
+    for node in body:
+        yield node, place
+        inside = place
+        if isinstance(node, ast.If) and place == "top":
+            test = ast.unparse(node.test)
+            if "TYPE_CHECKING" in test:
+                inside = "types"
+            elif "sys.version_info" not in test:
+                inside = "late"
+        elif place == "top":
+            inside = "late"
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.stmt):
+                yield from statements([child], inside)
+            elif isinstance(child, ast.ExceptHandler | ast.match_case):
+                yield from statements(child.body, inside)
+
+
+def imports_of(sources: Sources) -> list[Import]:
+    """Return every import of the package, in order."""
+    found = []
+    for file, text in sources.items():
+        for node, place in statements(ast.parse(text).body, "top"):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    found.append(Import(file, node.lineno, alias.name, "", place, 0))
+            elif isinstance(node, ast.ImportFrom):
+                target, level = node.module or "", node.level
+                for alias in node.names:
+                    found.append(
+                        Import(file, node.lineno, target, alias.name, place, level)
+                    )
+    return found
+
+
+def ours(sources: Sources) -> list[tuple[Import, str]]:
+    """Return the imports between files of the package, with the imported file."""
+    pairs = []
+    for imp in imports_of(sources):
+        target = imp.target.removeprefix(f"{FACE}.")
+        if target == imp.target:
+            continue
+        candidates = (
+            f"{target}.{imp.name}",
+            f"{target}.{imp.name}.__init__",
+            target,
+            f"{target}.__init__",
+        )
+        file = next((c for c in candidates if c in sources), target)
+        pairs.append((imp, file))
+    return pairs
+
+
+def unknown_files(sources: Sources) -> list[str]:
+    """Every file belongs to a part that stands in the table of floors."""
+    return [
+        f"{file} is on no floor: put {part_of(file)!r} into FLOORS of this test, "
+        "and into the drawing in design_docs/architecture.md"
+        for file in sources
+        if part_of(file) not in FLOOR_OF
+    ]
+
+
+def upward_imports(sources: Sources) -> list[str]:
+    """An import points down or along a floor."""
+    return [
+        f"{imp.where} imports {file}, from floor {FLOOR_OF[part_of(imp.file)]} up to "
+        f"floor {FLOOR_OF[part_of(file)]}: move what both need down"
+        for imp, file in ours(sources)
+        if part_of(file) in FLOOR_OF
+        and FLOOR_OF[part_of(file)] > FLOOR_OF.get(part_of(imp.file), 99)
+    ]
+
+
+def tower_crossings(sources: Sources) -> list[str]:
+    """The two towers know nothing of each other."""
+    towers = dict.fromkeys(USER_TOWER, "the user's")
+    towers |= dict.fromkeys(PROVIDER_TOWER, "the provider's")
+    return [
+        f"{imp.where} imports {file}, from {towers[part_of(imp.file)]} tower into "
+        f"{towers[part_of(file)]}: they meet in execution/ only"
+        for imp, file in ours(sources)
+        if part_of(imp.file) in towers
+        and part_of(file) in towers
+        and towers[part_of(imp.file)] != towers[part_of(file)]
+    ]
+
+
+def import_circles(sources: Sources) -> list[str]:
+    """No files import each other in a circle."""
+    below: dict[str, list[str]] = {file: [] for file in sources}
+    for imp, file in ours(sources):
+        if file in below and file != imp.file:
+            below[imp.file].append(file)
+    while free := [f for f, deps in below.items() if not any(d in below for d in deps)]:
+        for file in free:
+            del below[file]
+    if not below:
+        return []
+    start = next(iter(below))
+    path = [start]
+    while path.count(path[-1]) < 2:
+        path.append(next(d for d in below[path[-1]] if d in below))
+    circle = path[path.index(path[-1]) :]
+    return [f"{' -> '.join(circle)} import each other: move what both need down"]
+
+
+def face_imports(sources: Sources) -> list[str]:
+    """Nobody inside the package imports the face."""
+    return [
+        f"{imp.where} imports the face: name the file, "
+        f"'from {FACE}.module import InferenceModule'"
+        for imp in imports_of(sources)
+        if imp.target == FACE
+    ]
+
+
+def misplaced_imports(sources: Sources) -> list[str]:
+    """Imports are absolute and at the top, what is heavy is imported late."""
+    sentences = []
+    for imp in imports_of(sources):
+        if imp.level:
+            sentences.append(f"{imp.where}: write the absolute name of the import")
+        elif imp.place == "late" and imp.library not in LATE:
+            sentences.append(
+                f"{imp.where} imports {imp.target} late: move it to the top of the file"
+            )
+        elif imp.place == "top" and imp.library in LATE:
+            sentences.append(
+                f"{imp.where} imports {imp.target} at the top: import it in the "
+                "function that needs it, it is heavy"
+            )
+    return sentences
+
+
+def undeclared_libraries(sources: Sources) -> list[str]:
+    """What is imported is ours, Python's, or in the tables above."""
+    known = {FACE, *LATE, *EARLY, *sys.stdlib_module_names}
+    return [
+        f"{imp.where} imports {imp.library}, which neither LATE nor EARLY of this "
+        "test lists: declare it there and in pyproject.toml, or do without"
+        for imp in imports_of(sources)
+        if not imp.level and imp.library not in known
+    ]
+
+
+def imported_twice(sources: Sources) -> list[str]:
+    """A heavy library has one file that knows it, and at most one in testing/."""
+    files: dict[tuple[str, bool], dict[str, None]] = {}
+    for imp in imports_of(sources):
+        if imp.library in LATE and imp.place != "types":
+            key = imp.library, part_of(imp.file) == TWICE
+            files.setdefault(key, {})[imp.file] = None
+    return [
+        f"{library} is imported by {' and '.join(names)}: one file should know it"
+        for (library, _), names in files.items()
+        if len(names) > 1
+    ]
+
+
+def hidden_imports(sources: Sources) -> list[str]:
+    """Nothing is imported by a call."""
+    return [
+        f"{file} line {node.lineno} imports by calling {ast.unparse(node.func)}: "
+        "write an import statement"
+        for file, text in sources.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__")
+    ]
+
+
+def body_sizes(sources: Sources) -> dict[str, int]:
+    """Return the lines of each function's body, its docstring left out."""
+    sizes = {}
+    for file, text in sources.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body
+                if ast.get_docstring(node, clean=False) is not None:
+                    body = body[1:]
+                lines = body[-1].end_lineno or 0 if body else 0
+                size = lines - body[0].lineno + 1 if body else 0
+                sizes[f"{file}.{node.name} line {node.lineno}"] = size
+    return sizes
+
+
+def long_bodies(sources: Sources) -> list[str]:
+    """Functions are short, most of them very short."""
+    sizes = body_sizes(sources)
+    sentences = [
+        f"{name} has a body of {size} lines: split it below {BODY_LINES}"
+        for name, size in sizes.items()
+        if size >= BODY_LINES
+    ]
+    ordered = sorted(sizes.values())
+    p90 = ordered[int(len(ordered) * 0.9)] if ordered else 0
+    if p90 > BODY_LINES_P90:
+        sentences.append(f"one body in ten has {p90} lines or more: split the longest")
+    return sentences
+
+
+def long_files(sources: Sources) -> list[str]:
+    """A file has one noun and at most 500 lines."""
+    sizes = {file: len(text.splitlines()) for file, text in sources.items()}
+    return [
+        f"{file} has {size} lines: give its second noun a file of its own"
+        for file, size in sizes.items()
+        if size > FILE_LINES
+    ]
+
+
+Rule = Callable[[Sources], list[str]]
+
+RULES: tuple[Rule, ...] = (
+    unknown_files,
+    upward_imports,
+    tower_crossings,
+    import_circles,
+    face_imports,
+    misplaced_imports,
+    undeclared_libraries,
+    imported_twice,
+    hidden_imports,
+    long_bodies,
+    long_files,
+)
+
+
+def fn(lines: int) -> str:
+    """Return the source of a function with a body of so many lines."""
+    return "def f():\n    'Not counted.'\n" + "    x = 1\n" * lines
+
+
+DAMAGED: tuple[tuple[Rule, Sources, str], ...] = (
+    (unknown_files, {"novelty.thing": ""}, "novelty.thing is on no floor"),
+    (
+        upward_imports,
+        {"tree": "from inf_engine.graph import Node", "graph": ""},
+        "tree line 1 imports graph, from floor 0 up to floor 3",
+    ),
+    (
+        upward_imports,
+        {"module": "if TYPE_CHECKING:\n    from inf_engine.execution import Engine"},
+        "module line 2 imports execution, from floor 2 up to floor 5",
+    ),
+    (
+        tower_crossings,
+        {"resources.manager": "import inf_engine.dispatch", "dispatch": ""},
+        "from the provider's tower into the user's",
+    ),
+    (
+        tower_crossings,
+        {"llm": "from inf_engine.clients import http", "clients.http": ""},
+        "llm line 1 imports clients.http, from the user's tower into the provider's",
+    ),
+    (
+        import_circles,
+        {
+            "record": "",
+            "tracing.a": "from inf_engine.tracing.b import x",
+            "tracing.b": "from inf_engine.tracing import c",
+            "tracing.c": "import inf_engine.tracing.a\nimport inf_engine.record",
+        },
+        "tracing.a -> tracing.b -> tracing.c -> tracing.a import each other",
+    ),
+    (
+        import_circles,
+        {
+            "tracing.__init__": "from inf_engine.tracing.a import x",
+            "tracing.a": "from inf_engine.tracing import y",
+        },
+        "tracing.__init__ -> tracing.a -> tracing.__init__",
+    ),
+    (face_imports, {"cli": "from inf_engine import Engine"}, "cli line 1 imports the"),
+    (face_imports, {"cli": "import inf_engine"}, "'from inf_engine.module import"),
+    (misplaced_imports, {"tree": "from . import types"}, "write the absolute name"),
+    (misplaced_imports, {"tree": "def f():\n    import json"}, "imports json late"),
+    (
+        misplaced_imports,
+        {"tree": "try:\n    pass\nexcept ImportError:\n    import json"},
+        "tree line 4 imports json late",
+    ),
+    (misplaced_imports, {"tree": "import rich.live"}, "rich.live at the top"),
+    (undeclared_libraries, {"tree": "import numpy"}, "imports numpy, which neither"),
+    (
+        imported_twice,
+        {"schema": "def f():\n    import pydantic", "llm": "import pydantic.types"},
+        "pydantic is imported by schema and llm: one file",
+    ),
+    (
+        imported_twice,
+        {"testing.a": "import aiohttp", "testing.b": "import aiohttp"},
+        "aiohttp is imported by testing.a and testing.b",
+    ),
+    (
+        hidden_imports,
+        {"tree": "import importlib\nx = importlib.import_module('rich')"},
+        "tree line 2 imports by calling importlib.import_module",
+    ),
+    (
+        long_bodies,
+        {"tree": fn(50) + fn(1) * 19},
+        "tree.f line 1 has a body of 50 lines",
+    ),
+    (long_bodies, {"tree": fn(31)}, "one body in ten has 31 lines"),
+    (long_files, {"tree": "#\n" * 501}, "tree has 501 lines"),
+)
+
+SOUND: tuple[Sources, ...] = (
+    {
+        "errors": "",
+        "clients.http": "def f():\n    import aiohttp\n",
+        "testing.server": "def f():\n    import aiohttp\n",
+        "execution.engine": "from inf_engine.clients import http\nimport asyncio",
+        "__init__": "from inf_engine.execution.engine import Engine",
+    },
+    {
+        "schema": "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    import pydantic",
+        "llm": "if TYPE_CHECKING:\n    import pydantic",
+        "template": "if sys.version_info >= (3, 14):\n    import string",
+    },
+    {"tree": fn(30)},
+    {},
+)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_package_keeps(rule: Rule) -> None:
+    """The source of the package breaks no rule."""
+    found = rule(read_package(SOURCE))
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(("rule", "sources", "sentence"), DAMAGED)
+def test_a_rule_sees(rule: Rule, sources: Sources, sentence: str) -> None:
+    """Each rule says in a sentence what is wrong with a damaged package."""
+    found = rule(sources)
+    assert len(found) == 1
+    assert sentence in found[0]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("sources", SOUND, ids=["floors", "late", "short", "empty"])
+def test_a_rule_is_content_with(rule: Rule, sources: Sources) -> None:
+    """No rule complains about a sound package."""
+    assert rule(sources) == []
+
+
+def test_the_package_is_read() -> None:
+    """The rules are not content because they read nothing."""
+    sources = read_package(SOURCE)
+    assert {"errors", "types", "tree"} <= set(sources)
+    assert body_sizes(sources)
