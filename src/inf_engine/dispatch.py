@@ -22,11 +22,18 @@ class Dispatcher(Protocol):
         """Answer a call of an `@op` function."""
         ...
 
-    def call_branch(self, name: str, fn: Callable[..., Any], value: Any) -> Any:
-        """Answer with what `fn` gives for `value`, once that is known.
+    def call_branch(
+        self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], wait: bool
+    ) -> Any:
+        """Answer with what `fn` gives for `args`, run as a forward of its own.
 
-        `fn` runs as a forward of its own: a graph break in it stops nothing else.
+        A graph break in it stops nothing else. With `wait` it starts when all of
+        `args` are known and gets their values, else at once.
         """
+        ...
+
+    def is_known(self, value: Any) -> bool:
+        """Say whether a value is there already, or only stood for by a proxy."""
         ...
 
     def call_first(self, candidates: list[Any], good: Callable[[Any], bool]) -> Any:

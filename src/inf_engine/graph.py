@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from inf_engine.errors import GraphError
+from inf_engine.module import InferenceModule
 from inf_engine.parameter import Parameter
 from inf_engine.template import Hole, Template
 from inf_engine.tree import map_leaves
@@ -289,7 +290,7 @@ def content(value: Any) -> Any:
     if kind is Template:
         return {"$text": [content(part) for part in value.parts]}
     if kind is list or kind is tuple:
-        return {f"${kind.__name__}": [content(item) for item in value]}
+        return {f"${kind.__name__}": list(map(content, value))}
     if kind is dict:
         return {"$dict": [[content(k), content(v)] for k, v in value.items()]}
     if kind is Parameter:
@@ -297,8 +298,10 @@ def content(value: Any) -> Any:
     if kind is Hole:
         known = content(value.source) if value.known is None else value.known
         return {"$hole": [known, value.spec, value.conversion]}
-    fields = getattr(value, "__dict__", None)
     name = kind.__qualname__
+    if isinstance(value, InferenceModule):
+        return {f"${name}": value.state_dict()}
+    fields = getattr(value, "__dict__", None)
     return {f"${name}": content(dict(fields)) if fields else _stable_repr(value)}
 
 

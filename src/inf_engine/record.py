@@ -208,7 +208,9 @@ def _segments(value: Any, value_of: ValueOf) -> list[Segment]:
         head = [Segment(f"{value['role']}: ")] if "role" in value else []
         return head + _segments(value.get("content", ""), value_of)
     if isinstance(value, (list, tuple)):
-        return [s for item in value for s in (*_segments(item, value_of), Segment("\n"))]
+        return [
+            s for item in value for s in (*_segments(item, value_of), Segment("\n"))
+        ]
     return [Segment(getattr(value, "text", None) or f"[{type(value).__name__}]")]
 
 

@@ -17,8 +17,7 @@ fits the type wins:
    different values that fit are an error: which one was meant is a guess;
 4. for a wrapped type, the bare text: ``positive`` for ``Literal["positive", ...]``.
 
-Validation is pydantic's lax JSON mode, on the text itself, so decimals and dates keep
-what was written.
+Validation is pydantic's lax JSON mode: dates, sets and enums are read from JSON.
 """
 
 import functools
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 
 _VALUE = "value"
 _MOST_PROBLEMS = 5
+_MOST_BRACKETS = 1000
 _FENCE = re.compile(r"\A```[^\n`]*\n(.*?)\n?[ \t]*```\Z", re.DOTALL)
 _OPENING = re.compile(r"[{\[]")
 _BRACKET = re.compile(r"[{}\[\]]")
@@ -53,8 +53,7 @@ _USABLE = (
 class OutputType:
     """What a ``response_format`` means: the schema to ask for, and how to read it.
 
-    Made with `OutputType.of`. Nothing but the name is worked out before it is needed,
-    and what has been worked out is dropped by pickle.
+    Made with `OutputType.of`. Its schema is made at the first use; pickle drops it.
 
     Attributes:
         type: The Python type; ``str`` for free text.
@@ -79,8 +78,8 @@ class OutputType:
             return type
         if isinstance(type, (str, bytes, int, float, list, tuple, dict)):
             raise SchemaError(
-                f"a response format has to be a type, not a {type.__class__.__name__}. "
-                f"{_USABLE}"
+                f"a response format has to be a type, not a value of type "
+                f"{type.__class__.__name__}. {_USABLE}"
             )
         return cls(str if type is None else type)
 
@@ -254,9 +253,9 @@ class Validator:
             )
         except ValueError as exc:  # does not fit, or cannot be written
             raise SchemaError(
-                f"the default of {self._what} is a {type(value).__name__} that does "
-                f"not fit {self._name}. Change the default, or widen the type as in "
-                f"`{self._name} | None = None`"
+                f"the default of {self._what}, a value of type "
+                f"{type(value).__name__}, does not fit {self._name}. Change the "
+                f"default, or widen the type as in `{self._name} | None = None`"
             ) from exc
 
     def _refusal(self, exc: Exception) -> SchemaError:
@@ -272,19 +271,21 @@ def object_type(fields: Mapping[str, Any], extra: str) -> Any:
         fields: The type of each field.
         extra: What other keys in the JSON are: ``forbid`` or ``ignore``.
     """
-    from typing_extensions import TypedDict  # noqa: PLC0415
-
-    make: Any = TypedDict
-    result = make("Object", {name: _modern(tp) for name, tp in fields.items()})
+    result = _object({name: _modern(tp) for name, tp in fields.items()})
     result.__pydantic_config__ = {"extra": extra}
     return result
 
 
-def jsonable(value: Any) -> Any:
-    """Return what json can write for a value that it cannot, e.g. sets sorted.
+def _object(fields: dict[str, Any]) -> Any:
+    """Return a TypedDict that pydantic takes."""
+    from typing_extensions import TypedDict  # noqa: PLC0415
 
-    Args:
-        value: A dataclass, pydantic model, enum, date, set ...
+    make: Any = TypedDict
+    return make("Object", fields)
+
+
+def jsonable(value: Any) -> Any:
+    """Return what json can write for a class, enum, date, set (sorted) ...
 
     Raises:
         ValueError: If JSON cannot carry it.
@@ -305,10 +306,7 @@ class _Built:
 
 
 class _Reading:
-    """One attempt to read an answer: what fitted, else the first things that did not.
-
-    Each fit is the JSON it was read from, and the value.
-    """
+    """One attempt to read an answer: what fits (JSON and value), or what does not."""
 
     def __init__(self, validators: tuple[Validator, ...]) -> None:
         self.validators = validators
@@ -410,12 +408,11 @@ def _modern_typed_dict(tp: Any, inside: tuple[Any, ...]) -> Any:
     for name, hint in typing.get_type_hints(tp, include_extras=True).items():
         while get_origin(hint) in (typing.Required, typing.NotRequired):
             (hint,) = get_args(hint)
-        new = _modern(hint, inside)
         required = name in tp.__required_keys__
+        new = _modern(hint, inside)
         fields[name] = new if required else typing.NotRequired[new]
-    twin = object_type(fields, extra="ignore")
-    twin.__name__ = twin.__qualname__ = tp.__name__
-    twin.__doc__ = tp.__doc__
+    twin = _object(fields)
+    twin.__name__, twin.__doc__ = tp.__name__, tp.__doc__
     twin.__pydantic_config__ = getattr(tp, "__pydantic_config__", {})
     return twin
 
@@ -447,18 +444,21 @@ def _embedded(text: str) -> Iterator[tuple[str, Any]]:
     """Yield the outermost JSON objects and arrays that stand in a text.
 
     Whatever stands inside brackets that are not JSON is passed over with them; after
-    a bracket that never closes nothing is looked for.
+    a bracket that never closes nothing is looked for. The number of brackets tried is
+    bounded, because each failure costs as much as the text is long.
     """
     decoder = json.JSONDecoder()
-    opening = _OPENING.search(text)
-    while opening is not None:
+    end = 0
+    for _ in range(_MOST_BRACKETS):
+        opening = _OPENING.search(text, end)
+        if opening is None:
+            return
         start = opening.start()
         try:
             value, end = decoder.raw_decode(text, start)
             yield text[start:end], value
         except (ValueError, RecursionError):
             end = _closing(text, start)
-        opening = _OPENING.search(text, end)
 
 
 def _closing(text: str, start: int) -> int:

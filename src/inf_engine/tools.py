@@ -132,8 +132,9 @@ class Tool:
             return json.dumps(result, ensure_ascii=False, default=jsonable)
         except (TypeError, ValueError, RecursionError) as exc:
             raise SchemaError(
-                f"the result of tool {self.name!r}, a {type(result).__name__}, cannot "
-                f"be written as JSON: {exc}. Return a str, or what JSON can carry"
+                f"the result of tool {self.name!r}, a value of type "
+                f"{type(result).__name__}, cannot be written as JSON: {exc}. "
+                f"Return a str, or what JSON can carry"
             ) from exc
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -208,7 +209,7 @@ def _name_of(fn: Any) -> str:
     """Return the name of a function, refusing what is not one."""
     if not inspect.isroutine(fn):
         raise SchemaError(
-            f"a tool has to be a function or a bound method, not a "
+            f"a tool has to be a function or a bound method, not a value of type "
             f"{type(fn).__name__}. Write a `def` with typed arguments that calls it"
         )
     if not _NAME.fullmatch(fn.__name__):

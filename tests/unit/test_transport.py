@@ -115,7 +115,7 @@ def test_a_key_that_cannot_be_sent_is_refused(key: str) -> None:
     """A key with a line break or a foreign letter is refused and not repeated."""
     with pytest.raises(ConfigurationError, match="API key .* no key has") as caught:
         OpenAIClient("m", api_key=key)
-    assert "sh" not in str(caught.value).split("/v1")[0].replace("openai", "")
+    assert key[:4].strip() not in str(caught.value)
 
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])

@@ -33,6 +33,7 @@ from inf_engine.types import (
     Message,
     Part,
     ToolCall,
+    ToolSpec,
     Usage,
 )
 
@@ -106,7 +107,8 @@ class AnthropicClient:
         """
         start = time.perf_counter()
         body = await self._wire.post(self._payload(request), self._headers(request))
-        return self._response(body, time.perf_counter() - start)
+        with self._wire.reading():
+            return self._response(body, time.perf_counter() - start)
 
     async def stream(self, request: LLMRequest) -> AsyncIterator[str | LLMResponse]:
         """Yield the pieces of the text, then the whole response, once.
@@ -124,7 +126,8 @@ class AnthropicClient:
         events: Any = self._wire.events(payload, self._headers(request))
         async with aclosing(events) as stream:
             async for event in stream:
-                piece = answer.add(event)
+                with self._wire.reading():
+                    piece = answer.add(event)
                 if piece:
                     yield piece
         if not answer.finished:
@@ -132,7 +135,9 @@ class AnthropicClient:
                 f"the stream of {self._wire.place} ended before the model had "
                 "finished. Try again; check proxies that cut long answers."
             )
-        yield self._response(answer.body(), time.perf_counter() - start)
+        with self._wire.reading():
+            response = self._response(answer.body(), time.perf_counter() - start)
+        yield response
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -146,14 +151,7 @@ class AnthropicClient:
 
     def _payload(self, request: LLMRequest) -> dict[str, Any]:
         """The request as the provider wants it; what is None is left out."""
-        system, config = request.system, None
-        if request.response_schema is not None:
-            schema = request.response_schema.schema
-            strict = strict_schema(schema, ANTHROPIC)
-            if strict is None:
-                system = "\n\n".join(filter(None, [system, _instruction(schema)]))
-            else:
-                config = {"format": {"type": "json_schema", "schema": strict}}
+        system, config = _system(request)
         payload: dict[str, Any] = {
             "model": request.model or self.model,
             "messages": list(_messages(request.messages)),
@@ -162,15 +160,7 @@ class AnthropicClient:
             "temperature": request.temperature,
             "top_p": request.top_p,
             "stop_sequences": list(request.stop) or None,
-            "tools": [
-                {
-                    "name": tool.name,
-                    "description": tool.description,
-                    "input_schema": tool.parameters,
-                }
-                for tool in request.tools
-            ]
-            or None,
+            "tools": [_tool(tool) for tool in request.tools] or None,
             "output_config": config,
         }
         return {key: value for key, value in payload.items() if value is not None}
@@ -188,8 +178,8 @@ class AnthropicClient:
             reasoning=_join(blocks, "thinking"),
             finish_reason=_FINISH_REASONS.get(body.get("stop_reason"), "unknown"),
             usage=_usage(body.get("usage")),
-            model=body.get("model") or "",
-            id=body.get("id") or "",
+            model=str(body.get("model") or ""),
+            id=str(body.get("id") or ""),
             seconds=seconds,
         )
 
@@ -197,7 +187,7 @@ class AnthropicClient:
         """The tools that the model wants called."""
         try:
             return tuple(
-                ToolCall(block["id"], block["name"], _arguments(block.get("input")))
+                ToolCall(str(block["id"]), str(block["name"]), _arguments(block))
                 for block in blocks
                 if block.get("type") == "tool_use"
             )
@@ -260,6 +250,19 @@ class _StreamedAnswer:
             if block.get("json"):
                 block["input"] = block["json"]
         return {**self._head, "content": blocks, "usage": self._usage}
+
+
+def _system(request: LLMRequest) -> tuple[str, dict[str, Any] | None]:
+    """The system text, and the output config that makes the answer fit a schema."""
+    if request.response_schema is None:
+        return request.system, None
+    schema = request.response_schema.schema
+    strict = strict_schema(schema, ANTHROPIC)
+    if strict is not None:
+        config = {"format": {"type": "json_schema", "schema": strict}}
+        return request.system, config
+    words = filter(None, [request.system, _instruction(schema)])
+    return "\n\n".join(words), None
 
 
 def _messages(messages: Iterable[Message]) -> Iterable[dict[str, Any]]:
@@ -327,17 +330,29 @@ def _tool_use(call: ToolCall) -> dict[str, Any]:
     return {"type": "tool_use", "id": call.id, "name": call.name, "input": given}
 
 
+def _tool(tool: ToolSpec) -> dict[str, Any]:
+    """A tool as the provider wants it."""
+    return {
+        "name": tool.name,
+        "description": tool.description,
+        "input_schema": tool.parameters,
+    }
+
+
 def _instruction(schema: Mapping[str, Any]) -> str:
     """The words that ask for a schema which the provider cannot enforce."""
     return (
         "Answer with one JSON value that fits this JSON schema, and with nothing else: "
-        f"{json.dumps(schema)}"
+        f"{json.dumps(schema, ensure_ascii=False)}"
     )
 
 
-def _arguments(given: Any) -> str:
+def _arguments(block: Mapping[str, Any]) -> str:
     """The arguments of a tool call as JSON text; a streamed one has them as text."""
-    return given if isinstance(given, str) else json.dumps(given or {})
+    given = block.get("input")
+    if isinstance(given, str):
+        return given
+    return json.dumps(given or {}, ensure_ascii=False)
 
 
 def _join(blocks: list[Any], kind: str) -> str:

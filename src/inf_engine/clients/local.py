@@ -20,6 +20,9 @@ Rules kept here
 - The server is freed by `aclose`, by the garbage collector, or at interpreter exit,
   whichever comes first, and always after its threads. A forked child has no such
   threads: there the client refuses to work, and the server is left to the system.
+- A schema goes to LLGuidance, the grammar engine built into xllamacpp, as JSON on one
+  line. llama.cpp's own translation lets white space flow freely; a small model then
+  writes more of it than of the answer, and answers worse for it.
 - At temperature 0 the answer depends on the request alone. Flash attention is what
   makes it so: its sums do not depend on what else is in the batch or the cache.
 
@@ -65,6 +68,13 @@ BATCH = 256
 
 MOST_THREADS = 8
 """The most threads to compute with where nothing is said."""
+
+_ON_ONE_LINE = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "lenient": True,  # what it cannot hold, such as uniqueItems, is left to validation
+}
 
 _LONGEST_SOCKET_PATH = 100
 
@@ -311,7 +321,7 @@ class _Host:
             self._loaded().handle_chat_completions(job.body, take)
         except (ConfigurationError, EngineStateError) as exc:
             job.fail(exc)
-        except ValueError as exc:
+        except (ValueError, RuntimeError) as exc:  # before it is begun
             job.fail(_chained(self._refused(str(exc)), exc))
         except _CPP_ERRORS as exc:
             job.fail(_chained(self._failed(str(exc)), exc))
@@ -383,8 +393,7 @@ class _InProcess:
         refuse: Callable[[HttpResponse], EndpointError],
     ) -> AsyncIterator[bytes]:
         """Yield the data of each event as it arrives (see `Transport.stream`)."""
-        wanted = {**json.loads(body), "return_progress": True}
-        job = _Job(json.dumps(wanted).encode())
+        job = _Job(_adapted(body))
         self._host.submit(job)
         late = EndpointTimeoutError(
             f"the local model {self._host.name!r} did not answer within {seconds:g} s. "
@@ -450,6 +459,17 @@ def _listen_to_nobody(params: Any, folder: str) -> None:
         params.hostnames = [path]
     else:
         params.hostnames, params.port = ["127.0.0.1"], 0
+
+
+def _adapted(body: bytes) -> bytes:
+    """The body of an OpenAI client with what only llama.cpp knows."""
+    payload = json.loads(body)
+    payload["return_progress"] = True
+    if "response_format" in payload and "tools" not in payload:
+        wanted = payload.pop("response_format")
+        schema = {**wanted["json_schema"]["schema"], "x-guidance": _ON_ONE_LINE}
+        payload["grammar"] = f"%llguidance {{}}\nstart: %json {json.dumps(schema)}"
+    return json.dumps(payload).encode()
 
 
 def _chained(error: EndpointError, cause: BaseException) -> EndpointError:

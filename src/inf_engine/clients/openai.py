@@ -6,6 +6,7 @@ llama.cpp, OpenRouter and the like, which differ in two fields: they take
 ``max_tokens``, and they take any JSON schema, so that none is rewritten.
 """
 
+import json
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
@@ -87,7 +88,8 @@ class OpenAIClient:
         """
         start = time.perf_counter()
         body = await self._wire.post(self._payload(request))
-        return self._response(body, time.perf_counter() - start)
+        with self._wire.reading():
+            return self._response(body, time.perf_counter() - start)
 
     async def stream(self, request: LLMRequest) -> AsyncIterator[str | LLMResponse]:
         """Yield the pieces of the text, then the whole response, once.
@@ -105,7 +107,8 @@ class OpenAIClient:
         events: Any = self._wire.events(payload)
         async with aclosing(events) as chunks:
             async for chunk in chunks:
-                piece = answer.add(chunk)
+                with self._wire.reading():
+                    piece = answer.add(chunk)
                 if piece:
                     yield piece
         if not answer.finish:
@@ -113,7 +116,9 @@ class OpenAIClient:
                 f"the stream of {self._wire.place} ended before the model had "
                 "finished. Try again; check proxies that cut long answers."
             )
-        yield self._response(answer.body(), time.perf_counter() - start)
+        with self._wire.reading():
+            response = self._response(answer.body(), time.perf_counter() - start)
+        yield response
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -140,7 +145,7 @@ class OpenAIClient:
         """The response format, strict where the provider can enforce the schema."""
         strict = strict_schema(wanted.schema, OPENAI)
         if strict is None or (self.compatible and strict != wanted.schema):
-            form = {"name": wanted.name, "schema": wanted.schema}
+            form: dict[str, Any] = {"name": wanted.name, "schema": wanted.schema}
         else:
             form = {"name": wanted.name, "schema": strict, "strict": True}
         return {"type": "json_schema", "json_schema": form}
@@ -161,8 +166,8 @@ class OpenAIClient:
             reasoning=_reasoning(message),
             finish_reason=finish,
             usage=_usage(body.get("usage")),
-            model=body.get("model") or "",
-            id=body.get("id") or "",
+            model=str(body.get("model") or ""),
+            id=str(body.get("id") or ""),
             seconds=seconds,
         )
 
@@ -184,9 +189,9 @@ class OpenAIClient:
         try:
             return tuple(
                 ToolCall(
-                    id=call.get("id") or f"call_{number}",
-                    name=call["function"]["name"],
-                    arguments=call["function"].get("arguments") or "{}",
+                    id=str(call.get("id") or f"call_{number}"),
+                    name=str(call["function"]["name"]),
+                    arguments=_arguments(call["function"].get("arguments")),
                 )
                 for number, call in enumerate(calls or ())
             )
@@ -211,7 +216,7 @@ class _StreamedAnswer:
         for key in ("id", "model", "usage"):
             if chunk.get(key):
                 self._head[key] = chunk[key]
-        choices = chunk.get("choices") or ({},)
+        choices: Any = chunk.get("choices") or ({},)
         delta = choices[0].get("delta") or {}
         self.finish = choices[0].get("finish_reason") or self.finish
         piece = _text(delta.get("content"))
@@ -275,6 +280,13 @@ def _tool(tool: ToolSpec) -> dict[str, Any]:
         "parameters": tool.parameters,
     }
     return {"type": "function", "function": function}
+
+
+def _arguments(given: Any) -> str:
+    """The arguments of a tool call as JSON text, which some servers send as JSON."""
+    if isinstance(given, str) and given:
+        return given
+    return json.dumps(given or {}, ensure_ascii=False)
 
 
 def _text(content: Any) -> str:

@@ -16,8 +16,8 @@ address, never the request; the key is cut out should the provider repeat it.
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Generator, Mapping
+from contextlib import aclosing, contextmanager
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
@@ -179,6 +179,16 @@ class Wire:
             "provider name the API that this server speaks.",
             status=200,
         )
+
+    @contextmanager
+    def reading(self) -> Generator[None]:
+        """Turn what trips over an odd answer into a `MalformedResponseError`."""
+        try:
+            yield
+        except (AttributeError, LookupError, TypeError, ValueError) as exc:
+            raise self.malformed(
+                f"its body has an odd shape ({type(exc).__name__}: {exc})"
+            ) from exc
 
     def stream_error(self, error: Any) -> EndpointError:
         """Return the error that an answer with status 200 reports in its body."""

@@ -50,7 +50,15 @@ class ExecutionState:
         unfinished: How many nodes are not in a final state.
     """
 
-    __slots__ = ("_missing", "_users", "errors", "nodes", "states", "unfinished", "values")
+    __slots__ = (
+        "_missing",
+        "_users",
+        "errors",
+        "nodes",
+        "states",
+        "unfinished",
+        "values",
+    )
 
     def __init__(self) -> None:
         self.nodes: list[GraphNode] = []

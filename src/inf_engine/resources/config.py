@@ -309,7 +309,7 @@ def _kind(value: Any) -> str:
     if value == "":
         return "empty"
     names = {bool: "true/false", str: "text", type(None): "null"}
-    return names.get(type(value), f"a {type(value).__name__}")
+    return names.get(type(value), type(value).__name__)
 
 
 def _refusal(where: str, problems: list[Problem]) -> ConfigurationError:

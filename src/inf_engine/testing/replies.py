@@ -99,9 +99,11 @@ def openai_events(response: LLMResponse) -> list[bytes]:
     deltas += [{"reasoning_content": piece} for piece in _pieces(response.reasoning)]
     deltas += [{"content": piece} for piece in _pieces(response.text)]
     deltas += _call_deltas(response.tool_calls)
-    choices = [{"index": 0, "delta": d, "finish_reason": None} for d in deltas]
+    choices: list[Any] = [
+        {"index": 0, "delta": d, "finish_reason": None} for d in deltas
+    ]
     choices.append({"index": 0, "delta": {}, "finish_reason": response.finish_reason})
-    chunks: list[dict[str, Any]] = [{**head, "choices": [c]} for c in choices]
+    chunks: list[Any] = [{**head, "choices": [c]} for c in choices]
     chunks.append({**head, "choices": [], "usage": _openai_usage(response.usage)})
     return [_event(chunk) for chunk in chunks] + [b"data: [DONE]\n\n"]
 
@@ -224,7 +226,7 @@ def _block_events(index: int, block: dict[str, Any]) -> Iterator[dict[str, Any]]
     kind = block["type"]
     if kind == "tool_use":
         start = {**block, "input": {}}
-        text = json.dumps(block["input"])
+        text = json.dumps(block["input"], ensure_ascii=False)
         half = len(text) // 2
         pieces, name, field = [text[:half], text[half:]], "input_json", "partial_json"
     else:

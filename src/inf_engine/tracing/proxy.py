@@ -18,6 +18,7 @@ import operator
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any, NoReturn
 
+from inf_engine.dispatch import dispatcher
 from inf_engine.errors import TracingError
 
 _MUTATORS = frozenset(
@@ -29,6 +30,17 @@ _REFLECTED = (
     "add sub mul matmul truediv floordiv mod pow lshift rshift and_ or_ xor".split()
 )
 _UNARY = "neg pos invert abs".split()
+
+
+def _frame(proxy: "Proxy") -> Any:
+    """Return the frame of the forward that runs now, of the same run as the proxy.
+
+    A branch may use proxies of the forward around it; what it does with them is its
+    own. Outside of the run it is the frame that made the proxy, which will refuse.
+    """
+    own = proxy._inf_frame
+    running = dispatcher.get()
+    return running if getattr(running, "tracer", None) is own.tracer else own
 
 
 class Proxy:
@@ -50,121 +62,121 @@ class Proxy:
             raise AttributeError(
                 f"a Proxy has no {name}: the value of {self._inf_node} is not known yet"
             )
-        return self._inf_frame.small("getattr", name, (self,))
+        return _frame(self).small("getattr", name, (self,))
 
     def __getitem__(self, key: Any) -> Any:
-        return self._inf_frame.small("getitem", "getitem", (self, key))
+        return _frame(self).small("getitem", "getitem", (self, key))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         node = self._inf_node
         if node.kind == "getattr" and node.target in _MUTATORS:
             method = node.target
-            return self._inf_frame.mutate(
+            return _frame(self).mutate(
                 node.deps[0],
                 lambda value, *a, **k: getattr(value, method)(*a, **k),
                 args,
                 kwargs,
             )
-        return self._inf_frame.small("call", "call", (self, *args), kwargs)
+        return _frame(self).small("call", "call", (self, *args), kwargs)
 
     def __eq__(self, other: object) -> Any:
-        return self._inf_frame.small("operator", "eq", (self, other))
+        return _frame(self).small("operator", "eq", (self, other))
 
     def __ne__(self, other: object) -> Any:
-        return self._inf_frame.small("operator", "ne", (self, other))
+        return _frame(self).small("operator", "ne", (self, other))
 
     def __round__(self, digits: int | None = None) -> Any:
-        return self._inf_frame.small("operator", "round", (self, digits))
+        return _frame(self).small("operator", "round", (self, digits))
 
     def __divmod__(self, other: Any) -> Any:
-        return self._inf_frame.small("operator", "divmod", (self, other))
+        return _frame(self).small("operator", "divmod", (self, other))
 
     def __rdivmod__(self, other: Any) -> Any:
-        return self._inf_frame.small("operator", "divmod", (other, self))
+        return _frame(self).small("operator", "divmod", (other, self))
 
     def __format__(self, spec: str) -> str:
-        return self._inf_frame.hole(self._inf_node, spec, "")
+        return _frame(self).hole(self._inf_node, spec, "")
 
     def __repr__(self) -> str:
-        return self._inf_frame.repr_of(self)
+        return _frame(self).repr_of(self)
 
     # -- what Python needs at once: graph breaks ----------------------------------
 
     @property
     def __class__(self) -> Any:
-        return self._inf_frame.class_of(self)
+        return _frame(self).class_of(self)
 
     def __bool__(self) -> bool:
-        return bool(self._inf_frame.force(self, "branch on"))
+        return bool(_frame(self).force(self, "branch on"))
 
     def __str__(self) -> str:
-        return str(self._inf_frame.force(self, "make text of"))
+        return str(_frame(self).force(self, "make text of"))
 
     def __bytes__(self) -> bytes:
-        return bytes(self._inf_frame.force(self, "make bytes of"))
+        return bytes(_frame(self).force(self, "make bytes of"))
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._inf_frame.force(self, "iterate over"))
+        return iter(_frame(self).force(self, "iterate over"))
 
     def __reversed__(self) -> Iterator[Any]:
-        return reversed(self._inf_frame.force(self, "iterate over"))
+        return reversed(_frame(self).force(self, "iterate over"))
 
     def __next__(self) -> Any:
-        return next(self._inf_frame.force(self, "iterate over"))
+        return next(_frame(self).force(self, "iterate over"))
 
     def __len__(self) -> int:
-        return len(self._inf_frame.force(self, "measure"))
+        return len(_frame(self).force(self, "measure"))
 
     def __contains__(self, item: Any) -> bool:
-        return self._inf_frame.resolve(item) in self._inf_frame.force(self, "search in")
+        return _frame(self).resolve(item) in _frame(self).force(self, "search in")
 
     def __hash__(self) -> int:
-        return hash(self._inf_frame.force(self, "hash"))
+        return hash(_frame(self).force(self, "hash"))
 
     def __int__(self) -> int:
-        return int(self._inf_frame.force(self, "make a number of"))
+        return int(_frame(self).force(self, "make a number of"))
 
     def __float__(self) -> float:
-        return float(self._inf_frame.force(self, "make a number of"))
+        return float(_frame(self).force(self, "make a number of"))
 
     def __complex__(self) -> complex:
-        return complex(self._inf_frame.force(self, "make a number of"))
+        return complex(_frame(self).force(self, "make a number of"))
 
     def __index__(self) -> int:
-        return operator.index(self._inf_frame.force(self, "make a number of"))
+        return operator.index(_frame(self).force(self, "make a number of"))
 
     def __trunc__(self) -> int:
-        return math.trunc(self._inf_frame.force(self, "make a number of"))
+        return math.trunc(_frame(self).force(self, "make a number of"))
 
     def __floor__(self) -> int:
-        return math.floor(self._inf_frame.force(self, "make a number of"))
+        return math.floor(_frame(self).force(self, "make a number of"))
 
     def __ceil__(self) -> int:
-        return math.ceil(self._inf_frame.force(self, "make a number of"))
+        return math.ceil(_frame(self).force(self, "make a number of"))
 
     def __lt__(self, other: Any) -> Any:
-        return self._inf_frame.force(self, "order") < self._inf_frame.resolve(other)
+        return _frame(self).force(self, "order") < _frame(self).resolve(other)
 
     def __le__(self, other: Any) -> Any:
-        return self._inf_frame.force(self, "order") <= self._inf_frame.resolve(other)
+        return _frame(self).force(self, "order") <= _frame(self).resolve(other)
 
     def __gt__(self, other: Any) -> Any:
-        return self._inf_frame.force(self, "order") > self._inf_frame.resolve(other)
+        return _frame(self).force(self, "order") > _frame(self).resolve(other)
 
     def __ge__(self, other: Any) -> Any:
-        return self._inf_frame.force(self, "order") >= self._inf_frame.resolve(other)
+        return _frame(self).force(self, "order") >= _frame(self).resolve(other)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._inf_frame.mutate(self._inf_node, operator.setitem, (key, value), {})
+        _frame(self).mutate(self._inf_node, operator.setitem, (key, value), {})
 
     def __delitem__(self, key: Any) -> None:
-        self._inf_frame.mutate(self._inf_node, operator.delitem, (key,), {})
+        _frame(self).mutate(self._inf_node, operator.delitem, (key,), {})
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._inf_frame.mutate(self._inf_node, setattr, (name, value), {})
+        _frame(self).mutate(self._inf_node, setattr, (name, value), {})
 
     def __delattr__(self, name: str) -> None:
-        self._inf_frame.mutate(self._inf_node, delattr, (name,), {})
+        _frame(self).mutate(self._inf_node, delattr, (name,), {})
 
     # -- what a proxy cannot be ---------------------------------------------------
 
@@ -201,7 +213,7 @@ class AsyncProxy(Proxy, Coroutine[Any, Any, Any]):
         return super().__getattr__(name)
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        return self._inf_frame.wait(self._inf_node)
+        return _frame(self).wait(self._inf_node)
 
     def send(self, value: Any) -> Any:
         """Go on to the next wait, as asyncio does."""
@@ -238,10 +250,10 @@ _SET_STEPS = AsyncProxy.__dict__["_inf_steps"].__set__
 
 def _operator(name: str, reflected: bool) -> Callable[..., Any]:
     def forwards(self: Proxy, *other: Any) -> Any:
-        return self._inf_frame.small("operator", name, (self, *other))
+        return _frame(self).small("operator", name, (self, *other))
 
     def backwards(self: Proxy, other: Any) -> Any:
-        return self._inf_frame.small("operator", name, (other, self))
+        return _frame(self).small("operator", name, (other, self))
 
     return backwards if reflected else forwards
 

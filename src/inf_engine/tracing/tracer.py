@@ -206,9 +206,17 @@ class Frame:
         """Record the call of an op."""
         return self._record("op", op.name, op, args, kwargs, copy_context())
 
-    def call_branch(self, name: str, fn: Callable[..., Any], value: Any) -> Any:
-        """Record a branch that starts when `value` is known."""
-        return self._record("branch", name, fn, (value,), {}, copy_context())
+    def call_branch(
+        self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], wait: bool
+    ) -> Any:
+        """Record a forward of its own, which starts at once or when `args` are known."""
+        if not wait:
+            return self._start_branch(name, fn, args, {})
+        return self._record("branch", name, fn, args, {}, copy_context())
+
+    def is_known(self, value: Any) -> bool:
+        """Say whether a value is there already."""
+        return type(value) is not Proxy and type(value) is not AsyncProxy
 
     def call_first(self, candidates: list[Any], good: Callable[[Any], bool]) -> Any:
         """Record the choice of the first good candidate."""
@@ -296,7 +304,7 @@ class Frame:
                 outside of the running forward.
         """
         node = proxy._inf_node
-        if type(proxy) is AsyncProxy:
+        if self.is_async:
             raise TracingError(
                 f"cannot {why} the output of {node} before it is awaited. Write "
                 "'value = await ...' first."

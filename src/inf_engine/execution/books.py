@@ -1,0 +1,109 @@
+"""From the books of a run to its `RunRecord`, and to the error that it raises."""
+
+from typing import Any
+
+from inf_engine.errors import ExecutionError, InfEngineError
+from inf_engine.execution.state import ExecutionState, NodeState
+from inf_engine.execution.work import Entry, Work
+from inf_engine.graph import GraphNode
+from inf_engine.record import (
+    NodeRecord,
+    Outcome,
+    RunRecord,
+    prompt_segments,
+    system_segments,
+)
+from inf_engine.tracing.tracer import filled
+
+_OUTCOMES: dict[NodeState, Outcome] = {
+    NodeState.DONE: "done",
+    NodeState.FAILED: "failed",
+}
+
+
+def failure_of(run: Any, node: GraphNode) -> BaseException:
+    """Return what a run raises when a node has failed.
+
+    Args:
+        run: The `Run`.
+        node: A node of it that failed.
+    """
+    cause = run.state.errors[node.index]
+    if isinstance(cause, ExecutionError):
+        return cause
+    entry = run.work.entries.get(node.index)
+    alias = f" (alias {node.alias!r})" if node.alias else ""
+    error = ExecutionError(
+        f"{node}{alias} failed: {type(cause).__name__}: {cause}",
+        node=node.name,
+        alias=node.alias,
+        attempt=entry.attempts if entry else 0,
+        cause=cause,
+        record=record_of(run),
+    )
+    error.__cause__ = cause
+    return error
+
+
+def record_of(run: Any) -> RunRecord:
+    """Return what has happened in a run until now."""
+    work, state = run.work, run.state
+    nodes = tuple([_node_record(work, state, node) for node in state.nodes])
+    return RunRecord(
+        module=type(run.program.module).__name__,
+        args=run.args,
+        kwargs=run.kwargs,
+        output=run.output,
+        error=run.error,
+        graph=run.tracer.graph,
+        nodes=nodes,
+        usage=work.usage,
+        seconds=work.now() - work.began,
+    )
+
+
+def _node_record(work: Work, state: ExecutionState, node: GraphNode) -> NodeRecord:
+    entry = work.entries.get(node.index, Entry())
+    outcome = _OUTCOMES.get(state.states[node.index], "cancelled")
+    known = outcome != "cancelled" and not _waits_for_proxies(node)
+    value_of = lambda dep: state.values[dep.index]  # noqa: E731
+    args, kwargs = filled((node.args, node.kwargs), value_of) if known else ((), {})
+    is_call = node.kind == "llm"
+    return NodeRecord(
+        node=node,
+        outcome=outcome,
+        args=args,
+        kwargs=kwargs,
+        output=state.values[node.index],
+        error=state.errors.get(node.index),
+        calls=tuple(entry.calls),
+        ready=_since(work, entry.ready),
+        started=_since(work, entry.started),
+        seconds=_seconds(entry),
+        usage=entry.usage,
+        system=system_segments(node) if is_call else (),
+        prompt=prompt_segments(node, value_of) if is_call and known else (),
+    )
+
+
+def _waits_for_proxies(node: GraphNode) -> bool:
+    """Say whether a node's inputs were not all known when it started."""
+    return node.kind in ("branch", "first")
+
+
+def _since(work: Work, at: float | None) -> float | None:
+    return None if at is None else at - work.began
+
+
+def _seconds(entry: Entry) -> float:
+    if entry.started is None or entry.ended is None:
+        return 0.0
+    return entry.ended - entry.started
+
+
+def no_candidate(node: GraphNode) -> InfEngineError:
+    return ExecutionError(
+        f"none of the {len(node.args)} candidates of {node} was good. Relax the check, "
+        "or add a candidate that always is.",
+        node=node.name,
+    )

@@ -1,0 +1,219 @@
+"""`Work`: does what suspends for one run, and keeps the books of it."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from inf_engine.errors import (
+    DeadlineError,
+    EndpointError,
+    ExecutionError,
+)
+from inf_engine.execution.conversation import converse
+from inf_engine.execution.events import (
+    Event,
+    NodeFinished,
+    NodeStarted,
+    TokenDelta,
+)
+from inf_engine.execution.settings import ExecutionSettings
+from inf_engine.graph import GraphNode
+from inf_engine.record import Call
+from inf_engine.resources.manager import ResourceManager, Watch
+from inf_engine.types import LLMRequest, LLMResponse, Usage
+
+Tell = Callable[[Event], None]
+
+
+@dataclass(slots=True)
+class Entry:
+    """The book of one node; times are seconds on the loop's clock."""
+
+    ready: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    calls: list[Call] = field(default_factory=list)
+    attempts: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        """The sum over the calls that were answered."""
+        answers = (call.response for call in self.calls)
+        return sum((a.usage for a in answers if a is not None), Usage())
+
+
+class Work:
+    """What one run needs from the engine.
+
+    Args:
+        number: The number of the run in its engine; older ones go first.
+        manager: The road to the clients.
+        settings: How to run.
+        tell: Takes events; None if nobody listens.
+        wants_tokens: Says whether to stream the text of a node.
+        keep: Whether to keep books of every node, not only of model calls.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        manager: ResourceManager,
+        settings: ExecutionSettings,
+        tell: Tell | None = None,
+        wants_tokens: Callable[[GraphNode], bool] | None = None,
+        keep: bool = False,
+    ) -> None:
+        self.number = number
+        self.manager = manager
+        self.settings = settings
+        self.keep = keep
+        self.entries: dict[int, Entry] = {}
+        self._tell = tell
+        self._wants_tokens = wants_tokens
+        self._loop = asyncio.get_running_loop()
+        self.began = self._loop.time()
+        self.below: Callable[[GraphNode], int] = lambda node: 0
+
+    def now(self) -> float:
+        """The time on the loop's clock, seconds."""
+        return self._loop.time()
+
+    @property
+    def usage(self) -> Usage:
+        """The sum over all calls of the run."""
+        return sum((entry.usage for entry in self.entries.values()), Usage())
+
+    # -- books ------------------------------------------------------------------------
+
+    def ready(self, node: GraphNode) -> None:
+        """Note that all a node waits for is known."""
+        if self.keep or node.kind == "llm":
+            self.entries[node.index] = Entry(ready=self._loop.time())
+
+    def started(self, node: GraphNode) -> None:
+        """Note that a request left or a function started."""
+        entry = self.entries.get(node.index)
+        if entry is not None and entry.started is None:
+            entry.started = self._loop.time()
+        if self._tell is not None:
+            at = self._loop.time()
+            self._tell(NodeStarted(self.number, node.name, node.alias, at))
+
+    def ended(self, node: GraphNode, value: Any, error: BaseException | None) -> None:
+        """Note that a node is done or has failed."""
+        entry = self.entries.get(node.index)
+        if entry is not None:
+            entry.ended = self._loop.time()
+        if self._tell is not None and node.kind in ("llm", "op", "leaf"):
+            at = self._loop.time()
+            entry = entry or Entry()
+            seconds = at - (entry.started or at)
+            self._tell(
+                NodeFinished(
+                    self.number, node.name, node.alias, at, seconds, entry.usage, error
+                )
+            )
+
+    # -- what suspends ------------------------------------------------------------------
+
+    async def perform(
+        self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Return the value of a model call, an async leaf, or an op that suspends.
+
+        Raises:
+            DeadlineError: If it took longer than `ExecutionSettings.node_timeout`.
+        """
+        limit = self.settings.node_timeout
+        if limit is None:
+            return await self._perform(node, args, kwargs, None)
+        deadline = asyncio.timeout(None)
+        try:
+            async with deadline:
+                return await self._perform(node, args, kwargs, deadline)
+        except TimeoutError as exc:
+            if not deadline.expired():
+                raise
+            raise DeadlineError(
+                f"{node} took longer than its node_timeout of {limit} s. Give it more "
+                "with engine.using(node_timeout=...)."
+            ) from exc
+
+    async def _perform(
+        self,
+        node: GraphNode,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        deadline: asyncio.Timeout | None,
+    ) -> Any:
+        if node.kind == "llm":
+            return await self._converse(node, args, kwargs, deadline)
+        self._arm(deadline)
+        self.started(node)
+        if node.kind == "leaf":
+            return await node.target.forward(*args, **kwargs)
+        if node.target.mode == "thread":
+            return await asyncio.to_thread(node.target.fn, *args, **kwargs)
+        return await node.target.fn(*args, **kwargs)
+
+    def _arm(self, deadline: asyncio.Timeout | None) -> None:
+        """Start the clock of `node_timeout`, once."""
+        limit = self.settings.node_timeout
+        if deadline is not None and limit is not None and deadline.when() is None:
+            deadline.reschedule(self._loop.time() + limit)
+
+    async def _converse(
+        self,
+        node: GraphNode,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        deadline: asyncio.Timeout | None,
+    ) -> Any:
+        settings, manager = self.settings, self.manager
+        order = (-settings.priority, self.number, -self.below(node), node.index)
+
+        async def complete(request: LLMRequest) -> LLMResponse:
+            return await manager.complete(
+                node.target.alias,
+                request,
+                order=order,
+                retries=settings.retries,
+                watch=self._watch(node, request, deadline),
+            )
+
+        return await converse(node.target, args, kwargs, complete)
+
+    def _watch(
+        self, node: GraphNode, request: LLMRequest, deadline: asyncio.Timeout | None
+    ) -> Watch:
+        entry, loop = self.entries[node.index], self._loop
+        left_at = 0.0
+
+        def sent() -> None:
+            nonlocal left_at
+            left_at = loop.time()
+            entry.attempts += 1
+            self._arm(deadline)
+            self.started(node)
+
+        def received(outcome: LLMResponse | EndpointError) -> None:
+            answered = isinstance(outcome, LLMResponse)
+            entry.calls.append(
+                Call(
+                    request,
+                    outcome if answered else None,
+                    None if answered else outcome,
+                    left_at - self.began,
+                    loop.time() - left_at,
+                )
+            )
+
+        return Watch(sent, received, self._delta(node))
+
+    def _delta(self, node: GraphNode) -> Callable[[str], None] | None:
+        tell = self._tell
+        if tell is None or self._wants_tokens is None or not self._wants_tokens(node):
+            return None
+        number, name, loop = self.number, node.name, self._loop
+        return lambda text: tell(TokenDelta(number, name, text, loop.time()))

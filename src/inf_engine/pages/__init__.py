@@ -1,0 +1,1 @@
+"""The parts of the pictures: HTML text, layout of a graph, timeline, cards."""

@@ -1,0 +1,272 @@
+"""`ResourceManager`: the only road from an alias to a client.
+
+On it, in this order: a slot of the endpoint, the request, and on a failure that may
+pass the wait before the next try. A slot is held only while a request is on the wire,
+never during that wait.
+"""
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from inf_engine.clients.anthropic import AnthropicClient
+from inf_engine.clients.local import LocalClient
+from inf_engine.clients.openai import OpenAIClient
+from inf_engine.errors import (
+    ConfigurationError,
+    EndpointError,
+    MalformedResponseError,
+    UnknownAliasError,
+)
+from inf_engine.resources.config import EndpointConfig, ResourceConfig
+from inf_engine.resources.gate import Gate
+from inf_engine.resources.retry import should_retry, wait_seconds
+from inf_engine.types import Client, LLMRequest, LLMResponse, StreamingClient
+
+LOCAL_SLOTS = 4
+_UNLIMITED_SLOTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What a caller of `ResourceManager.complete` wants to be told.
+
+    Args:
+        sent: Called each time the request leaves.
+        received: Called with the response or the error of each try.
+        delta: Called with each piece of text; None not to stream.
+    """
+
+    sent: Callable[[], None] = lambda: None
+    received: Callable[[LLMResponse | EndpointError], None] = lambda outcome: None
+    delta: Callable[[str], None] | None = None
+
+
+@dataclass(slots=True)
+class _Endpoint:
+    """An alias, its client once it is needed, and its slots."""
+
+    alias: str
+    config: EndpointConfig | None
+    client: Any
+    gate: Gate = field(init=False)
+
+    def __post_init__(self) -> None:
+        limit = self.config.max_concurrent if self.config else None
+        if self.config and self.config.provider == "local":
+            limit = limit or LOCAL_SLOTS
+        self.gate = Gate(limit)
+
+    @property
+    def retries(self) -> int:
+        return self.config.retries if self.config else 2
+
+    def open(self, environ: Mapping[str, str]) -> Any:
+        """Return the client, made on first use."""
+        if self.client is None and self.config is not None:
+            self.client = make_client(self.alias, self.config, environ)
+        return self.client
+
+
+class ResourceManager:
+    """Binds aliases to clients and sends every request through their limits.
+
+    Args:
+        resources: A path, a dict or a `ResourceConfig` that describes endpoints, or a
+            dict of alias → client (or `EndpointConfig`).
+        environ: Where API keys are looked up; ``os.environ`` if None.
+
+    Raises:
+        ConfigurationError: If the description is wrong.
+    """
+
+    def __init__(
+        self, resources: Any, *, environ: Mapping[str, str] | None = None
+    ) -> None:
+        self._environ = os.environ if environ is None else environ
+        self._endpoints = {
+            alias: _Endpoint(alias, *pair) for alias, pair in _bound(resources).items()
+        }
+        self._random = random.Random()
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """The aliases that are bound, in order."""
+        return tuple(self._endpoints)
+
+    def check(self, alias: str, where: str = "") -> None:
+        """Make sure that requests to an alias can leave; sends nothing.
+
+        Args:
+            alias: The alias.
+            where: The module that uses it, for the message.
+
+        Raises:
+            UnknownAliasError: If it is not bound.
+            MissingKeyError: If its API key is not set.
+            ConfigurationError: If its client cannot be made (no such model file, an
+                extra that is not installed).
+        """
+        endpoint = self._endpoints.get(alias)
+        if endpoint is None:
+            raise UnknownAliasError(alias, self._endpoints, where)
+        endpoint.open(self._environ)
+
+    def slots(self, alias: str) -> int:
+        """Return how many requests to an alias are worth keeping in flight."""
+        limit = self._endpoints[alias].gate.limit
+        return _UNLIMITED_SLOTS if limit is None else limit
+
+    async def complete(
+        self,
+        alias: str,
+        request: LLMRequest,
+        *,
+        order: Any = (),
+        retries: int | None = None,
+        watch: Watch | None = None,
+    ) -> LLMResponse:
+        """Send a request and return its answer.
+
+        Args:
+            alias: What to send it to.
+            request: The request; its model is filled in from the endpoint.
+            order: Who goes first when slots are short: the lowest.
+            retries: Tries after the first, None for what the endpoint says.
+            watch: What to tell the caller on the way.
+
+        Raises:
+            UnknownAliasError: If the alias is not bound.
+            EndpointError: If the last try failed.
+        """
+        self.check(alias)
+        endpoint = self._endpoints[alias]
+        watch = watch or Watch()
+        allowed = endpoint.retries if retries is None else retries
+        if endpoint.config is not None and not request.model:
+            request = replace(request, model=endpoint.config.model)
+        attempt = 0
+        while True:
+            attempt += 1
+            outcome = await self._attempt(endpoint, request, order, watch)
+            if isinstance(outcome, LLMResponse):
+                return outcome
+            if not should_retry(outcome, attempt, allowed):
+                raise outcome
+            wait = wait_seconds(outcome, attempt, self._random.random())
+            await asyncio.sleep(wait)
+
+    async def _attempt(
+        self, endpoint: _Endpoint, request: LLMRequest, order: Any, watch: Watch
+    ) -> LLMResponse | EndpointError:
+        await endpoint.gate.acquire(order)
+        try:
+            watch.sent()
+            outcome: LLMResponse | EndpointError
+            try:
+                outcome = await _send(endpoint, request, watch)
+            except EndpointError as exc:
+                outcome = exc
+        finally:
+            endpoint.gate.release()
+        watch.received(outcome)
+        return outcome
+
+    async def aclose(self) -> None:
+        """Close every client that was opened and can be closed."""
+        for endpoint in self._endpoints.values():
+            close = getattr(endpoint.client, "aclose", None)
+            if close is not None:
+                await close()
+
+
+def make_client(
+    alias: str, config: EndpointConfig, environ: Mapping[str, str]
+) -> StreamingClient:
+    """Return the client of an endpoint; nothing is sent.
+
+    Args:
+        alias: The alias, for messages.
+        config: The endpoint.
+        environ: Where its API key is looked up.
+
+    Raises:
+        MissingKeyError: If its API key is not set.
+        ConfigurationError: If its model or library is not there.
+    """
+    if config.provider == "local":
+        slots = config.max_concurrent or LOCAL_SLOTS
+        extra: dict[str, Any] = {"max_concurrent": slots, "timeout": config.timeout}
+        if config.context is not None:
+            extra["context"] = config.context
+        return LocalClient(config.model, threads=config.threads, **extra)
+    key = config.api_key(alias, environ)
+    options: dict[str, Any] = {"api_key": key, "timeout": config.timeout}
+    if config.base_url:
+        options["base_url"] = config.base_url
+    if config.provider == "anthropic":
+        return AnthropicClient(config.model, **options)
+    compatible = config.provider == "openai-compatible"
+    return OpenAIClient(config.model, compatible=compatible, **options)
+
+
+def _bound(resources: Any) -> dict[str, tuple[EndpointConfig | None, Any]]:
+    """Return the config and the client, whichever is given, of each alias."""
+    if isinstance(resources, Mapping) and _is_client_table(resources):
+        return {alias: _config_or_client(alias, v) for alias, v in resources.items()}
+    if not isinstance(resources, (str, Path, Mapping, ResourceConfig)):
+        raise ConfigurationError(
+            "resources must be a path, a dict, a ResourceConfig, a ResourceManager or "
+            f"a dict of clients, not {type(resources).__name__}."
+        )
+    config = ResourceConfig.load(resources)
+    return {alias: (endpoint, None) for alias, endpoint in config.endpoints.items()}
+
+
+def _is_client_table(resources: Mapping[Any, Any]) -> bool:
+    return not any(isinstance(value, Mapping) for value in resources.values())
+
+
+def _config_or_client(alias: Any, value: Any) -> tuple[EndpointConfig | None, Any]:
+    if isinstance(value, EndpointConfig):
+        return value, None
+    if not isinstance(alias, str) or not callable(getattr(value, "complete", None)):
+        raise ConfigurationError(
+            f"the client of alias {alias!r} must have 'async def complete(request)', "
+            f"and {type(value).__name__} has none. Wrap a function in "
+            "inf_engine.testing.FunctionClient."
+        )
+    return None, value
+
+
+async def _send(endpoint: _Endpoint, request: LLMRequest, watch: Watch) -> LLMResponse:
+    client: Client = endpoint.client
+    if watch.delta is None or not isinstance(client, StreamingClient):
+        response = await client.complete(request)
+        if watch.delta is not None and isinstance(response, LLMResponse):
+            watch.delta(response.text)
+    else:
+        response = await _streamed(client.stream(request), watch.delta)
+    if not isinstance(response, LLMResponse):
+        raise MalformedResponseError(
+            f"the client of alias {endpoint.alias!r} answered with "
+            f"{type(response).__name__}; complete() must return an LLMResponse, e.g. "
+            "LLMResponse(text='...')."
+        )
+    return response
+
+
+async def _streamed(
+    pieces: AsyncIterator[str | LLMResponse], delta: Callable[[str], None]
+) -> LLMResponse | None:
+    response = None
+    async for piece in pieces:
+        if isinstance(piece, str):
+            delta(piece)
+        else:
+            response = piece
+    return response

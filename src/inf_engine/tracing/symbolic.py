@@ -1,0 +1,181 @@
+"""`trace`: the graph of a module, nothing run.
+
+The inputs are proxies too. What needs a value at once is an error here, with the fix;
+``await`` gives a proxy, so an ``async def forward`` traces as well. Forwards that start
+at once (children of the other kind, items of a list) are traced through; those that
+wait for a value (`cond`, `map` over a proxy) stay one node.
+"""
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable, Generator
+from contextvars import Context, copy_context
+from functools import partial
+from typing import Any
+
+from inf_engine.dispatch import dispatcher
+from inf_engine.errors import TracingError
+from inf_engine.graph import GraphNode, InferenceGraph
+from inf_engine.module import InferenceModule
+from inf_engine.tracing.explain import explained
+from inf_engine.tracing.proxy import Proxy
+from inf_engine.tracing.tracer import Frame, Program, Tracer, filled
+
+
+def trace(module: InferenceModule, /, *args: Any, **kwargs: Any) -> InferenceGraph:
+    """Return the graph of a module without running it.
+
+    Args:
+        module: The module.
+        *args: One for each positional input; only how many matters. With no inputs at
+            all, the required arguments of ``forward`` are taken.
+        **kwargs: Keyword inputs, likewise.
+
+    Raises:
+        TracingError: If ``forward`` needs a value that only a run can give.
+        TypeError: If the inputs do not fit the signature of ``forward``.
+
+    Example:
+        >>> from inf_engine import LLMInference
+        >>> print(trace(LLMInference(alias="fast"), "any text"))
+        InferenceGraph of 2 nodes
+          prompt#1                 input
+          llm#1                    llm alias=fast <- prompt#1
+          output <- llm#1
+    """
+    return _SymbolicHost(Program(module)).run(args, kwargs)
+
+
+class _SymbolicHost:
+    """A host that runs nothing."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.tracer = Tracer(program, self)
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> InferenceGraph:
+        module = self.program.module
+        if self.tracer.is_leaf(module):
+            fn: Callable[..., Any] = module.__call__
+            is_async = False
+        else:
+            fn, is_async = module.forward, self.program.is_async(module)
+        frame = Frame(self.tracer, None, is_async)
+        args, kwargs = self._inputs(module, frame, args, kwargs)
+        context = copy_context()
+        context.run(dispatcher.set, frame)
+        output = self._call(frame, fn, args, kwargs, context)
+        captured, _ = self.tracer.capture(output, "the output")
+        self.tracer.holes.check_all_read()
+        self.tracer.graph.output = captured
+        return self.tracer.graph
+
+    def _inputs(
+        self,
+        module: InferenceModule,
+        frame: Frame,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return a proxy for each input."""
+
+        def stand_in(name: str) -> Any:
+            node = self.tracer.add("input", name, name, (), {}, (), None)
+            return Proxy(frame, node)
+
+        names = _input_names(module)
+        if not args and not kwargs:
+            args = tuple(name for name in names if name)
+        proxies = [
+            stand_in(names[place] if place < len(names) else f"input{place}")
+            for place in range(len(args))
+        ]
+        return tuple(proxies), {name: stand_in(name) for name in kwargs}
+
+    def _call(
+        self,
+        frame: Frame,
+        fn: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        context: Context,
+    ) -> Any:
+        try:
+            if not frame.is_async:
+                return context.run(fn, *args, **kwargs)
+            return _run_apart(frame, partial(fn, *args, **kwargs), context)
+        except Exception as exc:
+            told = explained(exc)
+            if told is exc:
+                raise
+            raise told from exc
+        finally:
+            frame.open = False
+
+    # -- the tracer's host ------------------------------------------------------------
+
+    def added(self, node: GraphNode, context: Context | None) -> None:
+        """Trace through a branch that starts at once."""
+        if node.kind != "branch" or node.deps or context is None:
+            return
+        fn = node.target
+        owner = getattr(fn, "__self__", None)
+        is_async = isinstance(owner, InferenceModule) and self.program.is_async(owner)
+        frame = Frame(self.tracer, node, is_async)
+        args, kwargs = filled((node.args, node.kwargs), partial(frame.proxy, frame))
+        context.run(dispatcher.set, frame)
+        output = self._call(frame, fn, args, kwargs, context)
+        _, node.inner = self.tracer.capture(output, "the output of a branch")
+
+    def wait(self, frame: Frame, node: GraphNode, why: str) -> Any:
+        """Refuse: nothing is known."""
+        raise TracingError(
+            f"cannot {why} the output of {node} while tracing without running: its "
+            "value is not known yet. Run the module with an Engine, or move this code "
+            "into an @op function."
+        )
+
+    def wait_async(self, frame: Frame, node: GraphNode) -> Generator[Any, Any, Any]:
+        """Give a proxy for what an ``await`` would give."""
+        return Proxy(Frame(self.tracer, frame.branch), node)
+        yield
+
+    def settle(self, frame: Frame, node: GraphNode) -> None:
+        """Do nothing: what changes a value will be refused anyway."""
+
+
+def _input_names(module: InferenceModule) -> list[str]:
+    """Return the names of the required positional arguments of a module."""
+    if module.leaf:
+        return ["prompt"]
+    parameters = inspect.signature(module.forward).parameters.values()
+    wanted = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    return [p.name for p in parameters if p.kind in wanted]
+
+
+def _run_apart(frame: Frame, fn: Callable[[], Any], context: Context) -> Any:
+    """Run a coroutine function to its end, in a thread with a loop of its own."""
+    outcome: list[Any] = []
+
+    def work() -> None:
+        frame.thread = threading.get_ident()
+        try:
+            outcome.append(context.run(asyncio.run, _awaited(fn)))
+        except BaseException as exc:  # noqa: BLE001 - raised again by the caller
+            outcome.append(exc)
+
+    thread = threading.Thread(target=work, name="inf-engine-trace")
+    thread.start()
+    thread.join()
+    (result,) = outcome
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+async def _awaited(fn: Callable[[], Any]) -> Any:
+    return await fn()
