@@ -2,17 +2,17 @@
 
 Nodes stand in trace order: a node only waits for nodes before it. (The output of a
 branch also comes from nodes that the branch recorded later; walks that care follow
-`InferenceGraph.topological_order`.) The arguments of a node hold `GraphNode` where the call got a proxy and
-`Template` where it got text with holes. A graph has structure and no values; what the
-nodes gave in one run is in the `RunRecord`. Every walk is iterative: a chain of
-100,000 nodes is an ordinary graph.
+`InferenceGraph.topological_order`.) The arguments of a node hold `GraphNode` where the
+call got a proxy and `Template` where it got text with holes. A graph has structure and
+no values; what the nodes gave in one run is in the `RunRecord`. Every walk is
+iterative: a chain of 100,000 nodes is an ordinary graph.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from inf_engine.errors import GraphError
 from inf_engine.module import InferenceModule
@@ -64,6 +64,7 @@ class GraphNode:
     deps: tuple["GraphNode", ...]
     parent: "GraphNode | None" = None
     inner: tuple["GraphNode", ...] = ()
+    _tree_leaf: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -203,8 +204,8 @@ class InferenceGraph:
             _lint_node(self, place, node)
             if names.setdefault(node.name, place) != place:
                 raise GraphError(
-                    f"nodes {names[node.name]} and {place} are both called {node.name}; "
-                    "a name belongs to one node."
+                    f"nodes {names[node.name]} and {place} are both called "
+                    f"{node.name}; a name belongs to one node."
                 )
         for node in nodes_in(self.output):
             if not _belongs(self, node):

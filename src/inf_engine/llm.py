@@ -208,9 +208,10 @@ class LLMInference(InferenceModule, Generic[T]):
             return (Message("user", _filled(self.prompt.value, args, kwargs)),)
         if kwargs or len(args) != 1:
             raise ModuleError(
-                f"LLMInference(alias={self.alias!r}) takes one argument, its prompt; it "
-                f"was called with {len(args)} and the keywords {sorted(kwargs)}. Give it "
-                "an f-string, or a prompt='... {field} ...' template when you build it."
+                f"LLMInference(alias={self.alias!r}) takes one argument, its prompt; "
+                f"it was called with {len(args)} and the keywords {sorted(kwargs)}. "
+                "Give it an f-string, or a prompt='... {field} ...' template when you "
+                "build it."
             )
         return as_messages(args[0])
 
@@ -267,10 +268,9 @@ def _as_message(item: Any) -> Message:
             "a message must be a Message or a dict with 'role' and 'content', not "
             f"{type(item).__name__}."
         )
-    if item["role"] not in _ROLES:
-        raise ModuleError(
-            f"unknown role {str(item['role'])!r}; {known_names(str(item['role']), _ROLES)}"
-        )
+    role = str(item["role"])
+    if role not in _ROLES:
+        raise ModuleError(f"unknown role {role!r}; {known_names(role, _ROLES)}")
     return Message(
         item["role"],
         _as_content(item["content"]),

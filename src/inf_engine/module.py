@@ -312,8 +312,8 @@ class InferenceModule(Named):
         if strict and (missing or unexpected):
             raise StateDictError(
                 f"the state does not fit {type(self).__name__}: missing "
-                f"{missing or 'nothing'}, unexpected {unexpected or 'nothing'}. Load it "
-                "into the class it was saved from, or pass strict=False."
+                f"{missing or 'nothing'}, unexpected {unexpected or 'nothing'}. Load "
+                "it into the class it was saved from, or pass strict=False."
             )
         fitting = {name: own[name] for name in state if name in own}
         checked = {name: own[name]._checked(state[name]) for name in fitting}

@@ -1,7 +1,7 @@
 """`Named`: things that know the module that holds them, and so their dotted name."""
 
 import weakref
-from typing import Any
+from typing import Any, ClassVar
 
 
 class Named:
@@ -11,6 +11,7 @@ class Named:
     pickles start without one until their new holder registers them.
     """
 
+    _tree_leaf: ClassVar[bool] = True
     _owner: weakref.ref[Any] | None
     _key: str
 

@@ -152,8 +152,8 @@ class RunRecord:
             write_report(self, target)
         except OSError as exc:
             raise GraphError(
-                f"cannot write the report to {target}: {exc.strerror}. Give a file in a "
-                "folder that exists."
+                f"cannot write the report to {target}: {exc.strerror}. Give a file in "
+                "a folder that exists."
             ) from exc
         return target
 

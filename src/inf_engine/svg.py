@@ -101,7 +101,7 @@ def graph_svg(
         critical: The nodes of the critical path, by index; drawn in another colour.
         links: The nodes that link to the element ``n<index>`` of the same page.
     """
-    drawing = _drawing(graph, seconds or {}, sorted(critical))
+    drawing = _drawing(graph, seconds or {}, frozenset(critical))
     routes = arrange([item.box for item in drawing.items], drawing.edges)
     width, height = _shift(drawing, routes)
     parts = [_group(drawing, group) for group in _groups(drawing)]
@@ -125,7 +125,7 @@ def _summary(graph: GraphShape, drawing: _Drawing) -> str:
 
 
 def _drawing(
-    graph: GraphShape, seconds: Mapping[int, float], critical: Sequence[int]
+    graph: GraphShape, seconds: Mapping[int, float], critical: frozenset[int]
 ) -> _Drawing:
     rows = _rows(graph)
     kept = _kept(rows, critical)
@@ -159,17 +159,16 @@ def _rows(graph: GraphShape) -> list[list[NodeShape]]:
 
 
 def _kept(
-    rows: Sequence[list[NodeShape]], critical: Sequence[int]
+    rows: Sequence[list[NodeShape]], critical: frozenset[int]
 ) -> list[list[NodeShape]]:
     """Return the nodes to draw: all, or the first rows, cut to a readable width."""
     if sum(map(len, rows)) <= MOST_NODES:
         return list(rows)
-    hot = frozenset(critical)
     kept, room = [], MOST_NODES
     for row in rows:
         if room <= 0:
             break
-        first = sorted(row, key=lambda node: (node.index not in hot, node.index))
+        first = sorted(row, key=lambda node: (node.index not in critical, node.index))
         chosen = first[: min(MOST_IN_ROW, room)]
         kept.append(sorted(chosen, key=lambda node: node.index))
         room -= len(chosen)
@@ -226,9 +225,8 @@ def _columns(text: str) -> int:
 
 
 def _add_edges(
-    drawing: _Drawing, nodes: Sequence[NodeShape], critical: Sequence[int]
+    drawing: _Drawing, nodes: Sequence[NodeShape], critical: frozenset[int]
 ) -> None:
-    hot = frozenset(critical)
     for node in nodes:
         for dep in (*node.deps, *node.inner):
             upper = drawing.number.get(dep.index)
@@ -236,12 +234,12 @@ def _add_edges(
                 continue
             edge = upper, drawing.number[node.index]
             drawing.edges.append(edge)
-            if dep.index in hot and node.index in hot:
+            if dep.index in critical and node.index in critical:
                 drawing.hot.add(edge)
 
 
 def _add_output(
-    drawing: _Drawing, graph: GraphShape, row: int, critical: Sequence[int]
+    drawing: _Drawing, graph: GraphShape, row: int, critical: frozenset[int]
 ) -> None:
     numbers = [drawing.number.get(index) for index in _outputs(graph)]
     shown = [number for number in numbers if number is not None][:MOST_EDGES]

@@ -19,7 +19,7 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from inf_engine.errors import TracingError
 
@@ -53,6 +53,7 @@ class Hole:
     conversion: str
     where: str
     known: str | None = None
+    _tree_leaf: ClassVar[bool] = True
 
     def format(self, value: Any) -> str:
         """Return the text that goes into the hole for its value."""
@@ -64,6 +65,7 @@ class Template:
     """Text with holes: `parts` are texts and holes, in order."""
 
     parts: tuple[str | Hole, ...]
+    _tree_leaf: ClassVar[bool] = True
 
     @property
     def holes(self) -> Iterator[Hole]:
@@ -175,10 +177,11 @@ class HoleTable:
         sources = dict.fromkeys(str(hole.source) for hole in self._unread.values())
         names = ", ".join(sources) or "an earlier call"
         return (
-            f"a text made from {names} was changed before its value was known and then "
-            f"reached {where}: slicing, upper(), lower(), json.dumps() and the like see "
-            "only the placeholder. Change the value instead (f'{p.upper()}'), wait for "
-            "it with str(p), or move that code into an @op function."
+            f"a text made from {names} was changed before its value was known and "
+            f"then reached {where}: slicing, upper(), lower(), json.dumps() and the "
+            "like see only the placeholder. Change the value instead "
+            "(f'{p.upper()}'), wait for it with str(p), or move that code into an @op "
+            "function."
         )
 
 

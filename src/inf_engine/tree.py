@@ -2,12 +2,14 @@
 
 Containers are list, tuple (named tuples too), dict (keys and values), set, frozenset
 and dataclass instances; pydantic models are walked where they already carry something
-that is not theirs (``model_construct``). Everything else is a leaf.
+that is not theirs (``model_construct``). Everything else is a leaf, and so is every
+class with ``_tree_leaf = True``.
 """
 
 import copy
 import dataclasses
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 Leaf = Callable[[Any], Any]
@@ -103,8 +105,11 @@ def _same(old: Any, new: Any) -> bool:
     return all(a is b or _same(a, b) for a, b in zip(old, new, strict=True))
 
 
+@lru_cache(maxsize=512)
 def _walk_of(kind: type) -> Callable[[Leaf, Any], Any] | None:
     """Return the walk for a type that is not one of the plain containers."""
+    if getattr(kind, "_tree_leaf", False):
+        return None
     if issubclass(kind, tuple):
         return _named_tuple if hasattr(kind, "_make") else None
     if issubclass(kind, list):

@@ -7,7 +7,6 @@ from typing import Any
 
 from inf_engine.errors import OutputParseError, ToolLoopError
 from inf_engine.llm import LLMInference
-from inf_engine.schema import describe
 from inf_engine.types import LLMRequest, LLMResponse, Message, ToolCall
 
 Complete = Callable[[LLMRequest], Awaitable[LLMResponse]]
@@ -50,7 +49,8 @@ async def converse(
             if reasks > llm.max_reasks:
                 raise
             said = Message("assistant", response.text)
-            request = _longer(request, said, Message("user", describe(exc)))
+            complaint = Message("user", llm.output_type.describe(exc))
+            request = _longer(request, said, complaint)
 
 
 def _longer(request: LLMRequest, *messages: Message) -> LLMRequest:

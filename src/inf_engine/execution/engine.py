@@ -4,8 +4,7 @@ import asyncio
 import copy
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from functools import partial
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Self, TypeVar
 
 from inf_engine.errors import ConfigurationError, EngineStateError
 from inf_engine.execution.books import record_of

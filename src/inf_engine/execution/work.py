@@ -8,7 +8,6 @@ from typing import Any
 from inf_engine.errors import (
     DeadlineError,
     EndpointError,
-    ExecutionError,
 )
 from inf_engine.execution.conversation import converse
 from inf_engine.execution.events import (
@@ -115,7 +114,7 @@ class Work:
                 )
             )
 
-    # -- what suspends ------------------------------------------------------------------
+    # -- what suspends ----------------------------------------------------------------
 
     async def perform(
         self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -219,6 +219,9 @@ class AsyncProxy(Proxy, Coroutine[Any, Any, Any]):
         """Go on to the next wait, as asyncio does."""
         return self._inf_generator().send(value)
 
+    def __next__(self) -> Any:
+        return self.send(None)
+
     def throw(self, *error: Any) -> Any:
         """Raise in the wait, as asyncio does to cancel."""
         return self._inf_generator().throw(*error)

@@ -209,7 +209,7 @@ class Frame:
     def call_branch(
         self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], wait: bool
     ) -> Any:
-        """Record a forward of its own, which starts at once or when `args` are known."""
+        """Record a forward that starts at once or when its arguments are known."""
         if not wait:
             return self._start_branch(name, fn, args, {})
         return self._record("branch", name, fn, args, {}, copy_context())

@@ -1,0 +1,110 @@
+"""A pipeline of LLM calls is a network: write, run and train it as a module."""
+
+import logging
+
+from inf_engine.containers import (
+    ModuleDict,
+    ModuleList,
+    ParameterDict,
+    ParameterList,
+    Sequential,
+)
+from inf_engine.errors import (
+    AnswerError,
+    AuthenticationError,
+    ConfigurationError,
+    DeadlineError,
+    EndpointConnectionError,
+    EndpointError,
+    EndpointServerError,
+    EndpointTimeoutError,
+    EngineStateError,
+    ExecutionError,
+    GraphError,
+    InfEngineError,
+    MalformedResponseError,
+    MissingKeyError,
+    ModuleError,
+    NotBoundError,
+    OutputParseError,
+    ParameterError,
+    ParameterTypeError,
+    ParameterValueError,
+    RateLimitError,
+    RequestRefusedError,
+    SchemaError,
+    StateDictError,
+    ToolArgumentError,
+    ToolLoopError,
+    TracingError,
+    UnknownAliasError,
+    UsageError,
+)
+from inf_engine.execution.engine import Engine
+from inf_engine.execution.scheduler import Result
+from inf_engine.execution.settings import ExecutionSettings
+from inf_engine.functional import op
+from inf_engine.graph import GraphNode, InferenceGraph
+from inf_engine.llm import LLMInference
+from inf_engine.module import InferenceModule
+from inf_engine.parameter import Parameter
+from inf_engine.record import RunRecord
+from inf_engine.resources.config import EndpointConfig, ResourceConfig
+from inf_engine.tracing.proxy import Proxy
+from inf_engine.tracing.symbolic import trace
+from inf_engine.types import LLMRequest, LLMResponse
+
+__all__ = [
+    "AnswerError",
+    "AuthenticationError",
+    "ConfigurationError",
+    "DeadlineError",
+    "EndpointConfig",
+    "EndpointConnectionError",
+    "EndpointError",
+    "EndpointServerError",
+    "EndpointTimeoutError",
+    "Engine",
+    "EngineStateError",
+    "ExecutionError",
+    "ExecutionSettings",
+    "GraphError",
+    "GraphNode",
+    "InfEngineError",
+    "InferenceGraph",
+    "InferenceModule",
+    "LLMInference",
+    "LLMRequest",
+    "LLMResponse",
+    "MalformedResponseError",
+    "MissingKeyError",
+    "ModuleDict",
+    "ModuleError",
+    "ModuleList",
+    "NotBoundError",
+    "OutputParseError",
+    "Parameter",
+    "ParameterDict",
+    "ParameterError",
+    "ParameterList",
+    "ParameterTypeError",
+    "ParameterValueError",
+    "Proxy",
+    "RateLimitError",
+    "RequestRefusedError",
+    "ResourceConfig",
+    "Result",
+    "RunRecord",
+    "SchemaError",
+    "Sequential",
+    "StateDictError",
+    "ToolArgumentError",
+    "ToolLoopError",
+    "TracingError",
+    "UnknownAliasError",
+    "UsageError",
+    "op",
+    "trace",
+]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())

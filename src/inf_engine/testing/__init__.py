@@ -1,0 +1,15 @@
+"""Fakes and clocks for tests of pipelines; public, and used by our own tests."""
+
+from inf_engine.testing.clients import FunctionClient, ScriptedClient
+from inf_engine.testing.clock import VirtualTimeLoop
+from inf_engine.testing.eager import assert_runs_alike, eager
+from inf_engine.testing.server import LoopbackServer
+
+__all__ = [
+    "FunctionClient",
+    "LoopbackServer",
+    "ScriptedClient",
+    "VirtualTimeLoop",
+    "assert_runs_alike",
+    "eager",
+]

@@ -1,0 +1,127 @@
+"""Fake clients: scripted answers, or a function of the request."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
+
+from inf_engine.errors import InfEngineError
+from inf_engine.types import LLMRequest, LLMResponse, Usage
+
+
+class FunctionClient:
+    """A client that answers with what a function gives for the request.
+
+    It counts every request, and how many were open at the same time.
+
+    Args:
+        answer: Takes the `LLMRequest`; gives text, an `LLMResponse` or an exception to
+            raise. May be async.
+        latency: Seconds on the loop's clock before it answers, or a function of the
+            request that gives them.
+
+    Attributes:
+        requests: The requests, in order of arrival.
+        arrivals: When they arrived, seconds on the loop's clock.
+        in_flight: How many are open.
+        max_in_flight: The most that were open at once.
+        cancelled: How many were cancelled.
+        closed: Whether `aclose` was called.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[LLMRequest], Any],
+        latency: float | Callable[[LLMRequest], float] = 0.0,
+    ) -> None:
+        self._answer = answer
+        self._latency = latency
+        self.requests: list[LLMRequest] = []
+        self.arrivals: list[float] = []
+        self.in_flight = 0
+        self.max_in_flight = 0
+        self.cancelled = 0
+        self.closed = False
+
+    @property
+    def prompts(self) -> list[str]:
+        """The last user message of each request."""
+        return [request.prompt for request in self.requests]
+
+    async def complete(self, request: LLMRequest) -> LLMResponse:
+        """Answer one request."""
+        self._arrive(request)
+        try:
+            seconds = self._latency
+            if callable(seconds):
+                seconds = seconds(request)
+            if seconds:
+                await asyncio.sleep(seconds)
+            answer = self._answer(request)
+            if inspect.isawaitable(answer):
+                answer = await answer
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.in_flight -= 1
+        return _as_response(answer, request)
+
+    async def stream(self, request: LLMRequest) -> AsyncIterator[str | LLMResponse]:
+        """Answer one request word by word."""
+        response = await self.complete(request)
+        for piece in _words(response.text):
+            yield piece
+            await asyncio.sleep(0)
+        yield response
+
+    async def aclose(self) -> None:
+        """Note that the client was closed."""
+        self.closed = True
+
+    def _arrive(self, request: LLMRequest) -> None:
+        self.requests.append(request)
+        self.arrivals.append(asyncio.get_running_loop().time())
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+
+
+class ScriptedClient(FunctionClient):
+    """A client that gives its answers one after the other.
+
+    Args:
+        answers: Texts, `LLMResponse` objects or exceptions to raise, one a request.
+        latency: Seconds on the loop's clock before each answer.
+    """
+
+    def __init__(
+        self,
+        answers: Iterable[Any],
+        latency: float | Callable[[LLMRequest], float] = 0.0,
+    ) -> None:
+        self._script = list(answers)
+        super().__init__(self._next, latency)
+
+    def _next(self, request: LLMRequest) -> Any:
+        if not self._script:
+            raise InfEngineError(
+                f"this ScriptedClient had {len(self.requests) - 1} answers and was "
+                "asked once more. Give it as many answers as the test makes requests."
+            )
+        return self._script.pop(0)
+
+
+def _as_response(answer: Any, request: LLMRequest) -> LLMResponse:
+    if isinstance(answer, BaseException):
+        raise answer
+    if isinstance(answer, LLMResponse):
+        return answer
+    read = sum(len(message.text.split()) for message in request.messages)
+    usage = Usage(requests=1, input_tokens=read, output_tokens=len(answer.split()))
+    return LLMResponse(text=answer, usage=usage, model=request.model)
+
+
+def _words(text: str) -> list[str]:
+    """Return the text in pieces, each word with the space before it."""
+    pieces = text.split(" ")
+    return [pieces[0], *[f" {piece}" for piece in pieces[1:]]]

@@ -1,0 +1,81 @@
+"""`VirtualTimeLoop`: an event loop on which waiting takes no time.
+
+When nothing is ready, the clock jumps to the next timer instead of sleeping, so tests
+assert exact times. It never jumps while a thread is busy for the loop: what the thread
+does takes no virtual time.
+"""
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_DEADLOCK_SECONDS = 30.0
+
+
+class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
+    """A selector that advances the clock instead of waiting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.busy_threads = 0
+
+    def select(self, timeout: float | None = None) -> Any:
+        """Return what is ready; jump if nothing is and no thread is at work."""
+        if timeout is not None and timeout <= 0:
+            return super().select(0)
+        if self.busy_threads:
+            return super().select(None)
+        ready = super().select(0)
+        if ready:
+            return ready
+        if timeout is None:
+            ready = super().select(_DEADLOCK_SECONDS)
+            if not ready:
+                raise RuntimeError(
+                    "deadlock on a VirtualTimeLoop: nothing is ready, no timer is set "
+                    "and no thread is at work."
+                )
+            return ready
+        self.now += timeout
+        return []
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock starts at 0 and jumps from timer to timer.
+
+    Example:
+        >>> async def nap():
+        ...     await asyncio.sleep(3600)
+        ...     return asyncio.get_running_loop().time()
+        >>> VirtualTimeLoop.run(nap())
+        3600.0
+    """
+
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        """Return the virtual time, seconds since the loop was made."""
+        return self._jumping.now
+
+    def run_in_executor(
+        self, executor: Any, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        """Run a function in a thread; the clock stands still until it is done."""
+        self._jumping.busy_threads += 1
+        future = super().run_in_executor(executor, func, *args)
+        future.add_done_callback(self._thread_done)
+        return future
+
+    def _thread_done(self, future: asyncio.Future[Any]) -> None:
+        self._jumping.busy_threads -= 1
+
+    @classmethod
+    def run(cls, main: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on a new loop, like `asyncio.run`."""
+        with asyncio.Runner(loop_factory=cls) as runner:
+            return runner.run(main)

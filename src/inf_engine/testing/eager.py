@@ -1,0 +1,248 @@
+"""`eager` runs a module as plain Python; `assert_runs_alike` compares that to a run.
+
+The rule that tests all of tracing: eager equals traced.
+"""
+
+import asyncio
+import copy
+import threading
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from contextvars import copy_context
+from types import CoroutineType
+from typing import Any
+
+from inf_engine.dispatch import dispatcher
+from inf_engine.errors import ExecutionError
+from inf_engine.execution.conversation import converse
+from inf_engine.execution.engine import Engine
+from inf_engine.functional import Op
+from inf_engine.llm import LLMInference
+from inf_engine.module import InferenceModule
+from inf_engine.types import Client, LLMRequest, LLMResponse
+
+
+def eager(
+    module: InferenceModule, clients: Mapping[str, Client], /, *args: Any, **kwargs: Any
+) -> Any:
+    """Run a module as plain Python: every call waits for its answer.
+
+    Args:
+        module: The module.
+        clients: A client for each alias.
+        *args: Positional inputs.
+        **kwargs: Keyword inputs.
+
+    Returns:
+        What ``forward`` returned.
+    """
+    with _OtherLoop() as other:
+        return _plain(_Eager(clients, other).call(module, args, kwargs))
+
+
+def assert_runs_alike(
+    module: InferenceModule,
+    /,
+    *args: Any,
+    clients: Callable[[], Mapping[str, Client]],
+    **kwargs: Any,
+) -> Any:
+    """Assert that a traced run of a module does what plain Python does.
+
+    Outputs are compared with ``==`` and by type; a failure must be of the same type.
+
+    Args:
+        module: The module.
+        *args: Positional inputs; each run gets a copy.
+        clients: Makes fresh clients for each of the two runs.
+        **kwargs: Keyword inputs.
+
+    Returns:
+        The output.
+
+    Raises:
+        AssertionError: If the two differ.
+    """
+    expected = _outcome(
+        lambda: eager(module, clients(), *copy.deepcopy(args), **copy.deepcopy(kwargs))
+    )
+    got = _outcome(
+        lambda: _traced(module, clients(), copy.deepcopy(args), copy.deepcopy(kwargs))
+    )
+    if isinstance(expected, BaseException) or isinstance(got, BaseException):
+        if type(expected) is not type(got):
+            raise AssertionError(f"eager gave {expected!r}, traced gave {got!r}") from (
+                got if isinstance(got, BaseException) else None
+            )
+        return got
+    if type(expected) is not type(got) or expected != got:
+        raise AssertionError(f"eager gave {expected!r}, traced gave {got!r}")
+    return got
+
+
+class Answered(Coroutine[Any, Any, Any]):
+    """A value in the place of a coroutine: gives it when awaited, and formats as it."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        self._steps: Generator[Any, Any, Any] | None = None
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._value
+        yield
+
+    def send(self, value: Any) -> Any:
+        """Give the value, as asyncio expects of a coroutine."""
+        raise StopIteration(self._value)
+
+    def throw(self, *error: Any) -> Any:
+        """Raise, as asyncio expects of a coroutine."""
+        raise error[0]
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("__", "cr_", "gi_", "ag_")):
+            raise AttributeError(name)
+        return Answered(getattr(self._value, name))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return Answered(self._value(*args, **kwargs))
+
+    def __getitem__(self, key: Any) -> Any:
+        return Answered(self._value[key])
+
+    def __format__(self, spec: str) -> str:
+        return format(self._value, spec)
+
+    def __repr__(self) -> str:
+        return repr(self._value)
+
+
+class _Eager:
+    """A dispatcher that answers every call before it returns.
+
+    In an ``async def forward`` answers are `Answered`, in the place of coroutines.
+    """
+
+    def __init__(
+        self,
+        clients: Mapping[str, Client],
+        other: "_OtherLoop",
+        is_async: bool | None = None,
+    ) -> None:
+        self._clients = clients
+        self._other = other
+        self._is_async = is_async
+
+    def call(self, module: Any, args: Any, kwargs: Any) -> Any:
+        """Return the value of a call of a module."""
+        args, kwargs = _plain(args), _plain(kwargs)
+        if isinstance(module, LLMInference):
+            complete = _completer(self._clients[module.alias])
+            return self._other.run(converse(module, args, kwargs, complete))
+        if module.leaf:
+            return copy_context().run(self._undisturbed, module.forward, args, kwargs)
+        is_async = module.is_async()
+        if is_async is self._is_async is False:
+            return module.forward(*args, **kwargs)
+        inner = _Eager(self._clients, self._other, is_async)
+        context = copy_context()
+        context.run(dispatcher.set, inner)
+        return context.run(lambda: inner._finished(module.forward(*args, **kwargs)))
+
+    def call_module(self, module: Any, args: Any, kwargs: Any) -> Any:
+        return self._answer(self.call(module, args, kwargs))
+
+    def call_op(self, op: Op[Any, Any], args: Any, kwargs: Any) -> Any:
+        args, kwargs = _plain(args), _plain(kwargs)
+        return self._answer(copy_context().run(self._undisturbed, op.fn, args, kwargs))
+
+    def call_branch(self, name: str, fn: Any, args: Any, wait: bool) -> Any:
+        return self._answer(self._finished(fn(*args)))
+
+    def is_known(self, value: Any) -> bool:
+        return True
+
+    def call_first(self, candidates: list[Any], good: Callable[[Any], bool]) -> Any:
+        values = _plain(candidates)
+        return self._answer(next(value for value in values if good(value)))
+
+    def format_parameter(self, parameter: Any, spec: str) -> str:
+        return format(parameter.value, spec)
+
+    def _answer(self, value: Any) -> Any:
+        return Answered(value) if self._is_async else value
+
+    def _undisturbed(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        dispatcher.set(None)
+        return self._finished(fn(*args, **kwargs))
+
+    def _finished(self, value: Any) -> Any:
+        """Return what a coroutine gives, run to its end on a loop of its own."""
+        if type(value) is not CoroutineType:
+            return value
+        with _OtherLoop() as inner:
+            return inner.run(value, copy_context())
+
+
+class _OtherLoop:
+    """An event loop in another thread."""
+
+    def __enter__(self) -> "_OtherLoop":
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        return self
+
+    def run(self, coroutine: Coroutine[Any, Any, Any], context: Any = None) -> Any:
+        """Run a coroutine there and wait for it."""
+        outcome: list[Any] = []
+        done = threading.Event()
+
+        def begin() -> None:
+            task = self._loop.create_task(coroutine, context=context)
+            task.add_done_callback(lambda task: (outcome.append(task), done.set()))
+
+        self._loop.call_soon_threadsafe(begin)
+        done.wait()
+        return outcome[0].result()
+
+    def __exit__(self, *exc: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _completer(client: Client) -> Callable[[LLMRequest], Any]:
+    async def complete(request: LLMRequest) -> LLMResponse:
+        return await client.complete(request)
+
+    return complete
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Answered):
+        return value._value
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return type(value)(map(_plain, value))
+    if type(value) is dict:
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _traced(
+    module: InferenceModule, clients: Mapping[str, Client], args: Any, kwargs: Any
+) -> Any:
+    with Engine(dict(clients), progress=False) as engine:
+        try:
+            return engine.run_sync(module, *args, **kwargs)
+        except ExecutionError as exc:
+            raise exc.cause or exc from None
+
+
+def _outcome(run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except Exception as exc:  # noqa: BLE001 - compared by the caller
+        return exc
