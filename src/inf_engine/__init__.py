@@ -40,8 +40,8 @@ from inf_engine.errors import (
     UnknownAliasError,
     UsageError,
 )
+from inf_engine.execution.batch import Result
 from inf_engine.execution.engine import Engine
-from inf_engine.execution.scheduler import Result
 from inf_engine.execution.settings import ExecutionSettings
 from inf_engine.functional import op
 from inf_engine.graph import GraphNode, InferenceGraph

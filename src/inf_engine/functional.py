@@ -40,7 +40,7 @@ class Op(Generic[P, R]):
         return functools.partial(self, instance)
 
     def __reduce__(self) -> str:
-        return self.fn.__qualname__
+        return str(getattr(self, "__qualname__", self.name))
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"

@@ -154,7 +154,7 @@ class LLMInference(InferenceModule, Generic[T]):
 
     async def acall(self, *args: Any, **kwargs: Any) -> T:
         """Call the model from async code; ``await self.llm.acall(x)`` type-checks."""
-        return await cast(Any, super().__call__(*args, **kwargs))
+        return await super().__call__(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> T:
         """Refuse: nobody answers the call.

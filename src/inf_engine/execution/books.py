@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from inf_engine.errors import ExecutionError, InfEngineError
+from inf_engine.errors import ExecutionError
 from inf_engine.execution.state import ExecutionState, NodeState
 from inf_engine.execution.work import Entry, Work
 from inf_engine.graph import GraphNode
@@ -99,11 +99,3 @@ def _seconds(entry: Entry) -> float:
     if entry.started is None or entry.ended is None:
         return 0.0
     return entry.ended - entry.started
-
-
-def no_candidate(node: GraphNode) -> InfEngineError:
-    return ExecutionError(
-        f"none of the {len(node.args)} candidates of {node} was good. Relax the check, "
-        "or add a candidate that always is.",
-        node=node.name,
-    )

@@ -1,17 +1,19 @@
 """`Engine`: what a user runs modules with."""
 
 import asyncio
+import contextlib
 import copy
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any, Self, TypeVar
 
 from inf_engine.errors import ConfigurationError, EngineStateError
+from inf_engine.execution.batch import Result
 from inf_engine.execution.books import record_of
 from inf_engine.execution.events import Event, Observer, TokenDelta
 from inf_engine.execution.progress import ProgressBar
 from inf_engine.execution.run import Run
-from inf_engine.execution.scheduler import Result, Scheduler
+from inf_engine.execution.scheduler import Scheduler
 from inf_engine.execution.settings import ErrorPolicy, ExecutionSettings
 from inf_engine.graph import GraphNode
 from inf_engine.record import RunRecord
@@ -152,14 +154,12 @@ class Engine:
         """
         policy = self.settings.replace(errors=errors or self.settings.errors).errors
         found: list[Result] = []
-        results = self.stream(module, *iterables, record=record)
-        try:
+        stream = self.stream(module, *iterables, record=record)
+        async with contextlib.aclosing(stream) as results:
             async for result in results:
                 if policy == "raise":
                     result.unwrap()
                 found.append(result)
-        finally:
-            await results.aclose()
         found.sort(key=lambda result: result.index)
         if policy == "collect" or record:
             return found
@@ -172,7 +172,7 @@ class Engine:
         *iterables: Any,
         ordered: bool = False,
         record: bool = False,
-    ) -> AsyncIterator[Result]:
+    ) -> AsyncGenerator[Result, None]:
         """Run a module on any number of inputs; yield a `Result` for each.
 
         Inputs are pulled lazily. A failed input is a result with an `error` and costs
@@ -189,7 +189,7 @@ class Engine:
         """
         program = self._scheduler.program(module)
         with ProgressBar.shown(self._progress, iterables) as observers:
-            results = self._scheduler.results(
+            batch = self._scheduler.batch(
                 program,
                 iterables,
                 self.settings,
@@ -197,15 +197,13 @@ class Engine:
                 record=record,
                 observers=observers,
             )
-            try:
+            async with contextlib.aclosing(batch.results()) as results:
                 async for result in results:
                     yield result
-            finally:
-                await results.aclose()
 
     async def stream_tokens(
         self, module: Any, /, *args: Any, **kwargs: Any
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         """Run a module and yield its output as it is written.
 
         Args:

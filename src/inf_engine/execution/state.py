@@ -51,6 +51,7 @@ class ExecutionState:
     """
 
     __slots__ = (
+        "_heights",
         "_missing",
         "_users",
         "errors",
@@ -66,6 +67,7 @@ class ExecutionState:
         self.values: list[Any] = []
         self.errors: dict[int, BaseException] = {}
         self.unfinished = 0
+        self._heights: list[int] = []
         self._missing: list[int] = []
         self._users: list[list[int] | None] = []
 
@@ -96,6 +98,23 @@ class ExecutionState:
         self.unfinished += 1
         states.append(_PENDING if missing else _READY)
         return states[index]
+
+    def below(self, index: int) -> int:
+        """Return the length of the longest recorded path below an unfinished node."""
+        heights, nodes = self._heights, self.nodes
+        known = len(heights)
+        heights.extend([0] * (len(nodes) - known))
+        for node in reversed(nodes[known:]):
+            stack = [node]
+            while stack:
+                here = stack.pop()
+                height = heights[here.index] + 1
+                for dep in here.deps:
+                    if heights[dep.index] < height:
+                        heights[dep.index] = height
+                        if dep.index < known and self.states[dep.index] < _DONE:
+                            stack.append(dep)
+        return heights[index]
 
     def start(self, index: int) -> None:
         """Move a READY node to RUNNING."""

@@ -34,6 +34,7 @@ class Entry:
     ended: float | None = None
     calls: list[Call] = field(default_factory=list)
     attempts: int = 0
+    deadline: asyncio.Timeout | None = None
 
     @property
     def usage(self) -> Usage:
@@ -72,7 +73,6 @@ class Work:
         self._wants_tokens = wants_tokens
         self._loop = asyncio.get_running_loop()
         self.began = self._loop.time()
-        self.below: Callable[[GraphNode], int] = lambda node: 0
 
     def now(self) -> float:
         """The time on the loop's clock, seconds."""
@@ -93,13 +93,15 @@ class Work:
     def started(self, node: GraphNode) -> None:
         """Note that a request left or a function started."""
         entry = self.entries.get(node.index)
+        at = self._loop.time()
         if entry is not None and entry.started is None:
-            entry.started = self._loop.time()
+            entry.started = at
+            if entry.deadline is not None:
+                entry.deadline.reschedule(at + (self.settings.node_timeout or 0.0))
         if self._tell is not None:
-            at = self._loop.time()
             self._tell(NodeStarted(self.number, node.name, node.alias, at))
 
-    def ended(self, node: GraphNode, value: Any, error: BaseException | None) -> None:
+    def ended(self, node: GraphNode, error: BaseException | None) -> None:
         """Note that a node is done or has failed."""
         entry = self.entries.get(node.index)
         if entry is not None:
@@ -117,22 +119,33 @@ class Work:
     # -- what suspends ----------------------------------------------------------------
 
     async def perform(
-        self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        node: GraphNode,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        below: int,
     ) -> Any:
         """Return the value of a model call, an async leaf, or an op that suspends.
+
+        Args:
+            node: The node.
+            args: Its positional inputs.
+            kwargs: Its keyword inputs.
+            below: The length of the longest recorded path below it.
 
         Raises:
             DeadlineError: If it took longer than `ExecutionSettings.node_timeout`.
         """
         limit = self.settings.node_timeout
         if limit is None:
-            return await self._perform(node, args, kwargs, None)
-        deadline = asyncio.timeout(None)
+            return await self._perform(node, args, kwargs, below)
+        entry = self.entries.setdefault(node.index, Entry())
+        entry.deadline = asyncio.timeout(None)
         try:
-            async with deadline:
-                return await self._perform(node, args, kwargs, deadline)
+            async with entry.deadline:
+                return await self._perform(node, args, kwargs, below)
         except TimeoutError as exc:
-            if not deadline.expired():
+            if not entry.deadline.expired():
                 raise
             raise DeadlineError(
                 f"{node} took longer than its node_timeout of {limit} s. Give it more "
@@ -140,15 +153,10 @@ class Work:
             ) from exc
 
     async def _perform(
-        self,
-        node: GraphNode,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        deadline: asyncio.Timeout | None,
+        self, node: GraphNode, args: Any, kwargs: Any, below: int
     ) -> Any:
         if node.kind == "llm":
-            return await self._converse(node, args, kwargs, deadline)
-        self._arm(deadline)
+            return await self._converse(node, args, kwargs, below)
         self.started(node)
         if node.kind == "leaf":
             return await node.target.forward(*args, **kwargs)
@@ -156,21 +164,11 @@ class Work:
             return await asyncio.to_thread(node.target.fn, *args, **kwargs)
         return await node.target.fn(*args, **kwargs)
 
-    def _arm(self, deadline: asyncio.Timeout | None) -> None:
-        """Start the clock of `node_timeout`, once."""
-        limit = self.settings.node_timeout
-        if deadline is not None and limit is not None and deadline.when() is None:
-            deadline.reschedule(self._loop.time() + limit)
-
     async def _converse(
-        self,
-        node: GraphNode,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        deadline: asyncio.Timeout | None,
+        self, node: GraphNode, args: Any, kwargs: Any, below: int
     ) -> Any:
         settings, manager = self.settings, self.manager
-        order = (-settings.priority, self.number, -self.below(node), node.index)
+        order = (-settings.priority, self.number, -below, node.index)
 
         async def complete(request: LLMRequest) -> LLMResponse:
             return await manager.complete(
@@ -178,14 +176,12 @@ class Work:
                 request,
                 order=order,
                 retries=settings.retries,
-                watch=self._watch(node, request, deadline),
+                watch=self._watch(node, request),
             )
 
         return await converse(node.target, args, kwargs, complete)
 
-    def _watch(
-        self, node: GraphNode, request: LLMRequest, deadline: asyncio.Timeout | None
-    ) -> Watch:
+    def _watch(self, node: GraphNode, request: LLMRequest) -> Watch:
         entry, loop = self.entries[node.index], self._loop
         left_at = 0.0
 
@@ -193,7 +189,6 @@ class Work:
             nonlocal left_at
             left_at = loop.time()
             entry.attempts += 1
-            self._arm(deadline)
             self.started(node)
 
         def received(outcome: LLMResponse | EndpointError) -> None:

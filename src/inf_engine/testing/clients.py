@@ -52,9 +52,8 @@ class FunctionClient:
         """Answer one request."""
         self._arrive(request)
         try:
-            seconds = self._latency
-            if callable(seconds):
-                seconds = seconds(request)
+            latency = self._latency
+            seconds = latency(request) if callable(latency) else latency
             if seconds:
                 await asyncio.sleep(seconds)
             answer = self._answer(request)

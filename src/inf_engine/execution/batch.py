@@ -1,0 +1,231 @@
+"""`Batch`: many inputs through one program, a few of them alive at a time.
+
+Inputs are pulled lazily: never more than `limit` of them are alive, counting results
+that nobody has taken yet, so a million inputs take the memory of a few.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from inf_engine.errors import ModuleError
+from inf_engine.execution.books import record_of
+from inf_engine.execution.run import Run
+from inf_engine.record import RunRecord
+from inf_engine.types import Usage
+
+_BREATHE_EVERY = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one input of a `map` or a `stream` gave.
+
+    Args:
+        index: The place of the input, from 0.
+        inputs: The input, one element for each iterable.
+        output: What the run gave, None if it failed.
+        error: Why it failed, None if it did not.
+        usage: Tokens and requests it took.
+        seconds: How long it took.
+        record: What happened in it, if records were asked for.
+    """
+
+    index: int
+    inputs: tuple[Any, ...]
+    output: Any
+    error: BaseException | None
+    usage: Usage
+    seconds: float
+    record: RunRecord | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it went well."""
+        return self.error is None
+
+    def unwrap(self) -> Any:
+        """Return the output.
+
+        Raises:
+            BaseException: What made the run fail.
+        """
+        if self.error is not None:
+            raise self.error
+        return self.output
+
+
+class Rows:
+    """The inputs, pulled one at a time and zipped as `zip` does.
+
+    Args:
+        iterables: Iterables or async iterables; the shortest one ends it.
+    """
+
+    def __init__(self, iterables: tuple[Any, ...]) -> None:
+        self.ended = False
+        self._pull: asyncio.Future[tuple[Any, ...]] | None = None
+        self._sync: Iterator[tuple[Any, ...]] | None = None
+        if not iterables:
+            raise ModuleError(
+                "map and stream need at least one iterable of inputs; for a module "
+                "without inputs call engine.run."
+            )
+        for place, iterable in enumerate(iterables):
+            if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__aiter__"):
+                raise ModuleError(
+                    f"argument {place + 1} of map or stream must be an iterable of "
+                    f"inputs, not {type(iterable).__name__}; for one input call "
+                    "engine.run."
+                )
+        if not any(hasattr(iterable, "__aiter__") for iterable in iterables):
+            self._sync = zip(*iterables, strict=False)
+        else:
+            self._each = [
+                aiter(i) if hasattr(i, "__aiter__") else iter(i) for i in iterables
+            ]
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the next input is awaited."""
+        return self._pull is not None and not self._pull.done()
+
+    def take(self, changed: asyncio.Event) -> tuple[Any, ...] | None:
+        """Return the next input, or None if there is none now.
+
+        Args:
+            changed: Is set when one arrives later.
+
+        Raises:
+            Exception: What the iterables raise.
+        """
+        if self._sync is not None:
+            row = next(self._sync, None)
+            self.ended = row is None
+            return row
+        if self._pull is None:
+            self._pull = asyncio.ensure_future(self._next())
+            self._pull.add_done_callback(lambda _: changed.set())
+        if not self._pull.done():
+            return None
+        pulled, self._pull = self._pull, None
+        try:
+            return pulled.result()
+        except StopAsyncIteration:
+            self.ended = True
+            return None
+
+    async def aclose(self) -> None:
+        """Stop pulling."""
+        if self._pull is not None:
+            self._pull.cancel()
+            await asyncio.wait([self._pull])
+            self._pull = None
+
+    async def _next(self) -> tuple[Any, ...]:
+        row = []
+        for each in self._each:
+            if hasattr(each, "__anext__"):
+                row.append(await anext(each))
+            else:
+                try:
+                    row.append(next(each))
+                except StopIteration:
+                    raise StopAsyncIteration from None
+        return tuple(row)
+
+
+class Batch:
+    """The runs of one `map` or `stream`; iterate over `results`.
+
+    Args:
+        rows: The inputs.
+        start: Starts a run on an input, given what to call when it has ended.
+        limit: The most inputs alive at once.
+        ordered: Whether results come in input order instead of as they finish.
+        record: Whether results carry records.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        start: Callable[[tuple[Any, ...], Callable[[Run], None]], Run],
+        limit: int,
+        *,
+        ordered: bool,
+        record: bool,
+    ) -> None:
+        self._rows = rows
+        self._start = start
+        self._limit = limit
+        self._ordered = ordered
+        self._record = record
+        self._pulled = 0
+        self._alive: dict[Run, None] = {}
+        self._ready: dict[int, Result] = {}
+        self._order: deque[int] = deque()
+        self._changed = asyncio.Event()
+
+    async def results(self) -> AsyncGenerator[Result, None]:
+        """Yield a result for each input; leaving the loop cancels what is alive."""
+        try:
+            while True:
+                self._changed.clear()
+                await self._fill()
+                if self._order and self._order[0] in self._ready:
+                    yield self._ready.pop(self._order.popleft())
+                elif self._rows.ended and not self._alive:
+                    return
+                else:
+                    await self._changed.wait()
+        finally:
+            await self._stop()
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._alive) + len(self._ready) >= self._limit
+
+    async def _fill(self) -> None:
+        """Start runs until enough are alive or no input is there."""
+        while not self._rows.ended and not self._is_full:
+            inputs = self._rows.take(self._changed)
+            if inputs is None:
+                return
+            index = self._pulled
+            self._pulled += 1
+            if self._ordered:
+                self._order.append(index)
+            run = self._start(inputs, partial(self._ended, index, inputs))
+            if not run.finished:
+                self._alive[run] = None
+            if self._pulled % _BREATHE_EVERY == 0:
+                await asyncio.sleep(0)
+
+    def _ended(self, index: int, inputs: tuple[Any, ...], run: Run) -> None:
+        self._alive.pop(run, None)
+        self._ready[index] = _result(run, index, inputs, self._record)
+        if not self._ordered:
+            self._order.append(index)
+        self._changed.set()
+
+    async def _stop(self) -> None:
+        await self._rows.aclose()
+        for run in list(self._alive):
+            run.cancel(asyncio.CancelledError("nobody takes the results any more"))
+            await run.wait_closed()
+
+
+def _result(run: Run, index: int, inputs: tuple[Any, ...], record: bool) -> Result:
+    work = run.work
+    return Result(
+        index=index,
+        inputs=inputs,
+        output=run.output,
+        error=run.error,
+        usage=work.usage,
+        seconds=work.now() - work.began,
+        record=record_of(run) if record else None,
+    )

@@ -1,0 +1,149 @@
+"""`Forwards`: the running forwards of one run, each a greenlet or a task.
+
+A synchronous forward is a greenlet: at a graph break it switches to whoever drains the
+run, and is switched back when the value is there. A coroutine is a task.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextvars import Context
+from functools import partial
+from types import CoroutineType
+from typing import Any
+
+from greenlet import getcurrent, greenlet
+
+from inf_engine.dispatch import dispatcher
+from inf_engine.errors import TracingError
+from inf_engine.graph import GraphNode
+from inf_engine.tracing.tracer import Frame
+
+Step = Callable[[], None]
+
+
+class _Fiber(greenlet):
+    """A greenlet that knows what it belongs to."""
+
+    owner: "Forwards"
+
+
+class Forwards:
+    """Starts, pauses and ends forwards.
+
+    Args:
+        later: Takes a step for the agenda of the run.
+        resume: Takes a node and the step to make once it has ended.
+        ended: Called with frame, output and error when a forward has ended.
+        drain: Works off the agenda.
+    """
+
+    def __init__(
+        self,
+        later: Callable[[Step], None],
+        resume: Callable[[GraphNode, Step], None],
+        ended: Callable[[Frame, Any, BaseException | None], None],
+        drain: Step,
+    ) -> None:
+        self._later = later
+        self._resume = resume
+        self._ended = ended
+        self._drain = drain
+        self._open: dict[Frame, asyncio.Task[None] | _Fiber] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+    def open(
+        self,
+        frame: Frame,
+        fn: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        context: Context,
+    ) -> None:
+        """Start a forward in a context that is its own."""
+        context.run(dispatcher.set, frame)
+        if frame.is_async:
+            coroutine = self._await(frame, partial(fn, *args, **kwargs))
+            loop = asyncio.get_running_loop()
+            self._open[frame] = loop.create_task(coroutine, context=context)
+            return
+        fiber = self._open[frame] = _Fiber(fn)
+        fiber.owner = self
+        fiber.gr_context = context
+        self._later(partial(self._switch, frame, fiber, *args, **kwargs))
+
+    def pause(self, node: GraphNode, why: str) -> None:
+        """Pause the forward that runs now until a node has ended.
+
+        Raises:
+            TracingError: If no synchronous forward of this run is running here.
+        """
+        fiber = getcurrent()
+        if not isinstance(fiber, _Fiber) or fiber.owner is not self:
+            raise TracingError(
+                f"cannot {why} the output of {node} here: this code runs outside of "
+                "the forward that made the call (another thread, or after it had "
+                "returned). Do it in forward, or move it into an @op function."
+            )
+        assert fiber.parent is not None
+        fiber.parent.switch(node)
+
+    def abort(self, branch: GraphNode | None, error: BaseException) -> None:
+        """End the forward of a branch, or all of them with None, by raising in it."""
+        for frame in [f for f in self._open if branch is None or f.branch is branch]:
+            running = self._open[frame]
+            frame.open = False
+            if isinstance(running, asyncio.Task):
+                running.cancel()
+                continue
+            del self._open[frame]
+            if running and running is not getcurrent():
+                try:
+                    running.throw(error)
+                except BaseException:  # noqa: BLE001 - its outcome is settled
+                    continue
+
+    def open_tasks(self) -> list[asyncio.Task[None]]:
+        """Return the tasks that have not ended."""
+        running = self._open.values()
+        return [t for t in running if isinstance(t, asyncio.Task) and not t.done()]
+
+    def _switch(self, frame: Frame, fiber: _Fiber, *args: Any, **kwargs: Any) -> None:
+        """Run a fiber until it returns, fails, or needs the value of a node."""
+        if not frame.open:
+            return
+        try:
+            result = fiber.switch(*args, **kwargs)
+        except BaseException as exc:  # noqa: BLE001 - the outcome of user code
+            self._close(frame, None, exc)
+            return
+        if not fiber.dead:
+            self._resume(result, partial(self._switch, frame, fiber))
+        elif type(result) is CoroutineType and frame.branch is not None:
+            self._go_on_as_task(frame, result, fiber)
+        else:
+            self._close(frame, result, None)
+
+    def _go_on_as_task(self, frame: Frame, coroutine: Any, fiber: _Fiber) -> None:
+        """Await what a plain function of `map` or `cond` returned: it was async."""
+        del self._open[frame]
+        frame.open = False
+        inner = Frame(frame.tracer, frame.branch, is_async=True)
+        self.open(inner, lambda: coroutine, (), {}, fiber.gr_context or Context())
+
+    async def _await(self, frame: Frame, fn: Callable[[], Any]) -> None:
+        try:
+            output, error = await fn(), None
+        except BaseException as exc:  # noqa: BLE001 - the outcome of user code
+            output, error = None, exc
+        if frame.open:
+            self._close(frame, output, error)
+        else:
+            self._open.pop(frame, None)
+        self._drain()
+
+    def _close(self, frame: Frame, output: Any, error: BaseException | None) -> None:
+        frame.open = False
+        del self._open[frame]
+        self._ended(frame, output, error)
