@@ -1,7 +1,7 @@
 """`ProgressBar`: how far a `map` or `stream` is, as an observer of its events."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -57,7 +57,7 @@ class ProgressBar:
     @contextmanager
     def shown(
         cls, wanted: bool | None, iterables: tuple[Any, ...]
-    ) -> Iterator[Sequence[Observer]]:
+    ) -> Generator[Sequence[Observer], None, None]:
         """Show a bar if it is wanted; give the observers that keep it up to date.
 
         Args:

@@ -52,10 +52,7 @@ class FunctionClient:
         """Answer one request."""
         self._arrive(request)
         try:
-            latency = self._latency
-            seconds = latency(request) if callable(latency) else latency
-            if seconds:
-                await asyncio.sleep(seconds)
+            await asyncio.sleep(self._seconds(request))
             answer = self._answer(request)
             if inspect.isawaitable(answer):
                 answer = await answer
@@ -77,6 +74,10 @@ class FunctionClient:
     async def aclose(self) -> None:
         """Note that the client was closed."""
         self.closed = True
+
+    def _seconds(self, request: LLMRequest) -> float:
+        latency = self._latency
+        return latency(request) if callable(latency) else latency
 
     def _arrive(self, request: LLMRequest) -> None:
         self.requests.append(request)
