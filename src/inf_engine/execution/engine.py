@@ -5,7 +5,7 @@ import contextlib
 import copy
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
 
 from inf_engine.errors import ConfigurationError, EngineStateError
 from inf_engine.execution.batch import Result
@@ -19,7 +19,24 @@ from inf_engine.graph import GraphNode
 from inf_engine.record import RunRecord
 from inf_engine.resources.manager import ResourceManager
 
-T = TypeVar("T")
+P = ParamSpec("P")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Runnable(Protocol[P, T_co]):
+    """A module as the type checker sees it: what its ``forward`` takes and gives."""
+
+    def forward(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
+        """Compute the output."""
+        ...
+
+
+class AsyncRunnable(Protocol[P, T_co]):
+    """A module with an ``async def forward``."""
+
+    async def forward(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
+        """Compute the output."""
+        ...
 
 
 class Engine:
@@ -102,6 +119,14 @@ class Engine:
 
     # -- running ----------------------------------------------------------------------
 
+    @overload
+    async def run(
+        self, module: AsyncRunnable[P, T_co], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T_co: ...
+    @overload
+    async def run(
+        self, module: Runnable[P, T_co], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T_co: ...
     async def run(self, module: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Run a module on one input and return what its ``forward`` returned.
 
@@ -238,6 +263,14 @@ class Engine:
             task.cancel()
             await asyncio.wait([task])
 
+    @overload
+    def run_sync(
+        self, module: AsyncRunnable[P, T_co], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T_co: ...
+    @overload
+    def run_sync(
+        self, module: Runnable[P, T_co], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T_co: ...
     def run_sync(self, module: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Run a module from synchronous code and wait for the output.
 

@@ -77,7 +77,7 @@ class FunctionClient:
 
     def _seconds(self, request: LLMRequest) -> float:
         latency = self._latency
-        return latency(request) if callable(latency) else latency
+        return latency if isinstance(latency, (int, float)) else latency(request)
 
     def _arrive(self, request: LLMRequest) -> None:
         self.requests.append(request)
