@@ -1,0 +1,40 @@
+"""Run the benchmarks and print their figures: ``make bench``, or name some files.
+
+python benchmarks/run.py [nodes] [calls] [memory] [import]
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import bench_calls, bench_import, bench_memory, bench_nodes
+
+BENCHES = {
+    "nodes": bench_nodes,
+    "calls": bench_calls,
+    "memory": bench_memory,
+    "import": bench_import,
+}
+
+
+def main(names: list[str]) -> int:
+    """Run the named benchmarks, all by default; return 1 if a figure is over."""
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        print(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHES)}")
+        return 2
+    over = 0
+    for name in names or BENCHES:
+        bench = BENCHES[name]
+        print(f"\n{(bench.__doc__ or name).splitlines()[0]}")
+        for figure in asyncio.run(bench.measure()):
+            print("  " + figure.line(), flush=True)
+            over += figure.limit is not None and figure.value > figure.limit
+    print(f"\n{over or 'no'} figure{'' if over == 1 else 's'} over the limit")
+    return int(over > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
