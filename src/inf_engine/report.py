@@ -58,10 +58,10 @@ h2 small{font-size:13px;font-weight:400;color:var(--soft);margin-left:8px;
 letter-spacing:0}
 a{color:var(--accent);text-decoration:none}a:hover{text-decoration:underline}
 .top{display:flex;flex-wrap:wrap;align-items:center;gap:6px 14px}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:1px;
+.facts{display:flex;flex-wrap:wrap;gap:1px;
 margin:20px 0 0;background:var(--line);border:1px solid var(--line);
 border-radius:10px;overflow:hidden}
-.facts div{background:var(--panel);padding:10px 16px 12px}
+.facts div{flex:1 1 130px;background:var(--panel);padding:10px 16px 12px}
 .facts dt{font-size:12.5px;color:var(--soft)}
 .facts dd{margin:0;font-size:20px;font-weight:620;line-height:1.35;
 font-variant-numeric:tabular-nums}
@@ -74,8 +74,9 @@ padding:14px 18px 16px;min-width:0}
 .pair{display:grid;gap:14px;grid-template-columns:minmax(0,1fr);margin-top:16px}
 @media (min-width:900px){.pair{grid-template-columns:minmax(0,1fr) minmax(0,1fr)}}
 .scroll{overflow-x:auto}
-.picture{max-height:80vh;overflow:auto}
-.picture svg{display:block;margin:0 auto}
+.picture{max-height:85vh;overflow:auto;scroll-snap-type:x mandatory}
+.picture svg{display:block;margin:0 auto;max-width:100%;height:auto;
+min-width:calc(var(--width)*.72);scroll-snap-align:none center}
 pre{margin:0;padding:9px 12px;background:var(--text);border:1px solid var(--line);
 border-radius:7px;white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate;
 font:13.5px/1.6 var(--sans)}
@@ -203,13 +204,13 @@ def _alarm(record: RecordShape, ids: dict[int, str]) -> str:
     cancelled = sum(node.outcome == "cancelled" for node in record.nodes)
     if record.error is None and not failed:
         return ""
-    parts = []
+    parts = ["<h2>Some nodes failed</h2>"]
     if record.error is not None:
         where = ""
         if isinstance(record.error, ExecutionError):
             where = f" in {escape(record.error.node)}"
         text = text_block([Piece(cards.error_text(record.error))])
-        parts.append(f"<h2>The run failed{where}</h2>{text}")
+        parts = [f"<h2>The run failed{where}</h2>{text}"]
     if failed:
         links = [_link(node, ids) for node in failed[:MOST_FAILED]]
         more = len(failed) - len(links)
@@ -259,7 +260,10 @@ def _graph(record: RecordShape, critical: frozenset[int], ids: dict[int, str]) -
         for node in record.nodes
         if node.started is not None and node.node.kind in _CALLED
     }
-    svg = graph_svg(record.graph, seconds=took, critical=critical, links=ids)
+    ended = {node.node.index: node.outcome for node in record.nodes}
+    svg = graph_svg(
+        record.graph, seconds=took, critical=critical, outcomes=ended, links=ids
+    )
     body = (
         '<div class="panel"><div class="scroll picture" tabindex="0" role="region" '
         f'aria-label="Graph">{svg}</div></div>'
@@ -282,6 +286,7 @@ def _timeline(
             _work(node),
             node.node.index in critical,
             ids.get(node.node.index, ""),
+            node.outcome,
         )
         for node in shown
     ]

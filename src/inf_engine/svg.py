@@ -37,12 +37,14 @@ STYLE = """
 .inf-graph{--g-bg:#fff;--g-ink:#1c2128;--g-soft:#57606a;--g-line:#8c959f;
 --g-llm:#e7f0fd;--g-llm-l:#2f6fc4;--g-op:#e8f6ec;--g-op-l:#2c7d45;--g-leaf:#f3ecfd;
 --g-leaf-l:#7c4dbd;--g-branch:#fdf3df;--g-branch-l:#9a6a00;--g-pill:#f3f5f7;
---g-pill-l:#afb8c1;--g-hot:#c2410c;background:var(--g-bg);
+--g-pill-l:#afb8c1;--g-hot:#c2410c;--g-bad:#b42318;--g-bad-b:#fef1f0;
+background:var(--g-bg);
 font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
 @media (prefers-color-scheme:dark){.inf-graph{--g-bg:#161b22;--g-ink:#e6edf3;
 --g-soft:#9ba5b0;--g-line:#6e7681;--g-llm:#16294a;--g-llm-l:#6aa5f0;--g-op:#12301d;
 --g-op-l:#55b373;--g-leaf:#2a1d42;--g-leaf-l:#b08ae6;--g-branch:#33270e;
---g-branch-l:#d9a03f;--g-pill:#21262d;--g-pill-l:#545d68;--g-hot:#ff9d5c}}
+--g-branch-l:#d9a03f;--g-pill:#21262d;--g-pill-l:#545d68;--g-hot:#ff9d5c;
+--g-bad:#ff8a7d;--g-bad-b:#3a1512}}
 .inf-graph text{fill:var(--g-ink);font-size:12px;text-anchor:middle}
 .inf-graph .sub{fill:var(--g-soft);font-size:10.5px}
 .inf-graph rect{fill:var(--g-pill);stroke:var(--g-pill-l);stroke-width:1.2}
@@ -59,6 +61,9 @@ stroke:var(--g-branch-l)}
 .inf-graph path.hot{stroke:var(--g-hot);stroke-width:2.4}
 .inf-graph path.tip.hot{fill:var(--g-hot);stroke:none}
 .inf-graph .hot rect{stroke:var(--g-hot);stroke-width:2.4}
+.inf-graph .failed rect{fill:var(--g-bad-b);stroke:var(--g-bad);stroke-width:2}
+.inf-graph .failed .sub{fill:var(--g-bad)}
+.inf-graph .cancelled rect{fill:none;stroke:var(--g-line);stroke-dasharray:2 3}
 .inf-graph a:hover rect,.inf-graph a:focus rect{stroke-width:3}
 """
 
@@ -91,6 +96,7 @@ def graph_svg(
     *,
     seconds: Mapping[int, float] | None = None,
     critical: Collection[int] = (),
+    outcomes: Mapping[int, str] | None = None,
     links: Collection[int] = (),
 ) -> str:
     """Return a graph as an ``<svg>`` element.
@@ -99,9 +105,11 @@ def graph_svg(
         graph: The graph.
         seconds: How long nodes took, by index; written into their boxes.
         critical: The nodes of the critical path, by index; drawn in another colour.
+        outcomes: How nodes ended, by index; ``failed`` and ``cancelled`` ones are told
+            apart.
         links: The nodes that link to the element ``n<index>`` of the same page.
     """
-    drawing = _drawing(graph, seconds or {}, frozenset(critical))
+    drawing = _drawing(graph, seconds or {}, outcomes or {}, frozenset(critical))
     routes = arrange([item.box for item in drawing.items], drawing.edges)
     width, height = _shift(drawing, routes)
     parts = [_group(drawing, group) for group in _groups(drawing)]
@@ -112,7 +120,7 @@ def graph_svg(
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="inf-graph" role="{role}" '
         f'aria-label="{escape(_summary(graph, drawing))}" width="{width}" '
-        f'height="{height}" viewBox="0 0 {width} {height}">'
+        f'height="{height}" style="--width:{width}px" viewBox="0 0 {width} {height}">'
         f"<style>{STYLE}</style>{''.join(parts)}</svg>"
     )
 
@@ -125,7 +133,10 @@ def _summary(graph: GraphShape, drawing: _Drawing) -> str:
 
 
 def _drawing(
-    graph: GraphShape, seconds: Mapping[int, float], critical: frozenset[int]
+    graph: GraphShape,
+    seconds: Mapping[int, float],
+    outcomes: Mapping[int, str],
+    critical: frozenset[int],
 ) -> _Drawing:
     rows = _rows(graph)
     kept = _kept(rows, critical)
@@ -133,11 +144,14 @@ def _drawing(
     for row, nodes in enumerate(kept):
         for node in nodes:
             drawing.number[node.index] = len(drawing.items)
-            item = _item(node, row, seconds.get(node.index))
+            ended = outcomes.get(node.index, "done")
+            item = _item(node, row, seconds.get(node.index), ended)
             item.look += " hot" * (node.index in critical)
             drawing.items.append(item)
-    _add_edges(drawing, [node for nodes in kept for node in nodes], critical)
-    _add_output(drawing, graph, len(kept), critical)
+    shown = [node for nodes in kept for node in nodes]
+    chain = [node.index for node in shown if node.index in critical]
+    _add_edges(drawing, shown, dict(zip(chain[1:], chain, strict=False)))
+    _add_output(drawing, graph, len(kept), chain)
     _add_left_out(drawing, rows, kept)
     if not rows:
         drawing.items.append(_end("no calls", 0, "more"))
@@ -175,18 +189,20 @@ def _kept(
     return kept
 
 
-def _item(node: NodeShape, row: int, seconds: float | None) -> _Item:
+def _item(node: NodeShape, row: int, seconds: float | None, ended: str) -> _Item:
     pill = node.kind in _PILLS
     label = _short(_pill_text(node) if pill else node.name)
     sub = "" if pill or node.kind == "input" else _short(node.alias or node.kind)
     title = f"{node.name}: {node.kind}"
     title += f", alias {node.alias}" if node.alias else ""
-    if seconds is not None:
-        sub += f" · {seconds_text(seconds)}" if sub else ""
-        title += f", {seconds_text(seconds)}"
+    facts = [] if seconds is None else [seconds_text(seconds)]
+    facts = [ended] if ended != "done" else facts
+    sub = " · ".join([sub, *facts]) if sub else ""
+    title = ", ".join([title, *facts])
     width = max(7.3 * _columns(label), 6.5 * _columns(sub)) + 24
     box = Box(max(width, 40 if pill else 92), 44 if sub else 24, row, _path(node))
     look = node.kind if node.kind in _KINDS else "pill"
+    look += f" {ended}" if ended in ("failed", "cancelled") else ""
     return _Item(box, label, sub, look, title, node.index)
 
 
@@ -225,8 +241,9 @@ def _columns(text: str) -> int:
 
 
 def _add_edges(
-    drawing: _Drawing, nodes: Sequence[NodeShape], critical: frozenset[int]
+    drawing: _Drawing, nodes: Sequence[NodeShape], before: Mapping[int, int]
 ) -> None:
+    """Add the edges; `before` is the critical path, node by node."""
     for node in nodes:
         for dep in (*node.deps, *node.inner):
             upper = drawing.number.get(dep.index)
@@ -234,12 +251,12 @@ def _add_edges(
                 continue
             edge = upper, drawing.number[node.index]
             drawing.edges.append(edge)
-            if dep.index in critical and node.index in critical:
+            if before.get(node.index) == dep.index:
                 drawing.hot.add(edge)
 
 
 def _add_output(
-    drawing: _Drawing, graph: GraphShape, row: int, critical: frozenset[int]
+    drawing: _Drawing, graph: GraphShape, row: int, chain: Sequence[int]
 ) -> None:
     numbers = [drawing.number.get(index) for index in _outputs(graph)]
     shown = [number for number in numbers if number is not None][:MOST_EDGES]
@@ -249,7 +266,7 @@ def _add_output(
     drawing.items.append(_end("output", row, "end"))
     for number in shown:
         drawing.edges.append((number, last))
-        if drawing.items[number].index in critical:
+        if chain and drawing.items[number].index == chain[-1]:
             drawing.hot.add((number, last))
 
 

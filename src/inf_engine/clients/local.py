@@ -26,6 +26,10 @@ Rules kept here
 - At temperature 0 the answer depends on the request alone. Flash attention is what
   makes it so: its sums do not depend on what else is in the batch or the cache.
 
+- One processor is left free unless `threads` says otherwise. llama.cpp's threads wait
+  for each other by spinning, some hundred times per token: where another program keeps
+  one of their processors busy, they become 3 to 40 times slower together.
+
 Known limit: xllamacpp holds the interpreter lock while it loads a model, so the other
 threads stand still for that time (0.3 s for SmolLM2-135M).
 """
@@ -91,7 +95,7 @@ class LocalClient:
         max_concurrent: How many requests are answered at the same time; the others
             wait their turn.
         context: The longest prompt and answer together, in tokens, of one request.
-        threads: How many threads compute; None for one per processor, at most 8.
+        threads: How many threads compute; None for one per processor but one, at most 8.
         timeout: Seconds from the call to the last token, waiting included.
 
     Raises:
@@ -214,7 +218,7 @@ def _processors() -> int:
         usable = len(os.sched_getaffinity(0))
     except AttributeError:  # neither macOS nor Windows has it
         usable = os.cpu_count() or 1
-    return min(usable, MOST_THREADS)
+    return max(1, min(usable - 1, MOST_THREADS))
 
 
 class _Job:

@@ -56,7 +56,7 @@ def card(record: NodeRecordShape, names: Mapping[str, str]) -> str:
     return (
         f'<article class="card {escape(record.outcome)}" id="n{record.node.index}">'
         f"{_head(record)}"
-        f'<div class="sides{two}">{sides}</div>{_calls(record.calls)}</article>'
+        f'<div class="sides{two}">{sides}</div>{_calls(record)}</article>'
     )
 
 
@@ -148,8 +148,9 @@ def _value(title: str, value: Any) -> str:
     return f"<h4>{escape(title)}</h4>{value_block(value)}"
 
 
-def _calls(calls: Sequence[CallShape]) -> str:
+def _calls(record: NodeRecordShape) -> str:
     """Return what happened on the way, if the first answer was not the last word."""
+    calls = record.calls
     notable = len(calls) > 1 or any(
         call.error or (call.response and _notable(call.response)) for call in calls
     )
@@ -157,7 +158,7 @@ def _calls(calls: Sequence[CallShape]) -> str:
         return ""
     rows, before = [], None
     for number, call in enumerate(calls[:MOST_CALLS], 1):
-        rows.append(f"<li>{_call(number, call, before)}</li>")
+        rows.append(f"<li>{_call(number, call, before, record.output)}</li>")
         before = call
     if len(calls) > MOST_CALLS:
         rows.append(f"<li><p>{len(calls) - MOST_CALLS:,} more left out</p></li>")
@@ -173,7 +174,7 @@ def _notable(response: LLMResponse) -> bool:
     )
 
 
-def _call(number: int, call: CallShape, before: CallShape | None) -> str:
+def _call(number: int, call: CallShape, before: CallShape | None, output: Any) -> str:
     facts = [f"at {seconds_text(call.started)}", f"took {seconds_text(call.seconds)}"]
     new: Sequence[Message] = ()
     if before is not None:
@@ -187,7 +188,7 @@ def _call(number: int, call: CallShape, before: CallShape | None) -> str:
         text = text_block([Piece(error_text(call.error))])
         parts.append(f'<div class="error">{text}</div>')
     elif call.response is not None:
-        parts += _answer(call.response)
+        parts += _answer(call.response, output)
     return "".join(parts)
 
 
@@ -201,13 +202,14 @@ def _messages(messages: Iterable[Message]) -> list[str]:
     ]
 
 
-def _answer(response: LLMResponse) -> list[str]:
+def _answer(response: LLMResponse, output: Any) -> list[str]:
+    """Return what the model wrote, but for the text that the card shows anyway."""
     parts = []
     if response.reasoning:
         parts.append(f"<p>Reasoning</p>{text_block([Piece(response.reasoning)])}")
     for wish in response.tool_calls:
         text = f"{wish.name}({wish.arguments})"
         parts.append(f"<p>Called a tool</p>{text_block([Piece(text)], code=True)}")
-    if response.text:
+    if response.text and response.text != output:
         parts.append(f"<p>Answered</p>{text_block([Piece(response.text)])}")
     return parts

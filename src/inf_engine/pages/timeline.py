@@ -9,10 +9,11 @@ from inf_engine.pages.markup import escape, seconds_text
 TICKS = 6
 
 STYLE = """
-.timeline{min-width:560px;font-size:12.5px}
-.lane{display:grid;grid-template-columns:minmax(120px,22%) 1fr 72px;gap:12px;
+.timeline{min-width:480px;font-size:12.5px}
+.lane{display:grid;grid-template-columns:minmax(104px,20%) 1fr 64px;gap:10px;
 align-items:center;min-height:24px}
-.lane .who{overflow:hidden;text-overflow:ellipsis;white-space:nowrap;
+.lane .who{position:sticky;left:0;z-index:1;background:var(--panel);
+overflow:hidden;text-overflow:ellipsis;white-space:nowrap;
 font-family:var(--mono);font-size:12px}
 .lane .took{color:var(--soft);text-align:right;font-variant-numeric:tabular-nums;
 white-space:nowrap}
@@ -22,7 +23,7 @@ white-space:nowrap}
 border-left:1px solid var(--grid)}
 .track .wait{top:11px;height:2px;background:var(--wait);border-radius:0}
 .track .span{background:var(--span)}
-.track .work{background:var(--work)}
+.track .work{background:var(--work);border-right:1px solid var(--panel)}
 .track .bad{background:repeating-linear-gradient(135deg,var(--bad) 0 4px,
 var(--bad-2) 4px 7px)}
 .hot .track .work{background:var(--hot)}.hot .track .span{background:var(--hot-2)}
@@ -70,6 +71,7 @@ class Lane:
         work: Its requests, or its whole time.
         critical: Whether it is on the critical path.
         link: The id on the page that its name leads to, empty for none.
+        outcome: How it ended; said instead of its time unless it is ``done``.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Lane:
     work: tuple[Work, ...] = ()
     critical: bool = False
     link: str = ""
+    outcome: str = "done"
 
 
 def timeline(lanes: Sequence[Lane], seconds: float) -> str:
@@ -131,7 +134,8 @@ def _lane(lane: Lane, whole: float, grid: str) -> str:
         waited = lane.started - lane.ready
         bars.insert(0, _bar("wait", lane.ready, waited, whole))
         words += f" after waiting {seconds_text(waited)}"
-    words += f", took {seconds_text(lane.seconds)}"
+    took = seconds_text(lane.seconds) if lane.outcome == "done" else lane.outcome
+    words += f", took {took}" if lane.outcome == "done" else f", {took}"
     for work in lane.work:
         look = "bad" if work.failed else "work"
         bars.append(_bar(look, work.started, work.seconds, whole))
@@ -145,7 +149,7 @@ def _lane(lane: Lane, whole: float, grid: str) -> str:
         f'<span class="who" title="{name}">{who}</span>'
         f'<div class="track" role="img" aria-label="{words}" title="{words}">'
         f"{grid}{''.join(bars)}</div>"
-        f'<span class="took">{seconds_text(lane.seconds)}</span></div>'
+        f'<span class="took">{took}</span></div>'
     )
 
 
