@@ -1,5 +1,6 @@
 """Lists and dicts of modules and parameters that register what they hold."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, Self, TypeVar, cast, overload
 
@@ -21,12 +22,23 @@ class _Container(InferenceModule, Generic[Held]):
         return cast("dict[str, Held]", own)
 
     def _put(self, key: str, value: Any) -> None:
-        if not isinstance(value, self._kind):
-            raise ModuleError(
-                f"{type(self).__name__} holds {self._kind.__name__} objects, not "
-                f"{type(value).__name__} (at key {key!r})."
-            )
-        setattr(self, key, value)
+        self._check(value)
+        self._register(self._table, key, value)
+
+    def _check(self, *values: Any) -> None:
+        for value in values:
+            if not isinstance(value, self._kind):
+                raise ModuleError(
+                    f"{type(self).__name__} holds {self._kind.__name__} objects, not "
+                    f"{type(value).__name__}."
+                )
+            if isinstance(value, InferenceModule):
+                value._check_initialised()
+
+    def clear(self) -> None:
+        """Remove everything."""
+        for key in list(self._table):
+            self._unregister(key)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -47,9 +59,11 @@ class _Container(InferenceModule, Generic[Held]):
 
 
 class _ListOf(_Container[Held]):
+    """What the lists share; each item is registered under its index."""
+
     def __init__(self, items: Iterable[Held] = ()) -> None:
         super().__init__()
-        self.extend(items)
+        self._refill(list(items))
 
     def append(self, item: Held) -> Self:
         """Add an item at the end and return the list."""
@@ -57,8 +71,10 @@ class _ListOf(_Container[Held]):
         return self
 
     def extend(self, items: Iterable[Held]) -> Self:
-        """Add items at the end and return the list."""
-        for item in items:
+        """Add items at the end and return the list; none if one of them is wrong."""
+        new = list(items)
+        self._check(*new)
+        for item in new:
             self.append(item)
         return self
 
@@ -68,66 +84,107 @@ class _ListOf(_Container[Held]):
         items.insert(index, item)
         self._refill(items)
 
+    def pop(self, index: int = -1) -> Held:
+        """Remove and return the item at `index`."""
+        item = list(self)[index]
+        del self[index]
+        return item
+
     def __iter__(self) -> Iterator[Held]:
         return iter(list(self._table.values()))
+
+    def __contains__(self, item: object) -> bool:
+        return any(held is item for held in self)
+
+    def __add__(self, items: Iterable[Held]) -> Self:
+        return self._like([*self, *items])
+
+    def __iadd__(self, items: Iterable[Held]) -> Self:
+        return self.extend(items)
 
     @overload
     def __getitem__(self, index: int) -> Held: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Held]: ...
-    def __getitem__(self, index: int | slice) -> Held | list[Held]:
-        """Return the item at `index`, or a plain list of those in a slice."""
-        return list(self._table.values())[index]
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> Held | Self:
+        """Return the item at `index`, or a new list of those in a slice."""
+        items = list(self)
+        return self._like(items[index]) if isinstance(index, slice) else items[index]
 
-    def __setitem__(self, index: int, item: Held) -> None:
-        key = str(range(len(self))[index])
-        self._put(key, item)
+    def __setitem__(self, index: int | slice, item: Any) -> None:
+        items: list[Any] = list(self)
+        items[index] = item
+        self._refill(items)
 
     def __delitem__(self, index: int | slice) -> None:
         items = list(self)
         del items[index]
         self._refill(items)
 
+    def _like(self, items: list[Held]) -> Self:
+        """Return a copy of this list with other items."""
+        new = copy.copy(self)
+        new._refill(items)
+        return new
+
     def _refill(self, items: list[Held]) -> None:
-        for key in list(self._table):
-            self._unregister(key)
+        self._check(*items)
+        self.clear()
         self.extend(items)
 
 
 class _DictOf(_Container[Held]):
+    """What the dicts share; each item is registered under its key."""
+
     def __init__(
         self, items: Mapping[str, Held] | Iterable[tuple[str, Held]] = ()
     ) -> None:
         super().__init__()
         self.update(items)
 
-    def update(self, items: Mapping[str, Held] | Iterable[tuple[str, Held]]) -> None:
-        """Put all items of a mapping or of pairs."""
-        for key, value in dict(items).items():
-            self[key] = value
+    def update(
+        self,
+        items: Mapping[str, Held] | Iterable[tuple[str, Held]] = (),
+        /,
+        **more: Held,
+    ) -> None:
+        """Put all items of a mapping or of pairs; none if one of them is wrong."""
+        new = {**dict(items), **more}
+        for key in new:
+            self._check_key(key)
+        self._check(*new.values())
+        for key, value in new.items():
+            self._put(key, value)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the item under `key`, or `default`."""
+        return self._table.get(key, default)
+
+    def setdefault(self, key: str, default: Held) -> Held:
+        """Return the item under `key`, which is `default` if there was none."""
+        if key not in self._table:
+            self[key] = default
+        return self[key]
+
+    def pop(self, key: str, *default: Any) -> Any:
+        """Remove and return the item under `key`; `default` if there is none."""
+        if key not in self._table and default:
+            return default[0]
+        item = self[key]
+        self._unregister(key)
+        return item
 
     def __getitem__(self, key: str) -> Held:
         if key not in self._table:
-            names = known_names(key, self._table)
+            names = known_names(str(key), self._table)
             raise KeyError(f"no {key!r} in {type(self).__name__}; {names}")
         return self._table[key]
 
     def __setitem__(self, key: str, value: Held) -> None:
-        if not isinstance(key, str):
-            raise ModuleError(
-                f"the keys of {type(self).__name__} are str, not {type(key).__name__}: "
-                "they are part of dotted names."
-            )
-        if hasattr(type(self), key):
-            raise ModuleError(
-                f"{key!r} cannot be a key of {type(self).__name__}: it is the name of "
-                "one of its methods."
-            )
         self._put(key, value)
 
     def __delitem__(self, key: str) -> None:
-        self[key]
-        self._unregister(key)
+        self.pop(key)
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._table))
@@ -135,15 +192,15 @@ class _DictOf(_Container[Held]):
     def __contains__(self, key: object) -> bool:
         return key in self._table
 
-    def keys(self) -> Iterable[str]:
+    def keys(self) -> list[str]:
         """The keys, in order."""
         return list(self._table)
 
-    def values(self) -> Iterable[Held]:
+    def values(self) -> list[Held]:
         """The items, in order."""
         return list(self._table.values())
 
-    def items(self) -> Iterable[tuple[str, Held]]:
+    def items(self) -> list[tuple[str, Held]]:
         """Pairs of key and item, in order."""
         return list(self._table.items())
 
@@ -215,8 +272,13 @@ class Sequential(_ListOf[InferenceModule]):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the output of the last step; without steps, the single argument."""
         if not self:
-            (value,) = args
-            return value
+            if kwargs or len(args) != 1:
+                raise ModuleError(
+                    "a Sequential without steps returns its argument, so it takes one "
+                    f"by position; it was called with {len(args)} and the keywords "
+                    f"{sorted(kwargs)}."
+                )
+            return args[0]
         first, *rest = self
         value = first(*args, **kwargs)
         for step in rest:

@@ -42,7 +42,19 @@ from typing import Any
 
 
 class InfEngineError(Exception):
-    """Base of every error that the library raises on purpose."""
+    """Base of every error that the library raises on purpose.
+
+    All can be copied and pickled, also those whose constructor takes more than the
+    message; as with any exception, the cause and the traceback stay behind.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.args), self.__dict__
+
+
+def _rebuilt(kind: type[InfEngineError], args: tuple[Any, ...]) -> InfEngineError:
+    """Return an error with these `args`, its constructor not called."""
+    return kind.__new__(kind, *args)
 
 
 class UsageError(InfEngineError):
@@ -205,7 +217,14 @@ class ToolArgumentError(AnswerError):
 
 
 class DeadlineError(InfEngineError, TimeoutError):
-    """A run or a node took longer than its timeout."""
+    """A run or a node took longer than its timeout.
+
+    Attributes:
+        record: What had happened in the run until then (a `RunRecord`), None for the
+            timeout of a node.
+    """
+
+    record: Any = None
 
 
 class ExecutionError(InfEngineError):

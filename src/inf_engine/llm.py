@@ -1,10 +1,16 @@
 """`LLMInference`: the leaf module that stands for one call of a language model."""
 
+import math
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
-from inf_engine.errors import ModuleError, NotBoundError, known_names
+from inf_engine.errors import (
+    ModuleError,
+    NotBoundError,
+    ParameterTypeError,
+    known_names,
+)
 from inf_engine.module import InferenceModule
 from inf_engine.parameter import Parameter
 from inf_engine.schema import OutputType
@@ -15,11 +21,13 @@ from inf_engine.types import (
     Message,
     Part,
     TextPart,
+    ToolCall,
 )
 
 T = TypeVar("T")
 ToolErrors = Literal["return", "raise"]
 _ROLES = ("system", "user", "assistant", "tool")
+_MESSAGE_KEYS = ("role", "content", "tool_calls", "tool_call_id")
 
 
 class LLMInference(InferenceModule, Generic[T]):
@@ -141,22 +149,28 @@ class LLMInference(InferenceModule, Generic[T]):
         self.temperature = temperature
         self.top_p = top_p
         self.max_tokens = max_tokens
-        self.stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        self.stop = _as_stop(stop)
         self.seed = seed
         self.max_reasks = max_reasks
         self.max_tool_turns = max_tool_turns
         self.tool_errors = tool_errors
-        self._check()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> T:
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Check an argument, whether given at first or assigned later."""
+        check = _ARGUMENTS.get(name)
+        super().__setattr__(name, value if check is None else check(name, value))
+        if name == "response_format":
+            self.output_type = OutputType.of(value)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> T:
         """Call the model; inside a forward this records the call."""
         return cast(T, super().__call__(*args, **kwargs))
 
-    async def acall(self, *args: Any, **kwargs: Any) -> T:
+    async def acall(self, /, *args: Any, **kwargs: Any) -> T:
         """Call the model from async code; ``await self.llm.acall(x)`` type-checks."""
         return await super().__call__(*args, **kwargs)
 
-    def forward(self, *args: Any, **kwargs: Any) -> T:
+    def forward(self, /, *args: Any, **kwargs: Any) -> T:
         """Refuse: nobody answers the call.
 
         Raises:
@@ -215,24 +229,6 @@ class LLMInference(InferenceModule, Generic[T]):
             )
         return as_messages(args[0])
 
-    def _check(self) -> None:
-        if not isinstance(self.alias, str) or not self.alias:
-            raise ModuleError(
-                f"the alias of an LLMInference must be a non-empty str, not "
-                f"{self.alias!r}: it is the name that the resources bind."
-            )
-        _check_number("temperature", self.temperature, low=0.0)
-        _check_number("top_p", self.top_p, low=0.0, high=1.0, open_low=True)
-        for name, low in (("max_tokens", 1), ("max_reasks", 0), ("max_tool_turns", 0)):
-            _check_number(name, getattr(self, name), low=low, whole=True)
-        _check_number("seed", self.seed, whole=True)
-        if not all(isinstance(text, str) and text for text in self.stop):
-            raise ModuleError(f"stop must be non-empty texts, not {self.stop!r}.")
-        if self.tool_errors not in ("return", "raise"):
-            raise ModuleError(
-                f"tool_errors must be 'return' or 'raise', not {self.tool_errors!r}."
-            )
-
 
 def as_messages(prompt: Any) -> tuple[Message, ...]:
     """Return the messages that a prompt stands for.
@@ -268,14 +264,35 @@ def _as_message(item: Any) -> Message:
             "a message must be a Message or a dict with 'role' and 'content', not "
             f"{type(item).__name__}."
         )
-    role = str(item["role"])
+    for key, value in item.items():
+        if key not in _MESSAGE_KEYS and value is not None:
+            raise ModuleError(
+                f"a message has the unknown key {key!r}; "
+                f"{known_names(str(key), _MESSAGE_KEYS)}"
+            )
+    role, content = item["role"], item["content"]
     if role not in _ROLES:
-        raise ModuleError(f"unknown role {role!r}; {known_names(role, _ROLES)}")
+        raise ModuleError(f"unknown role {role!r}; {known_names(str(role), _ROLES)}")
+    calls = tuple([_as_tool_call(call) for call in item.get("tool_calls") or ()])
     return Message(
-        item["role"],
-        _as_content(item["content"]),
-        tool_call_id=str(item.get("tool_call_id", "")),
+        role,
+        "" if content is None and calls else _as_content(content),
+        tool_calls=calls,
+        tool_call_id=str(item.get("tool_call_id") or ""),
     )
+
+
+def _as_tool_call(call: Any) -> ToolCall:
+    if isinstance(call, ToolCall):
+        return call
+    try:
+        function = call["function"]
+        return ToolCall(str(call["id"]), function["name"], function["arguments"])
+    except (TypeError, KeyError) as exc:
+        raise ModuleError(
+            "a tool call must be a ToolCall or {'id': ..., 'function': {'name': ..., "
+            f"'arguments': '<JSON text>'}}}}, not {call!r}."
+        ) from exc
 
 
 def _as_content(content: Any) -> str | tuple[Part, ...]:
@@ -296,11 +313,11 @@ def _as_part(part: Any) -> Part:
         return TextPart(str(part))
     if isinstance(part, Mapping) and isinstance(part.get("text"), str):
         return TextPart(part["text"])
-    if isinstance(part, Mapping) and "image_url" in part:
-        address = part["image_url"]
-        return ImagePart(
-            url=address["url"] if isinstance(address, Mapping) else address
-        )
+    address = part.get("image_url") if isinstance(part, Mapping) else None
+    if isinstance(address, Mapping):
+        address = address.get("url")
+    if isinstance(address, str) and address:
+        return ImagePart(url=address)
     raise ModuleError(
         "a part of a message must be text, a TextPart, an ImagePart, "
         "{'type': 'text', 'text': ...} or {'type': 'image_url', 'image_url': ...}, not "
@@ -314,20 +331,27 @@ def template_fields(template: str) -> list[str]:
     Raises:
         ModuleError: If the template is broken or has fields without a name.
     """
+    roots: list[str] = []
+    for name, spec in _fields(template):
+        roots += [name.split(".")[0].split("[")[0], *template_fields(spec)]
+    for root in roots:
+        if not root.isidentifier():
+            raise ModuleError(
+                f"a prompt template has a field without a name: '{{{root}}}'. Write "
+                "{name}, and double the braces that are plain text."
+            )
+    return list(dict.fromkeys(roots))
+
+
+def _fields(template: str) -> list[tuple[str, str]]:
+    """Return field and format spec of each replacement."""
     try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(template)]
+        parsed = list(string.Formatter().parse(template))
     except ValueError as exc:
         raise ModuleError(
             f"broken prompt template: {exc}. Double the braces that are plain text."
         ) from exc
-    names = [field for field in fields if field is not None]
-    roots = [name.split(".")[0].split("[")[0] for name in names]
-    if not all(roots):
-        raise ModuleError(
-            "a prompt template has a field without a name: write {name}, or {{}} for "
-            "plain braces."
-        )
-    return list(dict.fromkeys(roots))
+    return [(field, spec or "") for _, field, spec, _ in parsed if field is not None]
 
 
 def _filled(template: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -342,32 +366,106 @@ def _filled(template: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str
             f"the prompt template has the fields {fields}; missing {missing}, unknown "
             f"{unknown}, {len(args)} given by position. Give each field by keyword."
         )
-    return template.format(**kwargs)
+    try:
+        return template.format(**kwargs)
+    except (AttributeError, LookupError, TypeError, ValueError) as exc:
+        kinds = ", ".join(f"{name}: {type(kwargs[name]).__name__}" for name in fields)
+        raise ModuleError(
+            f"the prompt template cannot be filled with ({kinds}): {exc}. Correct the "
+            "fields of the template, or what the call gives for them."
+        ) from exc
 
 
 def _as_parameter(name: str, value: Any) -> Parameter | None:
     """Return the parameter of a text: frozen if it was given as plain text."""
     if value is None or isinstance(value, Parameter):
         return value
+    if not isinstance(value, str):
+        raise ParameterTypeError(
+            f"{name} must be a str or a Parameter, not {type(value).__name__}."
+        )
     return Parameter(value, description=name, requires_grad=False)
 
 
-def _check_number(
-    name: str,
-    value: Any,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    whole: bool = False,
-    open_low: bool = False,
-) -> None:
-    if value is None:
-        return
-    kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds):
+def _as_prompt(name: str, value: Any) -> Parameter | None:
+    """Return the parameter of a template, and refuse a broken one."""
+    prompt = _as_parameter(name, value)
+    if prompt is not None:
+        template_fields(prompt.value)
+    return prompt
+
+
+def _as_alias(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
         raise ModuleError(
-            f"{name} must be {'an int' if whole else 'a number'}, not {value!r}."
+            f"the alias of an LLMInference must be a non-empty str, not {value!r}: it "
+            "is the name that the resources bind."
         )
-    too_low = low is not None and (value <= low if open_low else value < low)
-    if too_low or (high is not None and value > high) or value != value:
-        raise ModuleError(f"{name} is out of range: {value!r}.")
+    return value
+
+
+def _as_stop(value: Any) -> tuple[str, ...]:
+    """Return the texts that end an answer."""
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not all(
+        isinstance(text, str) and text for text in texts
+    ):
+        raise ModuleError(
+            f"stop must be a non-empty text or a list of such, not {value!r}."
+        )
+    return tuple(texts)
+
+
+def _as_tool_errors(name: str, value: Any) -> Any:
+    if value not in ("return", "raise"):
+        raise ModuleError(f"tool_errors must be 'return' or 'raise', not {value!r}.")
+    return value
+
+
+def _number(
+    *kinds: type[int] | type[float],
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: float = -math.inf,
+    optional: bool = True,
+) -> Callable[[str, Any], Any]:
+    """Return the check of a number: finite, `above` < number, `low` to `high`."""
+
+    def check(name: str, value: Any) -> Any:
+        if value is None and optional:
+            return value
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            kind = "a number" if float in kinds else "an int"
+            raise ModuleError(f"{name} must be {kind}, not {value!r}.")
+        fits = low <= value <= high and value > above and math.isfinite(value)
+        if not fits:
+            raise ModuleError(
+                f"{name} is out of range: {value!r} is not {_range(low, high, above)}."
+            )
+        return value
+
+    return check
+
+
+def _range(low: float, high: float, above: float) -> str:
+    """Return the words for a range of numbers."""
+    words = [f"at least {low:g}"] if low > -math.inf else []
+    words += [f"above {above:g}"] if above > -math.inf else []
+    words += [f"at most {high:g}"] if high < math.inf else []
+    return " and ".join(words) or "finite"
+
+
+_ARGUMENTS: Mapping[str, Callable[[str, Any], Any]] = {
+    "alias": _as_alias,
+    "system_prompt": _as_parameter,
+    "prompt": _as_prompt,
+    "tools": lambda _, value: value if isinstance(value, dict) else tools_of(value),
+    "temperature": _number(int, float, low=0),
+    "top_p": _number(int, float, above=0, high=1),
+    "max_tokens": _number(int, low=1),
+    "stop": lambda _, value: _as_stop(value),
+    "seed": _number(int),
+    "max_reasks": _number(int, low=0, optional=False),
+    "max_tool_turns": _number(int, low=0, optional=False),
+    "tool_errors": _as_tool_errors,
+}

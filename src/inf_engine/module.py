@@ -6,7 +6,8 @@ gives a coroutine, and an unbound one runs its ``forward`` as plain Python.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MemberDescriptorType
 from typing import Any, NamedTuple, Self
 
 from inf_engine.dispatch import dispatcher
@@ -33,6 +34,10 @@ class IncompatibleKeys(NamedTuple):
 class InferenceModule(Named):
     """Base class of pipelines: subclass it, hold modules and parameters, write forward.
 
+    An attribute that is a module or a parameter registers itself. What stands in a
+    plain list, tuple or dict does not: use `ModuleList` and its relatives, or its
+    parameters have no name and are in no `state_dict`.
+
     Set ``leaf = True`` on a class to have its calls recorded as one node instead of
     traced through.
 
@@ -49,12 +54,12 @@ class InferenceModule(Named):
     _parameters: dict[str, Parameter]
     _modules: dict[str, "InferenceModule"]
     training: bool
+    _engine: Any
 
     def __init__(self) -> None:
-        for name, value in (("_parameters", {}), ("_modules", {}), ("training", True)):
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "_engine", None)
-        self._set_owner(None, "")
+        if "_modules" in self.__dict__:  # two bases of one class: keep what one made
+            return
+        self.__dict__.update(_parameters={}, _modules={}, training=True, _engine=None)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the output; every subclass writes its own.
@@ -67,7 +72,7 @@ class InferenceModule(Named):
             f"'def forward(self, ...)' in class {type(self).__name__}."
         )
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the module: recorded in a forward, a coroutine when bound, else plain."""
         self._check_initialised()
         answer = dispatcher.get()
@@ -93,7 +98,7 @@ class InferenceModule(Named):
         object.__setattr__(self, "_engine", engine)
         return self
 
-    def run_sync(self, *args: Any, **kwargs: Any) -> Any:
+    def run_sync(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run on the bound engine and wait for the output.
 
         Raises:
@@ -110,34 +115,30 @@ class InferenceModule(Named):
 
     def __setattr__(self, name: str, value: Any) -> None:
         kind = type(value)
-        if issubclass(kind, Parameter):
-            self.register_parameter(name, value)
-        elif issubclass(kind, InferenceModule):
-            self.add_module(name, value)
-        else:
-            if "_modules" in self.__dict__:
-                self._unregister(name)
-            object.__setattr__(self, name, value)
+        registers = issubclass(kind, (Parameter, InferenceModule))
+        if registers and not self._has_setter(name):
+            self._check_initialised()
+            if issubclass(kind, Parameter):
+                self.register_parameter(name, value)
+            else:
+                self.add_module(name, value)
+            return
+        if "_modules" in self.__dict__:
+            self._unregister(name)
+        object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
+        held = self.__dict__
+        if "_modules" not in held and not name.startswith("__"):
+            raise ModuleError(_FORGOTTEN.format(name=type(self).__name__))
         for table in ("_parameters", "_modules"):
-            held = self.__dict__.get(table)
-            if held is None:
-                break
-            if name in held:
-                return held[name]
-        else:
-            raise AttributeError(
-                f"{type(self).__name__!r} object has no attribute {name!r}"
-            )
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise ModuleError(_FORGOTTEN.format(name=type(self).__name__))
+            if name in held.get(table, ()):
+                return held[table][name]
+        return object.__getattribute__(self, name)  # raises, with Python's own words
 
     def __delattr__(self, name: str) -> None:
-        if name in self._modules or name in self._parameters:
-            self._unregister(name)
-        else:
+        self._check_initialised()
+        if not self._unregister(name):
             object.__delattr__(self, name)
 
     def __dir__(self) -> list[str]:
@@ -146,37 +147,85 @@ class InferenceModule(Named):
         return sorted({*object.__dir__(self), *tables})
 
     def register_parameter(self, name: str, parameter: Parameter) -> None:
-        """Register a parameter under `name`; assigning an attribute does the same."""
+        """Register a parameter under `name`; assigning an attribute does the same.
+
+        Raises:
+            ModuleError: If it is not a `Parameter`, or the name is taken by a method.
+        """
         self._check_initialised()
+        self._check_kind(name, parameter, Parameter)
+        self._check_attribute(name)
         self._register(self._parameters, name, parameter)
+        self._shadow(name, parameter)
 
     def add_module(self, name: str, module: "InferenceModule") -> None:
-        """Register a child under `name`; assigning an attribute does the same."""
+        """Register a child under `name`; assigning an attribute does the same.
+
+        Raises:
+            ModuleError: If it is not a module, or the name is taken by a method.
+        """
         self._check_initialised()
-        module._check_initialised()
+        self._check_kind(name, module, InferenceModule)
+        self._check_attribute(name)
         self._register(self._modules, name, module)
+        self._shadow(name, module)
 
     def _register(self, table: dict[str, Any], name: str, held: Named) -> None:
         self._check_key(name)
-        self.__dict__.pop(name, None)
+        held._attach(self)
         if name in table:
-            table[name]._detach(self, name)
+            table[name]._detach(self)
         else:
             self._unregister(name)
         table[name] = held
-        held._attach(self, name)
 
-    def _unregister(self, name: str) -> None:
+    def _unregister(self, name: str) -> bool:
+        """Forget what is registered under a name; say whether anything was."""
         for table in (self._parameters, self._modules):
             held: Named | None = table.pop(name, None)
             if held is not None:
-                held._detach(self, name)
+                held._detach(self)
+                if self._is_slot(name) or self.__dict__.get(name) is held:
+                    object.__delattr__(self, name)
+                return True
+        return False
+
+    def _shadow(self, name: str, held: Named) -> None:
+        """Let what is registered win over a class attribute of its name."""
+        if self._is_slot(name):
+            object.__setattr__(self, name, held)
+        else:
+            self.__dict__[name] = held
+
+    def _is_slot(self, name: str) -> bool:
+        return isinstance(getattr(type(self), name, None), MemberDescriptorType)
+
+    def _has_setter(self, name: str) -> bool:
+        """Say whether the class itself answers assignments, as a property does."""
+        found = type(getattr(type(self), name, None))
+        return hasattr(found, "__set__") and found is not MemberDescriptorType
+
+    def _check_kind(self, name: str, held: Any, kind: type[Any]) -> None:
+        if not isinstance(held, kind):
+            raise ModuleError(
+                f"{type(self).__name__} cannot register {name!r}: it must be of type "
+                f"{kind.__name__}, not {type(held).__name__}."
+            )
+        if isinstance(held, InferenceModule):
+            held._check_initialised()
+
+    def _check_attribute(self, name: str) -> None:
+        if hasattr(InferenceModule, name) or name in InferenceModule.__annotations__:
+            raise ModuleError(
+                f"{name!r} cannot name a child of {type(self).__name__}: "
+                f"InferenceModule.{name} has that name. Choose another."
+            )
 
     def _check_key(self, name: str) -> None:
-        if not name or "." in name:
+        if not isinstance(name, str) or not name or "." in name:
             raise ModuleError(
-                f"{name!r} cannot name a child of {type(self).__name__}: a key is not "
-                "empty and has no dot, because dotted names are paths."
+                f"{name!r} cannot name a child of {type(self).__name__}: a key is a "
+                "str, not empty and without dots, because dotted names are paths."
             )
 
     def _check_initialised(self) -> None:
@@ -291,7 +340,7 @@ class InferenceModule(Named):
         return {name: parameter.value for name, parameter in self.named_parameters()}
 
     def load_state_dict(
-        self, state: dict[str, Any], strict: bool = True
+        self, state: Mapping[str, Any], strict: bool = True
     ) -> IncompatibleKeys:
         """Load what `state_dict` gave. Nothing is written unless all of it fits.
 
@@ -306,6 +355,11 @@ class InferenceModule(Named):
             StateDictError: If names do not match and `strict` is true.
             ParameterError: If a value is not a non-empty str.
         """
+        if not isinstance(state, Mapping):
+            raise StateDictError(
+                f"a state is a dict of dotted names and values, not "
+                f"{type(state).__name__}: give what state_dict() gave."
+            )
         own = dict(self.named_parameters())
         missing = [name for name in own if name not in state]
         unexpected = [name for name in state if name not in own]
@@ -325,13 +379,19 @@ class InferenceModule(Named):
 
     def __getstate__(self) -> dict[str, Any]:
         self._check_initialised()
-        return {**self.__dict__, "_engine": None, "_owner": None, "_key": ""}
+        state: Any = object.__getstate__(self)
+        slots = state[1] if isinstance(state, tuple) else {}
+        own = {"_parameters": dict(self._parameters), "_modules": dict(self._modules)}
+        return {**self._state(), **slots, **own, "_engine": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        for table in (self._parameters, self._modules):
-            for name, held in table.items():
-                held._attach(self, name)
+        for name, value in state.items():
+            if self._is_slot(name):
+                object.__setattr__(self, name, value)
+            else:
+                self.__dict__[name] = value
+        for held in [*self._parameters.values(), *self._modules.values()]:
+            held._attach(self)
 
     def extra_repr(self) -> str:
         """Return what stands in the parentheses of the repr; for subclasses."""
@@ -340,27 +400,42 @@ class InferenceModule(Named):
     def __repr__(self) -> str:
         if "_modules" not in self.__dict__:
             return f"<{type(self).__name__} before super().__init__()>"
-        return "\n".join(_tree_lines("", self, ()))
+        return "\n".join(_tree_lines(self))
 
     def is_async(self) -> bool:
         """Say whether ``forward`` is an ``async def``."""
         return inspect.iscoroutinefunction(self.forward)
 
 
-def _tree_lines(
-    label: str, module: InferenceModule, above: tuple[int, ...]
-) -> list[str]:
-    """Return the lines of the tree below a module; a module above itself is cut."""
-    head = f"{label}{type(module).__name__}"
-    if id(module) in above:
-        return [f"{head}(...)"]
-    above = (*above, id(module))
-    lines = [f"  ({key}): {held!r}" for key, held in module._parameters.items()]
-    for key, child in module._modules.items():
-        lines += [f"  {line}" for line in _tree_lines(f"({key}): ", child, above)]
-    if not lines:
-        return [f"{head}({module.extra_repr()})"]
-    return [f"{head}({module.extra_repr()}", *lines, ")"]
+def _tree_lines(root: InferenceModule) -> list[str]:
+    """Return the lines of the tree; what was shown already is only pointed to."""
+    lines: list[str] = []
+    shown: dict[int, str] = {}
+    stack: list[tuple[str, str, str, Any]] = [("", "", "", root)]
+    while stack:
+        pad, label, path, module = stack.pop()
+        if not isinstance(module, InferenceModule):
+            lines.append(f"{pad}{label}{module}")
+            continue
+        if id(module) in shown:
+            seen = shown[id(module)]
+            where = f"see {seen!r}" if seen else "..."
+            lines.append(f"{pad}{label}{type(module).__name__}({where})")
+            continue
+        shown[id(module)] = path
+        lines.append(f"{pad}{label}{type(module).__name__}({module.extra_repr()}")
+        below = f"{pad}  "
+        inner = [
+            (below, f"({k}): ", "", repr(p)) for k, p in module._parameters.items()
+        ]
+        inner += [
+            (below, f"({k}): ", _join(path, k), m) for k, m in module._modules.items()
+        ]
+        if inner:
+            stack += [(pad, ")", "", ""), *reversed(inner)]
+        else:
+            lines[-1] += ")"
+    return lines
 
 
 def _join(path: str, key: str) -> str:

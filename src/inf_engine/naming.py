@@ -1,42 +1,47 @@
-"""`Named`: things that know the module that holds them, and so their dotted name."""
+"""`Named`: things that know the modules that hold them, and so their dotted name."""
 
 import weakref
 from typing import Any, ClassVar
 
 
 class Named:
-    """Something a module holds under a key.
+    """Something that modules hold under a key.
 
-    Holders are weak references: a name never keeps a module alive, and copies and
-    pickles start without one until their new holder registers them.
+    The oldest holder that is left gives the name. Holders are weak references: a name
+    never keeps a module alive, and copies and pickles start without one until their
+    new holder registers them.
     """
 
     _tree_leaf: ClassVar[bool] = True
-    _owner: weakref.ref[Any] | None
-    _key: str
 
-    def _attach(self, owner: Any, key: str) -> None:
-        """Remember the first holder."""
-        if self._holder() is None and owner is not self:
-            self._set_owner(weakref.ref(owner), key)
+    def _attach(self, owner: Any) -> None:
+        """Remember a holder, once for each key it holds this under."""
+        holders = self.__dict__.setdefault("_holders", [])
+        if owner is not self:
+            holders.append(weakref.ref(owner, holders.remove))
 
-    def _detach(self, owner: Any, key: str) -> None:
-        """Forget the holder, if it is the one that gives the name."""
-        if self._holder() is owner and self._key == key:
-            self._set_owner(None, "")
+    def _detach(self, owner: Any) -> None:
+        """Forget one key of a holder."""
+        holders = self._holders_left()
+        for place, holder in enumerate(holders):
+            if holder() is owner:
+                del holders[place]
+                return
 
-    def _holder(self) -> Any:
-        return self._owner() if self._owner is not None else None
-
-    def _set_owner(self, owner: weakref.ref[Any] | None, key: str) -> None:
-        object.__setattr__(self, "_owner", owner)
-        object.__setattr__(self, "_key", key)
+    def _holders_left(self) -> list["weakref.ref[Any]"]:
+        return self.__dict__.get("_holders", [])
 
     def _outermost(self) -> Any:
         """Return the outermost holder, itself if it has none."""
         seen: set[int] = set()
-        here: Any = self
-        while (holder := here._holder()) is not None and id(here) not in seen:
+        here = above = self
+        while above is not None and id(above) not in seen:
+            here = above
             seen.add(id(here))
-            here = holder
+            alive = (holder() for holder in here._holders_left())
+            above = next((holder for holder in alive if holder is not None), None)
         return here
+
+    def _state(self) -> dict[str, Any]:
+        """Return the attributes that a copy gets: all but the holders."""
+        return {k: v for k, v in self.__dict__.items() if k != "_holders"}

@@ -36,7 +36,6 @@ class Parameter(Named):
                 "the description of a Parameter must be a str, not "
                 f"{type(description).__name__}: say in words what the text is for."
             )
-        self._set_owner(None, "")
         self._value = self._checked(value)
         self.description = description
         self.requires_grad = requires_grad
@@ -105,14 +104,14 @@ class Parameter(Named):
             raise ParameterValueError(
                 f"{self._label()} must not be empty: give it the text to start from."
             )
-        return str(value)
+        return str.__str__(value)
 
     def _label(self) -> str:
         name = self.name
         return f"parameter {name!r}" if name else "the value of a Parameter"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_owner": None, "_key": ""}
+        return {**self._state(), "_feedback": list(self._feedback)}
 
     def __str__(self) -> str:
         return self._value

@@ -37,8 +37,8 @@ _CALLED = ("llm", "op", "leaf", "branch", "first")
 STYLE = """
 :root{color-scheme:light dark;--bg:#f6f7f9;--panel:#fff;--ink:#1c2128;--soft:#57606a;
 --line:#d8dee4;--grid:#e6eaee;--accent:#0b5cad;--ok:#1a6b35;--err:#b42318;
---err-bg:#fef1f0;--text:#f6f8fa;--node:#dcebfd;--node-l:#2f6fc4;--param:#f9e8c7;
---param-l:#9a6a00;--wait:#6e7781;--work:#3b78c9;--span:#cfe0f6;--bad:#b42318;
+--err-bg:#fef1f0;--text:#f6f8fa;--node:#dcebfd;--node-l:#1f5aab;--param:#f9e8c7;
+--param-l:#7a5300;--wait:#6e7781;--work:#3b78c9;--span:#cfe0f6;--bad:#b42318;
 --bad-2:#f0b6b0;--hot:#d4581a;--hot-2:#f8d4bd;--hot-ink:#a63a08;
 --sans:system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;
 --mono:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
@@ -74,9 +74,9 @@ padding:14px 18px 16px;min-width:0}
 .pair{display:grid;gap:14px;grid-template-columns:minmax(0,1fr);margin-top:16px}
 @media (min-width:900px){.pair{grid-template-columns:minmax(0,1fr) minmax(0,1fr)}}
 .scroll{overflow-x:auto}
-.picture{max-height:85vh;overflow:auto;scroll-snap-type:x mandatory}
+.picture{max-height:85vh;overflow:auto}
 .picture svg{display:block;margin:0 auto;max-width:100%;height:auto;
-min-width:calc(var(--width)*.72);scroll-snap-align:none center}
+min-width:calc(var(--width)*.72)}
 pre{margin:0;padding:9px 12px;background:var(--text);border:1px solid var(--line);
 border-radius:7px;white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate;
 font:13.5px/1.6 var(--sans)}

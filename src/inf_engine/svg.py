@@ -47,6 +47,7 @@ font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monosp
 --g-bad:#ff8a7d;--g-bad-b:#3a1512}}
 .inf-graph text{fill:var(--g-ink);font-size:12px;text-anchor:middle}
 .inf-graph .sub{fill:var(--g-soft);font-size:10.5px}
+.inf-graph .note{fill:var(--g-soft);text-anchor:start;font-size:11px}
 .inf-graph rect{fill:var(--g-pill);stroke:var(--g-pill-l);stroke-width:1.2}
 .inf-graph .llm rect{fill:var(--g-llm);stroke:var(--g-llm-l)}
 .inf-graph .op rect{fill:var(--g-op);stroke:var(--g-op-l)}
@@ -116,6 +117,9 @@ def graph_svg(
     for edge, route in zip(drawing.edges, routes, strict=True):
         parts.append(_edge(route, edge in drawing.hot))
     parts += [_box(item, item.index in links) for item in drawing.items]
+    if drawing.left_out:
+        drawn = f"{len(graph.nodes) - drawing.left_out:,} of {len(graph.nodes):,}"
+        parts.append(f'<text class="note" x="8" y="15">{drawn} nodes drawn</text>')
     role = "group" if links else "img"  # an image's links would not be announced
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="inf-graph" role="{role}" '

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from inf_engine.errors import TracingError
+from inf_engine.parameter import Parameter
 
 _START, _END = "\U00016e40", "\U00016e41"
 _DIGITS = [chr(0x16E60 + digit) for digit in range(16)]
@@ -30,7 +31,8 @@ _NONCE = 8
 _TOKEN = re.compile(f"{_START}([\U00016e60-\U00016e6f]+){_END}")
 _LETTER = re.compile("[\U00016e40-\U00016e7f]")
 _ESCAPED = re.compile(
-    r"\\ud81b|\\U00016e[4-7]|%F0%96%B9|&#93(?:7[6-9]|8[0-2])\d;|&#x16e[4-7]",
+    r"\\ud81b|\\U00016e[4-7]|%F0%96%B9|&#93(?:7[6-9]|8[0-2])\d;|&#x16e[4-7]"
+    r"|8Ja5.{12}8Ja5|(?:f096b9..){3}",  # base64 and hex of UTF-8
     re.IGNORECASE,
 )
 _ESCAPED_BYTES = b"\xf0\x96\xb9"
@@ -45,6 +47,7 @@ class Hole:
         spec: The format spec, as in ``f"{p:>10}"``.
         conversion: ``"r"`` for ``!r``, else empty.
         where: File and line of the formatting.
+        token: What stands for it while the text travels through forward.
         known: The value, for a parameter; None for a node.
     """
 
@@ -52,6 +55,7 @@ class Hole:
     spec: str
     conversion: str
     where: str
+    token: str
     known: str | None = None
     _tree_leaf: ClassVar[bool] = True
 
@@ -79,6 +83,10 @@ class Template:
     def fill(self, value_of: Callable[[Any], Any]) -> str:
         """Return the text, given the values of the sources of its holes."""
         return "".join([_fill(part, value_of) for part in self.parts])
+
+    def text(self) -> str:
+        """Return the text as forward saw it, a token in the place of each hole."""
+        return "".join([p if isinstance(p, str) else p.token for p in self.parts])
 
 
 def _hole(part: str | Hole) -> Hole | None:
@@ -108,10 +116,11 @@ class HoleTable:
                 _NONCE, _DIGITS[0]
             )
         number = len(self._holes)
-        hole = Hole(source, spec, conversion, _user_line(), known)
+        token = f"{_START}{self._nonce}{_encode(number)}{_END}"
+        hole = Hole(source, spec, conversion, _user_line(), token, known)
         self._holes.append(hole)
         self._unread[number] = hole
-        return f"{_START}{self._nonce}{_encode(number)}{_END}"
+        return token
 
     def scan(self, text: str, where: str) -> str | Template:
         """Return `text` itself, or the template that it stands for.
@@ -155,7 +164,7 @@ class HoleTable:
         """
         for hole in self._unread.values():
             raise TracingError(
-                f"the text made from {hole.source} at {hole.where} reached no call and "
+                f"the text made from {_described(hole.source)} at {hole.where} reached no call and "
                 "no output: it was compared, searched, printed, measured or dropped "
                 "while its value was not known yet. Use str(p) to wait for the value, "
                 "or move that code into an @op function."
@@ -174,8 +183,9 @@ class HoleTable:
             yield self._holes[number]
 
     def _damaged(self, where: str) -> str:
-        sources = dict.fromkeys(str(hole.source) for hole in self._unread.values())
-        names = ", ".join(sources) or "an earlier call"
+        holes = [*self._unread.values()] or self._holes
+        sources = dict.fromkeys(_described(hole.source) for hole in holes)
+        names = ", ".join(list(sources)[:5])
         return (
             f"a text made from {names} was changed before its value was known and "
             f"then reached {where}: slicing, upper(), lower(), json.dumps() and the "
@@ -183,6 +193,12 @@ class HoleTable:
             "(f'{p.upper()}'), wait for it with str(p), or move that code into an @op "
             "function."
         )
+
+
+def _described(source: Any) -> str:
+    """Name a node, or a parameter by its name instead of its text."""
+    name = source.name
+    return f"parameter {name!r}" if isinstance(source, Parameter) else repr(name)
 
 
 def _foreign(where: str) -> str:

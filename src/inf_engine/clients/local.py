@@ -19,7 +19,9 @@ Rules kept here
   there are none (Windows), a loopback port behind a random key.
 - The server is freed by `aclose`, by the garbage collector, or at interpreter exit,
   whichever comes first, and always after its threads. A forked child has no such
-  threads: there the client refuses to work, and the server is left to the system.
+  threads: there the client refuses to work and frees nothing. (Such a child has to
+  leave by ``os._exit``, as those of multiprocessing do: in ``exit`` llama.cpp waits
+  for a lost thread of its own.)
 - A schema goes to LLGuidance, the grammar engine built into xllamacpp, as JSON on one
   line. llama.cpp's own translation lets white space flow freely; a small model then
   writes more of it than of the answer, and answers worse for it.
@@ -95,7 +97,7 @@ class LocalClient:
         max_concurrent: How many requests are answered at the same time; the others
             wait their turn.
         context: The longest prompt and answer together, in tokens, of one request.
-        threads: How many threads compute; None for one per processor but one, at most 8.
+        threads: How many threads compute; None for all processors but one, at most 8.
         timeout: Seconds from the call to the last token, waiting included.
 
     Raises:

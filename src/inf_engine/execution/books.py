@@ -1,8 +1,9 @@
 """From the books of a run to its `RunRecord`, and to the error that it raises."""
 
+from dataclasses import replace
 from typing import Any
 
-from inf_engine.errors import ExecutionError
+from inf_engine.errors import DeadlineError, ExecutionError
 from inf_engine.execution.state import ExecutionState, NodeState
 from inf_engine.execution.work import Entry, Work
 from inf_engine.graph import GraphNode
@@ -39,9 +40,23 @@ def failure_of(run: Any, node: GraphNode) -> BaseException:
         alias=node.alias,
         attempt=entry.attempts if entry else 0,
         cause=cause,
-        record=record_of(run),
     )
+    error.record = replace(record_of(run), error=error)
     error.__cause__ = cause
+    return error
+
+
+def late(run: Any, limit: float) -> DeadlineError:
+    """Return what a run raises when its timeout of `limit` seconds is over."""
+    state = run.state
+    pairs = zip(state.nodes, state.states, strict=True)
+    running = [node.name for node, where in pairs if where is NodeState.RUNNING]
+    error = DeadlineError(
+        f"the run took longer than its timeout of {limit} s; still open: "
+        f"{', '.join(running[:5]) or 'forward itself'}. Give it more with "
+        "engine.using(timeout=...)."
+    )
+    error.record = replace(record_of(run), error=error)
     return error
 
 

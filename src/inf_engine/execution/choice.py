@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from inf_engine.errors import ExecutionError
+from inf_engine.errors import ExecutionError, ModuleError
 from inf_engine.execution.state import NodeState
 from inf_engine.graph import GraphNode, nodes_in
 from inf_engine.tracing.tracer import filled
@@ -65,11 +65,18 @@ class Choice:
         for loser in self._node.deps:
             if states[loser.index] is not NodeState.DONE:
                 self._run.caught(loser)
-                self._run.abandon(loser)
+                self._run.abandon(loser, self._lost(loser))
 
-    def _nobody(self) -> ExecutionError:
+    def _lost(self, loser: GraphNode) -> ExecutionError:
         return ExecutionError(
+            f"{loser} was cancelled, because {self._node} had a good candidate "
+            "already. Use what first() gives, or keep this call out of first().",
+            node=loser.name,
+            alias=loser.alias,
+        )
+
+    def _nobody(self) -> ModuleError:
+        return ModuleError(
             f"none of the {len(self._node.args)} candidates of {self._node} was good. "
-            "Relax the check, or add a candidate that always is.",
-            node=self._node.name,
+            "Relax the check, or add a candidate that always is."
         )

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from inf_engine.errors import OutputParseError, ToolLoopError
+from inf_engine.errors import OutputParseError, ToolArgumentError, ToolLoopError
 from inf_engine.llm import LLMInference
 from inf_engine.types import LLMRequest, LLMResponse, Message, ToolCall
 
@@ -86,6 +86,8 @@ async def _call_tool(llm: LLMInference[Any], call: ToolCall) -> Message:
         return Message("tool", text, tool_call_id=call.id)
     try:
         text = await tool.call(call.arguments)
+    except ToolArgumentError as exc:
+        text = str(exc)
     except Exception as exc:
         if llm.tool_errors == "raise":
             raise

@@ -61,14 +61,19 @@ class ProgressBar:
         """Show a bar if it is wanted; give the observers that keep it up to date.
 
         Args:
-            wanted: True, False, or None for where stderr is a terminal.
+            wanted: True, False, or None for where stderr is a terminal and there is
+                more than one input.
             iterables: The inputs; their shortest length is the total.
         """
         if not (sys.stderr.isatty() if wanted is None else wanted):
             yield ()
             return
         lengths = [len(i) for i in iterables if hasattr(i, "__len__")]
-        with cls(min(lengths, default=None)) as bar:
+        total = min(lengths, default=None)
+        if wanted is None and total is not None and total < 2:
+            yield ()
+            return
+        with cls(total) as bar:
             yield (bar,)
 
     def __call__(self, event: Event) -> None:

@@ -18,8 +18,8 @@ from functools import partial
 from typing import Any
 
 from inf_engine.dispatch import dispatcher
-from inf_engine.errors import DeadlineError, TracingError
-from inf_engine.execution.books import failure_of
+from inf_engine.errors import ConfigurationError, TracingError
+from inf_engine.execution.books import failure_of, late
 from inf_engine.execution.choice import Choice
 from inf_engine.execution.forwards import Forwards, Step
 from inf_engine.execution.state import ExecutionState, NodeState
@@ -75,6 +75,7 @@ class Run:
         self._caught_nodes: set[int] = set()
         self._caught_errors: dict[int, BaseException] = {}
         self._captured: Any = None
+        self._outputs: set[int] = set()
         self._returned = False
         self._draining = False
         self._timer: asyncio.TimerHandle | None = None
@@ -115,15 +116,25 @@ class Run:
             return
         self._draining = True
         try:
-            while not self.finished:
-                if self._agenda:
-                    self._agenda.popleft()()
-                elif self._ready:
-                    self._execute(self._ready.popleft())
-                elif not self._settle():
-                    break
+            while not self.finished and self._advance():
+                pass
         finally:
             self._draining = False
+
+    def _advance(self) -> bool:
+        """Make one step; say whether there is more to do now."""
+        try:
+            if self._agenda:
+                self._agenda.popleft()()
+            elif self._ready:
+                self._execute(self._ready.popleft())
+            else:
+                return self._settle()
+        except BaseException as exc:  # noqa: BLE001 - e.g. KeyboardInterrupt in an op
+            if self.error is not None:
+                raise
+            self._stop(exc)
+        return True
 
     def later(self, step: Step) -> None:
         """Put a step on the agenda."""
@@ -140,7 +151,7 @@ class Run:
                 self._stop(failure_of(self, failed))
         if self._agenda or self._ready:
             return True
-        if not self.state.unfinished and not self._forwards:
+        if not self.state.unfinished and not self._forwards and not self._tasks:
             self._finish()
         return False
 
@@ -165,20 +176,12 @@ class Run:
         self._ready.clear()
         for node in self.state.nodes:
             if not self.state.is_final(node.index):
-                self._end(self.state.cancel(node.index, lost))
-        for task in list(self._tasks.values()):
-            task.cancel()
+                self._cancel(node, lost)
+        for index in self._tasks:
+            self._cancel_task(index)
 
     def _expire(self, limit: float) -> None:
-        pairs = zip(self.state.nodes, self.state.states, strict=True)
-        running = [node.name for node, state in pairs if state is NodeState.RUNNING]
-        self.cancel(
-            DeadlineError(
-                f"the run took longer than its timeout of {limit} s; still open: "
-                f"{', '.join(running[:5]) or 'forward itself'}. Give it more with "
-                "engine.using(timeout=...)."
-            )
-        )
+        self.cancel(late(self, limit))
 
     # -- forwards -------------------------------------------------------------------
 
@@ -201,6 +204,7 @@ class Run:
         elif error is not None:
             self._forward_failed(error)
         else:
+            self._outputs = {dep.index for dep in deps}
             self._root_returned(captured)
 
     def _root_returned(self, captured: Any) -> None:
@@ -258,6 +262,8 @@ class Run:
 
     def added(self, node: GraphNode, context: Context | None) -> None:
         """Take over a node that was just recorded."""
+        if node.kind == "llm":
+            self._check_alias(node)
         if context is not None:
             self._contexts[node.index] = context
         if node.kind == "first":
@@ -266,6 +272,14 @@ class Run:
             self._push(node)
         if not self._draining:
             self._loop.call_soon(self.drain)
+
+    def _check_alias(self, node: GraphNode) -> None:
+        """Refuse a call of a module that was registered nowhere, before it is paid."""
+        try:
+            self.work.manager.check(node.target.alias, node.path)
+        except ConfigurationError:
+            self.tracer.graph.nodes.pop()
+            raise
 
     def wait(self, frame: Frame, node: GraphNode, why: str) -> Any:
         """Pause the running forward until the node has ended; give value or raise."""
@@ -286,7 +300,8 @@ class Run:
             try:
                 yield from turn
             except asyncio.CancelledError:
-                self.abandon(node)
+                lost = asyncio.CancelledError("nothing needs it any more")
+                self.abandon(node, lost)
                 self._loop.call_soon(self.drain)
                 raise
         return self._outcome(node)
@@ -368,18 +383,15 @@ class Run:
             args, kwargs = self._inputs(node)
             below = self.state.below(node.index)
             value = await self.work.perform(node, args, kwargs, below)
-        except asyncio.CancelledError as exc:
-            self._tasks.pop(node.index, None)
+        except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001
             self.fail(node, exc)
             if task is not None and task.cancelling():
                 raise
-        except Exception as exc:  # noqa: BLE001 - the outcome of user code
-            self._tasks.pop(node.index, None)
-            self.fail(node, exc)
         else:
-            self._tasks.pop(node.index, None)
             self.complete(node, value)
-        self.drain()
+        finally:
+            self._tasks.pop(node.index, None)
+            self.drain()
 
     def _open_branch(self, node: GraphNode) -> None:
         fn = node.target
@@ -408,23 +420,41 @@ class Run:
         self.work.ended(node, error)
         self._end(self.state.fail(node.index, error))
 
-    def abandon(self, node: GraphNode) -> None:
+    def abandon(self, node: GraphNode, error: BaseException) -> None:
         """Cancel a node that nothing waits for, and what only it was waiting for."""
-        lost = asyncio.CancelledError("nothing needs it any more")
         stack = [node]
         while stack:
             here = stack.pop()
             index = here.index
-            if self.state.is_final(index) or self.state.users(index):
+            if self.state.is_final(index) or self._is_wanted(index):
                 continue
             self._caught_nodes.add(index)
-            self._end(self.state.cancel(index, lost))
-            self._forwards.abort(here, lost)
+            self._cancel(here, error)
+            self._forwards.abort(here, error)
             if index in self._tasks:
-                self._tasks[index].cancel()
+                self._cancel_task(index)
             if here.kind == "branch":
                 stack += [inner for inner in self.state.nodes if inner.parent is here]
             stack += here.deps
+
+    def _is_wanted(self, index: int) -> bool:
+        """Say whether a node or the output waits for a node."""
+        return index in self._outputs or bool(self.state.users(index))
+
+    def _cancel(self, node: GraphNode, error: BaseException) -> None:
+        """End a node that has not ended, and tell if it had begun."""
+        if self.state.states[node.index] is NodeState.RUNNING:
+            self.work.ended(node, error)
+        self._end(self.state.cancel(node.index, error))
+
+    def _cancel_task(self, index: int) -> None:
+        """Cancel the task of a node; it may not even have begun."""
+        self._tasks[index].add_done_callback(partial(self._task_ended, index))
+        self._tasks[index].cancel()
+
+    def _task_ended(self, index: int, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(index, None)
+        self.drain()
 
     def _end(self, nodes: list[GraphNode]) -> None:
         for node in nodes:

@@ -86,7 +86,13 @@ class Scheduler:
         check_output: Callable[[Any], None] | None = None,
         observers: Iterable[Observer] = (),
     ) -> Run:
-        """Start one run; `done` is called when everything in it has ended."""
+        """Start one run; `done` is called when everything in it has ended.
+
+        Raises:
+            EngineStateError: If the engine was closed in the meantime.
+        """
+        if self.closed:
+            raise _closed()
         listeners = [*self.observers, *observers]
         tell = self._teller(listeners) if listeners else None
         if wants_tokens is None and any(map(_wants_tokens, self.observers)):
@@ -150,9 +156,14 @@ class Scheduler:
         return Batch(Rows(iterables), start, limit, ordered=ordered, record=record)
 
     async def aclose(self) -> None:
-        """Cancel every run, wait for its tasks, and close the clients."""
+        """Cancel every run, wait for its tasks, and close the clients.
+
+        Raises:
+            EngineStateError: If the engine is not here at home.
+        """
         if self.closed:
             return
+        self._check_home()
         self.closed = True
         for run in list(self._alive):
             run.cancel(EngineStateError("the engine was closed while the run went on."))
@@ -165,25 +176,37 @@ class Scheduler:
         aliases = {m.alias: None for m in modules if isinstance(m, LLMInference)}
         return max(16, 2 * sum(map(self.manager.slots, aliases)))
 
-    def _check_home(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._loop = self._loop or loop
+    def check_usable(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Make sure that the engine can be used, and on this loop.
+
+        Args:
+            loop: The loop it is to run on; None for one that is not there yet.
+
+        Raises:
+            EngineStateError: If it is closed, forked, or at home on another loop.
+        """
         if self.closed:
-            raise EngineStateError(
-                "this engine is closed. Make a new one, or do the work inside its "
-                "'async with' block."
-            )
+            raise _closed()
         if os.getpid() != self._process:
             raise EngineStateError(
                 "this engine was made before a fork, and its connections belong to the "
                 "parent process. Make a new Engine in the child."
             )
-        if loop is not self._loop:
+        if self._loop is not None and loop is not self._loop:
             raise EngineStateError(
                 "this engine is at home on another event loop, and its connections "
                 "cannot leave it. Make one Engine per loop, or use engine.run_sync "
                 "everywhere."
             )
+
+    def _check_home(self) -> None:
+        """Make the running loop the engine's home, if it has none yet."""
+        if os.getpid() == self._process:
+            loop = asyncio.get_running_loop()
+            self.check_usable(loop)
+            self._loop = loop
+        else:  # asyncio itself no longer knows its loop
+            self.check_usable(None)
 
     def _teller(self, listeners: list[Observer]) -> Callable[[Event], None]:
         def tell(event: Event) -> None:
@@ -194,6 +217,13 @@ class Scheduler:
                     logger.exception("an observer failed on %s", type(event).__name__)
 
         return tell
+
+
+def _closed() -> EngineStateError:
+    return EngineStateError(
+        "this engine is closed. Make a new one, or do the work inside its 'async with' "
+        "block."
+    )
 
 
 def _wants_tokens(observer: Observer) -> bool:

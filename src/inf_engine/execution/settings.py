@@ -1,6 +1,7 @@
 """`ExecutionSettings`: how an engine runs things; `Engine.using` changes them."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -37,7 +38,9 @@ class ExecutionSettings:
             raise ConfigurationError(f"priority must be an int, not {self.priority!r}.")
         for name in ("timeout", "node_timeout"):
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and value > 0):
+            if value is not None and not (
+                _is_number(value) and 0 < value < math.inf
+            ):
                 raise ConfigurationError(
                     f"{name} must be a positive number of seconds, or None for no "
                     f"limit, not {value!r}."

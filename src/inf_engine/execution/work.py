@@ -191,7 +191,7 @@ class Work:
             entry.attempts += 1
             self.started(node)
 
-        def received(outcome: LLMResponse | EndpointError) -> None:
+        def received(outcome: LLMResponse | Exception) -> None:
             answered = isinstance(outcome, LLMResponse)
             entry.calls.append(
                 Call(

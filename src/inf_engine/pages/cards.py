@@ -16,6 +16,7 @@ from inf_engine.types import LLMResponse, Message, Usage
 
 MOST_CALLS = 30
 MOST_CAUSES = 5
+MOST_INPUTS = 3
 
 STYLE = """
 .card{background:var(--panel);border:1px solid var(--line);border-radius:10px;
@@ -107,8 +108,15 @@ def _asked(record: NodeRecordShape, names: Mapping[str, str]) -> str:
     if record.prompt:
         parts.append(_segments("Prompt", record.prompt, names))
         return "".join(parts)
-    parts += [_value("Input", value) for value in record.args]
-    parts += [_value(name, value) for name, value in (record.kwargs or {}).items()]
+    named = record.kwargs or {}
+    if len(record.args) > MOST_INPUTS:
+        parts.append(_value("Inputs", record.args))
+    else:
+        parts += [_value("Input", value) for value in record.args]
+    if len(named) > MOST_INPUTS:
+        parts.append(_value("Named inputs", named))
+    else:
+        parts += [_value(name, value) for name, value in named.items()]
     return "".join(parts)
 
 

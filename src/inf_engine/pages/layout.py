@@ -69,6 +69,7 @@ def arrange(boxes: Sequence[Box], edges: Sequence[Edge]) -> list[list[Point]]:
     chains = _chains(net, edges)
     for number, box in enumerate(net.boxes):
         net.rows[box.row].append(number)
+    net.rows = [row for row in net.rows if row]
     net.above = [[] for _ in net.boxes]
     net.below = [[] for _ in net.boxes]
     for chain in chains:
