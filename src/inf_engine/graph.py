@@ -12,11 +12,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial
 from typing import Any, ClassVar, Literal, get_args
 
 from inf_engine.errors import GraphError
 from inf_engine.module import InferenceModule
 from inf_engine.parameter import Parameter
+from inf_engine.svg import graph_svg
 from inf_engine.template import Hole, Template
 from inf_engine.tree import map_leaves
 
@@ -207,6 +210,7 @@ class InferenceGraph:
                     f"nodes {names[node.name]} and {place} are both called "
                     f"{node.name}; a name belongs to one node."
                 )
+        _lint_order(self)
         for node in nodes_in(self.output):
             if not _belongs(self, node):
                 raise GraphError(
@@ -224,8 +228,8 @@ class InferenceGraph:
             parts = [node.kind, node.path, _target_content(node)]
             parts += [content(node.args), content(node.kwargs)]
             parts += [None if node.parent is None else node.parent.index]
-            digest.update(json.dumps(parts, sort_keys=True).encode() + b"\n")
-        digest.update(json.dumps(content(self.output), sort_keys=True).encode())
+            digest.update(_as_json(parts).encode() + b"\n")
+        digest.update(_as_json(content(self.output)).encode())
         return digest.hexdigest()
 
     def __str__(self) -> str:
@@ -254,11 +258,19 @@ class InferenceGraph:
         lines += [f"  n{node.index} --> out" for node in nodes_in(self.output)]
         return "\n".join(lines)
 
+    def to_svg(self) -> str:
+        """Return the graph as an SVG picture."""
+        return graph_svg(self)
+
+    def _repr_html_(self) -> str:
+        return f'<div style="overflow:auto">{self.to_svg()}</div>'
+
     def to_dot(self) -> str:
         """Return the graph as Graphviz DOT text."""
         lines = ["digraph inference {", "  node [shape=box];"]
         for node in self.nodes:
-            lines.append(f"  n{node.index} [label={json.dumps(_label(node))}];")
+            label = json.dumps(_label(node), ensure_ascii=False)
+            lines.append(f"  n{node.index} [label={label}];")
             lines += [f"  n{dep.index} -> n{node.index};" for dep in node.deps]
         lines.append('  out [label="output", shape=oval];')
         lines += [f"  n{node.index} -> out;" for node in nodes_in(self.output)]
@@ -281,50 +293,79 @@ def nodes_in(value: Any) -> list[GraphNode]:
     return list(found.values())
 
 
-def content(value: Any) -> Any:
-    """Return a JSON value that stands for a captured value, the same everywhere."""
+def content(value: Any, above: tuple[int, ...] = ()) -> Any:
+    """Return a JSON value that stands for a captured value, the same everywhere.
+
+    Args:
+        value: Any captured value.
+        above: The ids of the objects that it is in, so that cycles end.
+    """
     kind = type(value)
     if kind in (str, int, float, bool, type(None)):
         return value
     if kind is GraphNode:
         return {"$node": value.index}
+    if id(value) in above:
+        return {"$above": len(above) - above.index(id(value))}
+    within = partial(content, above=(*above, id(value)))
     if kind is Template:
-        return {"$text": [content(part) for part in value.parts]}
+        return {"$text": list(map(within, value.parts))}
     if kind is list or kind is tuple:
-        return {f"${kind.__name__}": list(map(content, value))}
+        return {f"${kind.__name__}": list(map(within, value))}
     if kind is dict:
-        return {"$dict": [[content(k), content(v)] for k, v in value.items()]}
-    if kind is Parameter:
-        return {"$parameter": value.value}
+        return {"$dict": [[within(k), within(v)] for k, v in value.items()]}
+    if kind in (set, frozenset):
+        return {f"${kind.__name__}": sorted(map(_as_json, map(within, value)))}
     if kind is Hole:
-        known = content(value.source) if value.known is None else value.known
+        known = within(value.source) if value.known is None else value.known
         return {"$hole": [known, value.spec, value.conversion]}
-    name = kind.__qualname__
+    return {f"${kind.__qualname__}": _object_content(value, within)}
+
+
+def _object_content(value: Any, within: Callable[[Any], Any]) -> Any:
+    if isinstance(value, Parameter):
+        return value.value
     if isinstance(value, InferenceModule):
-        return {f"${name}": value.state_dict()}
+        return value.state_dict()
+    if isinstance(value, Enum):
+        return value.name
+    name = getattr(value, "__qualname__", None)
+    if name is not None:  # a class or a function
+        return f"{value.__module__}.{name}"
+    if isinstance(value, (list, tuple)):
+        return list(map(within, value))
+    if isinstance(value, dict):
+        return within(dict(value))
     fields = getattr(value, "__dict__", None)
-    return {f"${name}": content(dict(fields)) if fields else _stable_repr(value)}
+    return within(dict(fields)) if fields else _stable_repr(value)
 
 
 def _stable_repr(value: Any) -> str:
     """Return a repr without memory addresses."""
-    if callable(value):
-        return str(getattr(value, "__qualname__", type(value).__qualname__))
-    if isinstance(value, (set, frozenset)):
-        return repr(sorted(map(repr, value)))
     text = repr(value)
-    return type(value).__qualname__ if " at 0x" in text else text
+    return "" if " at 0x" in text else text
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _target_content(node: GraphNode) -> Any:
+    """Return what a call depends on besides its arguments."""
+    target = node.target
+    if node.kind == "leaf":
+        return content(target)
     if node.kind != "llm":
-        return None if node.kind in ("op", "leaf", "branch") else str(node.target)
-    request = node.target
+        return str(target) if node.kind in SMALL_KINDS else None
+    prompts = [target.system_prompt, target.prompt]
+    schema = target.output_type.schema
     return [
-        request.alias,
-        *[p.value for p in (request.system_prompt, request.prompt) if p is not None],
-        [request.temperature, request.top_p, request.max_tokens, request.seed],
-        [*request.stop, *request.tools, request.output_type.name],
+        target.alias,
+        [None if prompt is None else prompt.value for prompt in prompts],
+        [target.temperature, target.top_p, target.max_tokens, target.seed],
+        list(target.stop),
+        [content(tool.spec) for tool in target.tools.values()],
+        None if schema is None else [schema.name, schema.schema],
     ]
 
 
@@ -339,6 +380,24 @@ def _lint_node(graph: InferenceGraph, place: int, node: GraphNode) -> None:
             f"{node.name} is of the unknown kind {node.kind!r}; kinds are "
             f"{', '.join(_KINDS)}."
         )
+    _lint_deps(graph, place, node)
+    for inner in node.inner:
+        if not _belongs(graph, inner):
+            raise GraphError(
+                f"the output of {node.name} comes from {inner.name}, which is not in "
+                "this graph."
+            )
+    parent = node.parent
+    if parent is not None and (
+        not _belongs(graph, parent) or parent.index >= place or parent.kind != "branch"
+    ):
+        raise GraphError(
+            f"{node.name} was recorded by {parent.name}, which is not an earlier "
+            "branch of this graph."
+        )
+
+
+def _lint_deps(graph: InferenceGraph, place: int, node: GraphNode) -> None:
     for dep in node.deps:
         if not _belongs(graph, dep):
             raise GraphError(
@@ -349,12 +408,6 @@ def _lint_node(graph: InferenceGraph, place: int, node: GraphNode) -> None:
                 f"{node.name} depends on {dep.name}, which comes after it; a node "
                 "depends on earlier ones only."
             )
-    for inner in node.inner:
-        if not _belongs(graph, inner):
-            raise GraphError(
-                f"the output of {node.name} comes from {inner.name}, which is not in "
-                "this graph."
-            )
     used = nodes_in([node.args, node.kwargs])
     undeclared = [n for n in used if n not in node.deps and node.kind != "branch"]
     if undeclared:
@@ -364,8 +417,22 @@ def _lint_node(graph: InferenceGraph, place: int, node: GraphNode) -> None:
         )
 
 
+def _lint_order(graph: InferenceGraph) -> None:
+    """Refuse nodes that wait for themselves, which only branches can bring about."""
+    seen: set[int] = set()
+    for node in graph.topological_order():
+        for earlier in (*node.deps, *node.inner):
+            if earlier.index not in seen:
+                raise GraphError(
+                    f"{node.name} waits for {earlier.name}, which in turn waits for "
+                    "it; the value of a node cannot come from itself."
+                )
+        seen.add(node.index)
+
+
 def _belongs(graph: InferenceGraph, node: GraphNode) -> bool:
-    return node.index < len(graph.nodes) and graph.nodes[node.index] is node
+    inside = 0 <= node.index < len(graph.nodes)
+    return inside and graph.nodes[node.index] is node
 
 
 def _label(node: GraphNode) -> str:
@@ -373,4 +440,7 @@ def _label(node: GraphNode) -> str:
 
 
 def _quoted(text: str) -> str:
-    return text.replace('"', "&quot;").replace("\n", "<br/>")
+    """Return text for a quoted Mermaid label: its own entities, lines kept apart."""
+    for sign, name in (("#", "35"), ("&", "amp"), ('"', "quot"), ("<", "lt")):
+        text = text.replace(sign, f"#{name};")
+    return text.replace("\n", "<br/>")

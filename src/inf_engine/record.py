@@ -158,7 +158,13 @@ class RunRecord:
         return target
 
     def _repr_html_(self) -> str:
-        return graph_svg(self.graph)
+        picture = graph_svg(
+            self.graph,
+            seconds={node.node.index: node.seconds for node in self.nodes},
+            critical=[node.node.index for node in self.critical_path()],
+            outcomes={node.node.index: node.outcome for node in self.nodes},
+        )
+        return f'<div style="overflow:auto">{picture}</div>'
 
 
 def prompt_segments(node: GraphNode, value_of: ValueOf) -> tuple[Segment, ...]:

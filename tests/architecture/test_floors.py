@@ -30,9 +30,12 @@ SOURCE = Path(__file__).parents[2] / "src" / FACE
 
 FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "types", "tree"),
-    1: ("dispatch", "naming", "parameter", "schema", "tools", "template", "clients"),
+    1: (
+        *("dispatch", "naming", "parameter", "schema", "tools", "template"),
+        *("pages", "clients"),
+    ),
     2: ("module", "llm", "resources"),
-    3: ("graph", "containers", "functional"),
+    3: ("graph", "svg", "report", "containers", "functional"),
     4: ("tracing", "record"),
     5: ("execution", "optimization"),
     6: ("__init__", "cli", "testing"),
@@ -41,6 +44,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
 USER_TOWER = (
     *("dispatch", "naming", "parameter", "module", "llm", "schema", "tools"),
     *("template", "graph", "containers", "functional", "tracing", "record"),
+    *("pages", "svg", "report"),
 )
 PROVIDER_TOWER = ("clients", "resources")
 

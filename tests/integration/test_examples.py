@@ -1,0 +1,136 @@
+"""Every example runs as a user runs it, and says what it should."""
+
+import ast
+import asyncio
+import inspect
+import json
+import os
+import subprocess
+import sys
+from html.parser import HTMLParser
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+needs_model = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        find_spec("xllamacpp") is None, reason="needs the extra 'local' and the model"
+    ),
+]
+
+SAYS = [
+    pytest.param(
+        "02_modules_and_parameters.py",
+        ["(ask): ModuleDict(", "0.ask.where.question", "untouched: True", "bound:"],
+        marks=needs_model,
+    ),
+    pytest.param(
+        "03_tracing.py",
+        [
+            "parallel    2 s  [[tea] and [milk]]",
+            "graph_break 2 s  [more [tea]]",
+            "no_break    2 s  [short [green tea]]",
+            "fan_out     2 s  ['[[tea]', '[milk]', '[sugar]]']",
+            "race        1 s  [tea]",
+            "caught      1 s  caught: the model is out of tea",
+            "damaged: a text made from 'llm#1' was changed",
+            "refused: forward gave a value that is not known yet",
+            "output <- llm#3",
+        ],
+    ),
+    pytest.param(
+        "04_structured_output_and_tools.py",
+        ["Paris in", "19 °C in Lima", "1: 19.0", "2: 37.4", "KeyError: 'Atlantis'"],
+        marks=needs_model,
+    ),
+    pytest.param(
+        "05_batch_and_stream.py",
+        ["1: 'failed: nothing to go on with'", "tokens as they are written:\n  The"],
+        marks=needs_model,
+    ),
+]
+
+
+def run_example(name: str, folder: Path) -> str:
+    """Return what an example prints; it must succeed, and warn of nothing."""
+    environ = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name)],
+        cwd=folder,
+        env=environ,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("name", "lines"), SAYS)
+def test_example_says_what_it_should(
+    name: str, lines: list[str], tmp_path: Path
+) -> None:
+    """The lines that a reader is told about are in the output."""
+    output = run_example(name, tmp_path)
+    for line in lines:
+        assert line in output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("xllamacpp") is None, reason="needs the embedded model")
+def test_quickstart_answers_reviews_and_writes_a_report(tmp_path: Path) -> None:
+    """The embedded model gets at least 14 of 16 moods right; the report is a page."""
+    output = run_example("01_quickstart.py", tmp_path)
+    assert "mood#1                   llm alias=fast" in output
+    right = int(output.split("The mood is right for ")[1].split()[0])
+    assert right >= 14
+    for path in ("mood", "about", "apologise", "thank"):
+        assert f"\n  {path:<14}" in output
+    report = tmp_path / "quickstart.html"
+    HTMLParser().feed(report.read_text("utf-8"))
+    assert "mood#1" in report.read_text("utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("xllamacpp") is None, reason="needs the embedded model")
+def test_notebook_cells_run_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code cells run in one namespace inside a running loop, as in a notebook."""
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((EXAMPLES / "06_notebook.ipynb").read_text("utf-8"))
+    cells = [
+        "".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"
+    ]
+    shown = asyncio.run(run_cells(cells))
+    assert any("<svg" in picture for picture in shown)
+    assert (tmp_path / "notebook.html").exists()
+
+
+async def run_cells(cells: list[str]) -> list[str]:
+    """Run cells; return the pictures that their last expressions show."""
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    shown = []
+    for number, cell in enumerate(cells):
+        tree = ast.parse(cell)
+        if isinstance(tree.body[-1], ast.Expr):
+            tree.body[-1] = ast.Assign(
+                [ast.Name("_", ast.Store())], tree.body[-1].value
+            )
+        code = compile(
+            ast.fix_missing_locations(tree),
+            f"cell {number}",
+            "exec",
+            ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+        )
+        result = eval(code, namespace)
+        if inspect.iscoroutine(result):
+            await result
+        picture = getattr(namespace.get("_"), "_repr_html_", None)
+        shown.append(picture() if picture else "")
+    return shown
