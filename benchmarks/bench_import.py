@@ -1,6 +1,6 @@
 """What `import inf_engine` costs, and what it brings along."""
 
-from benchmarks.measure import Figure, in_child
+from benchmarks.measure import Figure, in_children
 
 LIMIT = 0.15
 _CODE = """
@@ -15,7 +15,7 @@ print(json.dumps({"cpu": spent, "heavy": sum(n in sys.modules for n in heavy.spl
 
 async def measure() -> list[Figure]:
     """Return the figures: the median of some fresh interpreters."""
-    runs = [in_child(_CODE) for _ in range(7)]
+    runs = in_children(_CODE, times=7)
     cpu = sorted(run["cpu"] for run in runs)[len(runs) // 2]
     return [
         Figure("import inf_engine", cpu, "CPU s", LIMIT),

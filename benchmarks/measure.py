@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -88,9 +90,16 @@ def resident_mb() -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-def in_child(code: str) -> dict[str, float]:
-    """Return the JSON that a fresh interpreter prints for some code."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    return json.loads(done.stdout)
+def in_children(code: str, times: int) -> list[dict[str, float]]:
+    """Return the JSON that fresh interpreters print for some code, bytecode cached."""
+    command = [sys.executable, "-c", code]
+    with tempfile.TemporaryDirectory() as cache:
+        environ = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
+        environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        outputs = [
+            subprocess.run(
+                command, capture_output=True, text=True, check=True, env=environ
+            ).stdout
+            for _ in range(times + 1)
+        ]
+    return [json.loads(output) for output in outputs[1:]]

@@ -4,7 +4,7 @@
 
 For each of 16 reviews the pipeline asks at the same time whether the customer is happy
 (a structured answer: one of two words) and which product it is about (an object), then
-branches in plain Python and writes an apology or a thank-you. The report of the slowest
+branches in plain Python and writes an apology or a thank-you. The report of the first
 run is written to quickstart.html.
 """
 
@@ -125,8 +125,7 @@ async def main() -> None:
     )
     print(f"The mood is right for {right} of {len(reviews)} reviews.\n")
     show_time(results)
-    slowest = max(records, key=lambda record: record.seconds)
-    print(f"\nThe report of the slowest run: {slowest.report('quickstart.html')}")
+    print(f"\nThe report of the first run: {records[0].report('quickstart.html')}")
 
 
 def show_time(results: list[Result]) -> None:

@@ -51,7 +51,7 @@ PROVIDER_TOWER = ("clients", "resources")
 LATE = (
     *("aiohttp", "anthropic", "httpx", "openai", "rich", "tenacity", "xllamacpp"),
     *("pydantic", "pydantic_core", "typing_extensions"),  # they come together
-    *("yaml", "urllib.request"),
+    *("yaml", "urllib.request", "email.utils"),
 )
 TWICE = "testing"
 EARLY = ("greenlet",)

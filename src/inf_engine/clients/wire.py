@@ -18,7 +18,6 @@ address, never the request; the key is cut out should the provider repeat it.
 import json
 from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import aclosing, contextmanager
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -264,6 +263,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     seconds = _number(text)
     if seconds is not None or not text:
         return seconds
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415
+
     try:
         then = parsedate_to_datetime(text)
         now = parsedate_to_datetime(headers.get("date", ""))
