@@ -97,7 +97,7 @@ class _ListOf(_Container[Held]):
         return any(held is item for held in self)
 
     def __add__(self, items: Iterable[Held]) -> Self:
-        return self._like([*self, *items])
+        return self._like(list(self) + list(items))
 
     def __iadd__(self, items: Iterable[Held]) -> Self:
         return self.extend(items)

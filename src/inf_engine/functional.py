@@ -25,7 +25,7 @@ class Op(Generic[P, R]):
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.mode = mode
-        self.name = getattr(fn, "__name__", type(fn).__name__)
+        self.name = getattr(fn, "__name__", type(fn).__name__).lstrip("_")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function; inside a forward this records the call."""
@@ -75,11 +75,13 @@ def op(fn: Any = None, /, *, thread: bool = False) -> Any:
 def _op(fn: Any, thread: bool) -> Op[Any, Any]:
     if not callable(fn):
         raise ModuleError(f"@op needs a function, not {type(fn).__name__}.")
-    is_async = inspect.iscoroutinefunction(fn)
+    is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
+        getattr(fn, "__call__", None)  # noqa: B004 - an object with an async __call__
+    )
     if is_async and thread:
+        name = getattr(fn, "__name__", type(fn).__name__)
         raise ModuleError(
-            f"@op(thread=True) is for sync functions, and {fn.__name__} is async: "
-            "write @op."
+            f"@op(thread=True) is for sync functions, and {name} is async: write @op."
         )
     return Op(fn, "async" if is_async else "thread" if thread else "inline")
 
@@ -164,18 +166,18 @@ def cond(
     Returns:
         What was called gave; the other one is never called.
     """
-    choose = functools.partial(_choose, then, otherwise, args)
+    choose = functools.partial(_choose, then, otherwise)
     answer = dispatcher.get()
     if answer is None:
-        return choose(predicate)
-    return answer.call_branch("cond", choose, (predicate,), wait=True)
+        return choose(predicate, *args)
+    return answer.call_branch("cond", choose, (predicate, *args), wait=True)
 
 
 def _choose(
     then: Callable[..., Any],
     otherwise: Callable[..., Any],
-    args: tuple[Any, ...],
     predicate: Any,
+    *args: Any,
 ) -> Any:
     return then(*args) if predicate else otherwise(*args)
 
@@ -185,7 +187,8 @@ def first(*candidates: Any, good: Callable[[Any], bool] | None = None) -> Any:
 
     Args:
         *candidates: Outputs of calls that are under way.
-        good: Says whether a value will do; any value does if None.
+        good: Says whether a value will do; any value does if None. One that raises
+            says no.
 
     Returns:
         The value. Outside of a forward the candidates are values already, and the
@@ -200,10 +203,14 @@ def first(*candidates: Any, good: Callable[[Any], bool] | None = None) -> Any:
     answer = dispatcher.get()
     if answer is not None:
         return answer.call_first(list(candidates), check)
+    last: Exception | None = None
     for candidate in candidates:
-        if check(candidate):
-            return candidate
-    raise ModuleError("first(): none of the candidates is good.")
+        try:
+            if check(candidate):
+                return candidate
+        except Exception as exc:  # noqa: BLE001 - a check that fails says no
+            last = exc
+    raise last or ModuleError("first(): none of the candidates is good.")
 
 
 def _any_value(value: Any) -> bool:

@@ -67,6 +67,7 @@ class LLMInference(InferenceModule, Generic[T]):
     """
 
     leaf = True
+    output_type: OutputType
 
     @overload
     def __init__(
@@ -144,7 +145,6 @@ class LLMInference(InferenceModule, Generic[T]):
         self.system_prompt = _as_parameter("system_prompt", system_prompt)
         self.prompt = _as_parameter("prompt", prompt)
         self.response_format = response_format
-        self.output_type = OutputType.of(response_format)
         self.tools = tools_of(tools)
         self.temperature = temperature
         self.top_p = top_p
@@ -158,9 +158,9 @@ class LLMInference(InferenceModule, Generic[T]):
     def __setattr__(self, name: str, value: Any) -> None:
         """Check an argument, whether given at first or assigned later."""
         check = _ARGUMENTS.get(name)
-        super().__setattr__(name, value if check is None else check(name, value))
         if name == "response_format":
-            self.output_type = OutputType.of(value)
+            super().__setattr__("output_type", OutputType.of(value))
+        super().__setattr__(name, value if check is None else check(name, value))
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> T:
         """Call the model; inside a forward this records the call."""
@@ -251,9 +251,15 @@ def as_messages(prompt: Any) -> tuple[Message, ...]:
             f"a prompt must be text or messages, not {type(prompt).__name__}: write it "
             "into an f-string, e.g. self.llm(f'{value}')."
         )
-    if all(isinstance(item, (str, Parameter, TextPart, ImagePart)) for item in prompt):
+    if all(_is_part(item) for item in prompt):
         return (Message("user", _as_content(prompt)),)
     return tuple([_as_message(item) for item in prompt])
+
+
+def _is_part(item: Any) -> bool:
+    if isinstance(item, Mapping):
+        return "type" in item and "role" not in item
+    return isinstance(item, (str, Parameter, TextPart, ImagePart))
 
 
 def _as_message(item: Any) -> Message:
@@ -416,6 +422,10 @@ def _as_stop(value: Any) -> tuple[str, ...]:
     return tuple(texts)
 
 
+def _as_tools(value: Any) -> dict[str, Tool]:
+    return tools_of(list(value.values()) if isinstance(value, dict) else value)
+
+
 def _as_tool_errors(name: str, value: Any) -> Any:
     if value not in ("return", "raise"):
         raise ModuleError(f"tool_errors must be 'return' or 'raise', not {value!r}.")
@@ -437,8 +447,8 @@ def _number(
         if isinstance(value, bool) or not isinstance(value, kinds):
             kind = "a number" if float in kinds else "an int"
             raise ModuleError(f"{name} must be {kind}, not {value!r}.")
-        fits = low <= value <= high and value > above and math.isfinite(value)
-        if not fits:
+        finite = -math.inf < value < math.inf
+        if not (finite and low <= value <= high and value > above):
             raise ModuleError(
                 f"{name} is out of range: {value!r} is not {_range(low, high, above)}."
             )
@@ -459,7 +469,7 @@ _ARGUMENTS: Mapping[str, Callable[[str, Any], Any]] = {
     "alias": _as_alias,
     "system_prompt": _as_parameter,
     "prompt": _as_prompt,
-    "tools": lambda _, value: value if isinstance(value, dict) else tools_of(value),
+    "tools": lambda _, value: _as_tools(value),
     "temperature": _number(int, float, low=0),
     "top_p": _number(int, float, above=0, high=1),
     "max_tokens": _number(int, low=1),

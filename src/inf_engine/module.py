@@ -153,8 +153,8 @@ class InferenceModule(Named):
             ModuleError: If it is not a `Parameter`, or the name is taken by a method.
         """
         self._check_initialised()
-        self._check_kind(name, parameter, Parameter)
         self._check_attribute(name)
+        self._check_kind(name, parameter, Parameter)
         self._register(self._parameters, name, parameter)
         self._shadow(name, parameter)
 
@@ -165,8 +165,8 @@ class InferenceModule(Named):
             ModuleError: If it is not a module, or the name is taken by a method.
         """
         self._check_initialised()
-        self._check_kind(name, module, InferenceModule)
         self._check_attribute(name)
+        self._check_kind(name, module, InferenceModule)
         self._register(self._modules, name, module)
         self._shadow(name, module)
 
@@ -215,6 +215,7 @@ class InferenceModule(Named):
             held._check_initialised()
 
     def _check_attribute(self, name: str) -> None:
+        self._check_key(name)
         if hasattr(InferenceModule, name) or name in InferenceModule.__annotations__:
             raise ModuleError(
                 f"{name!r} cannot name a child of {type(self).__name__}: "
@@ -414,28 +415,27 @@ def _tree_lines(root: InferenceModule) -> list[str]:
     stack: list[tuple[str, str, str, Any]] = [("", "", "", root)]
     while stack:
         pad, label, path, module = stack.pop()
-        if not isinstance(module, InferenceModule):
-            lines.append(f"{pad}{label}{module}")
-            continue
-        if id(module) in shown:
-            seen = shown[id(module)]
-            where = f"see {seen!r}" if seen else "..."
-            lines.append(f"{pad}{label}{type(module).__name__}({where})")
+        if id(module) in shown or not isinstance(module, InferenceModule):
+            lines.append(f"{pad}{label}{_short(module, shown)}")
             continue
         shown[id(module)] = path
         lines.append(f"{pad}{label}{type(module).__name__}({module.extra_repr()}")
         below = f"{pad}  "
-        inner = [
-            (below, f"({k}): ", "", repr(p)) for k, p in module._parameters.items()
-        ]
-        inner += [
-            (below, f"({k}): ", _join(path, k), m) for k, m in module._modules.items()
-        ]
+        held = {**module._parameters, **module._modules}
+        inner = [(below, f"({k}): ", _join(path, k), m) for k, m in held.items()]
         if inner:
-            stack += [(pad, ")", "", ""), *reversed(inner)]
+            stack += [(pad, ")", "", None), *reversed(inner)]
         else:
             lines[-1] += ")"
     return lines
+
+
+def _short(held: Any, shown: dict[int, str]) -> str:
+    """Return the text of something that has, or needs, no lines of its own."""
+    if id(held) not in shown:
+        return "" if held is None else repr(held)
+    place = shown[id(held)]
+    return f"{type(held).__name__}({f'see {place!r}' if place else '...'})"
 
 
 def _join(path: str, key: str) -> str:

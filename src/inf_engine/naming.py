@@ -29,12 +29,14 @@ class Named:
                 return
 
     def _holders_left(self) -> list["weakref.ref[Any]"]:
-        return self.__dict__.get("_holders", [])
+        holders: list[weakref.ref[Any]] = self.__dict__.get("_holders", [])
+        return holders
 
     def _outermost(self) -> Any:
         """Return the outermost holder, itself if it has none."""
         seen: set[int] = set()
-        here = above = self
+        here: Any = self
+        above: Any = self
         while above is not None and id(above) not in seen:
             here = above
             seen.add(id(here))

@@ -53,7 +53,7 @@ class Parameter(Named):
     @property
     def name(self) -> str:
         """The dotted name in the outermost module that holds it, or ``""``."""
-        named = getattr(self._outermost(), "named_parameters", dict)()
+        named: Any = getattr(self._outermost(), "named_parameters", dict)()
         return next((name for name, held in named if held is self), "")
 
     @property

@@ -11,7 +11,7 @@ token. Rules:
 * A token carries a number drawn per table: text kept from another run is refused.
 
 What stays invisible: operations that leave tokens whole but would have changed the
-value (``replace``, ``strip``, ``split`` of a template that then goes on whole).
+value (``replace``, ``strip``, ``split``, padding of a template that goes on whole).
 """
 
 import re
@@ -22,13 +22,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from inf_engine.errors import TracingError
-from inf_engine.parameter import Parameter
 
 _START, _END = "\U00016e40", "\U00016e41"
 _DIGITS = [chr(0x16E60 + digit) for digit in range(16)]
 _VALUES = {letter: digit for digit, letter in enumerate(_DIGITS)}
-_NONCE = 8
-_TOKEN = re.compile(f"{_START}([\U00016e60-\U00016e6f]+){_END}")
+_NONCE = _NUMBER = 8  # digits; tokens are all of one length, so a cut one shows
+_TOKEN = re.compile(f"{_START}([\U00016e60-\U00016e6f]{{{_NONCE + _NUMBER}}}){_END}")
 _LETTER = re.compile("[\U00016e40-\U00016e7f]")
 _ESCAPED = re.compile(
     r"\\ud81b|\\U00016e[4-7]|%F0%96%B9|&#93(?:7[6-9]|8[0-2])\d;|&#x16e[4-7]"
@@ -47,21 +46,21 @@ class Hole:
         spec: The format spec, as in ``f"{p:>10}"``.
         conversion: ``"r"`` for ``!r``, else empty.
         where: File and line of the formatting.
-        token: What stands for it while the text travels through forward.
         known: The value, for a parameter; None for a node.
+        token: What stands for it while the text travels through forward.
     """
 
     source: Any
     spec: str
     conversion: str
     where: str
-    token: str
     known: str | None = None
+    token: str = ""
     _tree_leaf: ClassVar[bool] = True
 
     def format(self, value: Any) -> str:
         """Return the text that goes into the hole for its value."""
-        return repr(value) if self.conversion else format(value, self.spec)
+        return format(repr(value) if self.conversion else value, self.spec)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,15 +111,23 @@ class HoleTable:
     ) -> str:
         """Return a token that stands for the value of `source` in a text."""
         if not self._nonce:
-            self._nonce = _encode(secrets.randbits(4 * _NONCE)).rjust(
-                _NONCE, _DIGITS[0]
-            )
+            self._nonce = _encode(secrets.randbits(4 * _NONCE), _NONCE)
         number = len(self._holes)
-        token = f"{_START}{self._nonce}{_encode(number)}{_END}"
-        hole = Hole(source, spec, conversion, _user_line(), token, known)
+        token = f"{_START}{self._nonce}{_encode(number, _NUMBER)}{_END}"
+        hole = Hole(source, spec, conversion, _user_line(), known, token)
         self._holes.append(hole)
         self._unread[number] = hole
         return token
+
+    def repr_of(self, source: Any) -> str:
+        """Return a token for the repr of a value; it may be formatted further."""
+        return _Repr(self, self.issue(source, conversion="r"))
+
+    def respec(self, token: str, spec: str) -> str:
+        """Return another token for a token that is formatted once more."""
+        number = _decode(token[1 + _NONCE : -1])
+        hole = self._unread.pop(number, self._holes[number])
+        return self.issue(hole.source, spec, hole.conversion, hole.known)
 
     def scan(self, text: str, where: str) -> str | Template:
         """Return `text` itself, or the template that it stands for.
@@ -164,10 +171,10 @@ class HoleTable:
         """
         for hole in self._unread.values():
             raise TracingError(
-                f"the text made from {_described(hole.source)} at {hole.where} reached no call and "
-                "no output: it was compared, searched, printed, measured or dropped "
-                "while its value was not known yet. Use str(p) to wait for the value, "
-                "or move that code into an @op function."
+                f"the text made from {_described(hole)} at {hole.where} reached no "
+                "call and no output: it was compared, searched, printed, measured or "
+                "dropped while its value was not known yet. Use str(p) to wait for the "
+                "value, or move that code into an @op function."
             )
 
     def _parts(self, pieces: list[str], where: str) -> Iterator[str | Hole]:
@@ -184,7 +191,7 @@ class HoleTable:
 
     def _damaged(self, where: str) -> str:
         holes = [*self._unread.values()] or self._holes
-        sources = dict.fromkeys(_described(hole.source) for hole in holes)
+        sources = dict.fromkeys(_described(hole) for hole in holes)
         names = ", ".join(list(sources)[:5])
         return (
             f"a text made from {names} was changed before its value was known and "
@@ -195,10 +202,27 @@ class HoleTable:
         )
 
 
-def _described(source: Any) -> str:
-    """Name a node, or a parameter by its name instead of its text."""
-    name = source.name
-    return f"parameter {name!r}" if isinstance(source, Parameter) else repr(name)
+class _Repr(str):
+    """The token of ``{p!r}``, to which Python applies the format spec itself."""
+
+    __slots__ = ("_table",)
+
+    _table: HoleTable
+
+    def __new__(cls, table: HoleTable, token: str) -> "_Repr":
+        made = super().__new__(cls, token)
+        made._table = table
+        return made
+
+    def __format__(self, spec: str) -> str:
+        token = str.__str__(self)
+        return self._table.respec(token, spec) if spec else token
+
+
+def _described(hole: Hole) -> str:
+    """Name the node or parameter that gives the value."""
+    name = repr(hole.source.name)
+    return name if hole.known is None else f"parameter {name}"
 
 
 def _foreign(where: str) -> str:
@@ -209,8 +233,8 @@ def _foreign(where: str) -> str:
     )
 
 
-def _encode(number: int) -> str:
-    return "".join([_DIGITS[int(digit, 16)] for digit in f"{number:x}"])
+def _encode(number: int, width: int) -> str:
+    return "".join([_DIGITS[int(digit, 16)] for digit in f"{number:0{width}x}"])
 
 
 def _decode(letters: str) -> int:

@@ -1,25 +1,31 @@
 """One walk over nested values, used by everything that looks inside an argument.
 
-Containers are list, tuple (named tuples too), dict (keys and values), set, frozenset
-and dataclass instances; pydantic models are walked where they already carry something
-that is not theirs (``model_construct``). Everything else is a leaf, and so is every
-class with ``_tree_leaf = True``.
+Containers are list, tuple, dict (keys and values), their subclasses, set, frozenset and
+dataclass instances; pydantic models are walked where they already carry something that
+is not theirs (``model_construct``). Everything else is a leaf, and so is every class
+with ``_tree_leaf = True``.
+
+What stands at several places, or in itself, is walked once: each walk gets a memo of
+the results by id, together with the values, so that no id is used again meanwhile.
 """
 
 import copy
 import dataclasses
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
-Leaf = Callable[[Any], Any]
+Leaf: TypeAlias = Callable[[Any], Any]
+Memo: TypeAlias = dict[int, tuple[Any, Any]]
+Walk: TypeAlias = Callable[[Leaf, Any, Memo], Any]
 
 
 def map_leaves(fn: Leaf, value: Any) -> Any:
     """Return `value` with `fn` applied to every leaf, the structure kept exactly.
 
     Lists, dicts and sets are always new, so the result is also a snapshot; objects
-    (dataclasses, pydantic models) are copied only if something in them changed.
+    (dataclasses, pydantic models) are copied only if something in them changed. One
+    list at two places is one new list at both.
 
     Args:
         fn: Called with each leaf, in order.
@@ -28,64 +34,99 @@ def map_leaves(fn: Leaf, value: Any) -> Any:
     Returns:
         The mapped value.
     """
+    return _map(fn, value, {})
+
+
+def _map(fn: Leaf, value: Any, memo: Memo) -> Any:
     kind = type(value)
     walk = _WALKS[kind] if kind in _WALKS else _walk_of(kind)
-    return fn(value) if walk is None else walk(fn, value)
+    if walk is None:
+        return fn(value)
+    if id(value) in memo:
+        return memo[id(value)][0]
+    return walk(fn, value, memo)
 
 
-def _list(fn: Leaf, value: list[Any]) -> list[Any]:
-    return [map_leaves(fn, item) for item in value]
-
-
-def _tuple(fn: Leaf, value: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple([map_leaves(fn, item) for item in value])
-
-
-def _dict(fn: Leaf, value: dict[Any, Any]) -> dict[Any, Any]:
-    return {map_leaves(fn, k): map_leaves(fn, v) for k, v in value.items()}
-
-
-def _set(fn: Leaf, value: Any) -> Any:
-    return type(value)([map_leaves(fn, item) for item in value])
-
-
-def _named_tuple(fn: Leaf, value: Any) -> Any:
-    return type(value)._make([map_leaves(fn, item) for item in value])
-
-
-def _list_subclass(fn: Leaf, value: Any) -> Any:
-    result = copy.copy(value)
-    result[:] = [map_leaves(fn, item) for item in value]
+def _list(fn: Leaf, value: list[Any], memo: Memo) -> list[Any]:
+    result: list[Any] = []
+    memo[id(value)] = result, value
+    result += _items(fn, value, memo)
     return result
 
 
-def _dict_subclass(fn: Leaf, value: Any) -> Any:
-    items = _dict(fn, value)
+def _tuple(fn: Leaf, value: tuple[Any, ...], memo: Memo) -> tuple[Any, ...]:
+    return tuple(_items(fn, value, memo))
+
+
+def _items(fn: Leaf, value: Any, memo: Memo) -> list[Any]:
+    """Return the mapped items, with a short way for the plainest leaves."""
+    return [
+        fn(item) if type(item) in _LEAVES else _map(fn, item, memo) for item in value
+    ]
+
+
+def _dict(fn: Leaf, value: dict[Any, Any], memo: Memo) -> dict[Any, Any]:
+    result: dict[Any, Any] = {}
+    if not value:
+        return result
+    memo[id(value)] = result, value
+    result.update({_map(fn, k, memo): _map(fn, v, memo) for k, v in value.items()})
+    return result
+
+
+def _set(fn: Leaf, value: Any, memo: Memo) -> Any:
+    result = type(value)(_items(fn, value, memo))
+    memo[id(value)] = result, value
+    return result
+
+
+def _tuple_subclass(fn: Leaf, value: Any, memo: Memo) -> Any:
+    items = _items(fn, value, memo)
+    if all(new is old for new, old in zip(items, value, strict=True)):
+        return value
+    result = tuple.__new__(type(value), items)
+    if getattr(value, "__dict__", None):
+        result.__dict__.update(value.__dict__)
+    return result
+
+
+def _list_subclass(fn: Leaf, value: Any, memo: Memo) -> Any:
     result = copy.copy(value)
+    memo[id(value)] = result, value
+    result[:] = _items(fn, value, memo)
+    return result
+
+
+def _dict_subclass(fn: Leaf, value: Any, memo: Memo) -> Any:
+    result = copy.copy(value)
+    memo[id(value)] = result, value
+    items = {_map(fn, k, memo): _map(fn, v, memo) for k, v in value.items()}
     result.clear()
     result.update(items)
     return result
 
 
-def _dataclass(fn: Leaf, value: Any) -> Any:
+def _dataclass(fn: Leaf, value: Any, memo: Memo) -> Any:
     names = [f.name for f in dataclasses.fields(value) if hasattr(value, f.name)]
-    return _with_changes(fn, value, {name: getattr(value, name) for name in names})
+    return _object(fn, value, {name: getattr(value, name) for name in names}, memo)
 
 
-def _pydantic(fn: Leaf, value: Any) -> Any:
-    return _with_changes(fn, value, dict(value.__dict__))
+def _pydantic(fn: Leaf, value: Any, memo: Memo) -> Any:
+    return _object(fn, value, dict(value.__dict__), memo)
 
 
-def _with_changes(fn: Leaf, value: Any, fields: dict[str, Any]) -> Any:
+def _object(fn: Leaf, value: Any, fields: dict[str, Any], memo: Memo) -> Any:
     """Return a copy of the object with its changed fields, or the object itself."""
+    memo[id(value)] = value, value
     changes = {}
     for name, old in fields.items():
-        new = map_leaves(fn, old)
+        new = _map(fn, old, memo)
         if new is not old and not _same(old, new):
             changes[name] = new
     if not changes:
         return value
     result = copy.copy(value)
+    memo[id(value)] = result, value
     for name, new in changes.items():
         object.__setattr__(result, name, new)
     return result
@@ -106,12 +147,12 @@ def _same(old: Any, new: Any) -> bool:
 
 
 @lru_cache(maxsize=512)
-def _walk_of(kind: type) -> Callable[[Leaf, Any], Any] | None:
+def _walk_of(kind: type) -> Walk | None:
     """Return the walk for a type that is not one of the plain containers."""
     if getattr(kind, "_tree_leaf", False):
         return None
     if issubclass(kind, tuple):
-        return _named_tuple if hasattr(kind, "_make") else None
+        return _tuple_subclass
     if issubclass(kind, list):
         return _list_subclass
     if issubclass(kind, dict):
@@ -123,16 +164,12 @@ def _walk_of(kind: type) -> Callable[[Leaf, Any], Any] | None:
     return None
 
 
-_WALKS: dict[type, Callable[[Leaf, Any], Any] | None] = {
+_LEAVES: frozenset[type] = frozenset((str, int, float, bool, bytes, type(None)))
+_WALKS: dict[type, Walk | None] = {
     list: _list,
     tuple: _tuple,
     dict: _dict,
     set: _set,
     frozenset: _set,
-    str: None,
-    int: None,
-    float: None,
-    bool: None,
-    bytes: None,
-    type(None): None,
+    **dict.fromkeys(_LEAVES),
 }

@@ -17,7 +17,7 @@ from inf_engine.execution.run import Run
 from inf_engine.record import RunRecord
 from inf_engine.types import Usage
 
-_BREATHE_EVERY = 64
+_BREATHE_EVERY = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Rows:
         """Stop pulling."""
         if self._pull is not None:
             self._pull.cancel()
-            await asyncio.wait([self._pull])
+            await asyncio.gather(self._pull, return_exceptions=True)
             self._pull = None
 
     async def _next(self) -> tuple[Any, ...]:
@@ -168,16 +168,27 @@ class Batch:
         self._ready: dict[int, Result] = {}
         self._order: deque[int] = deque()
         self._changed = asyncio.Event()
+        self._broken: Exception | None = None
+        self._stopped: BaseException | None = None
 
     async def results(self) -> AsyncGenerator[Result, None]:
-        """Yield a result for each input; leaving the loop cancels what is alive."""
+        """Yield a result for each input; leaving the loop cancels what is alive.
+
+        Raises:
+            Exception: What the iterables raised, once all that had been pulled before
+                has its result.
+        """
         try:
             while True:
                 self._changed.clear()
                 await self._fill()
+                if self._stopped is not None:
+                    raise self._stopped
                 if self._order and self._order[0] in self._ready:
                     yield self._ready.pop(self._order.popleft())
                 elif self._rows.ended and not self._alive:
+                    if self._broken is not None:
+                        raise self._broken
                     return
                 else:
                     await self._changed.wait()
@@ -191,7 +202,7 @@ class Batch:
     async def _fill(self) -> None:
         """Start runs until enough are alive or no input is there."""
         while not self._rows.ended and not self._is_full:
-            inputs = self._rows.take(self._changed)
+            inputs = self._take()
             if inputs is None:
                 return
             index = self._pulled
@@ -201,11 +212,21 @@ class Batch:
             run = self._start(inputs, partial(self._ended, index, inputs))
             if not run.finished:
                 self._alive[run] = None
-            if self._pulled % _BREATHE_EVERY == 0:
+            if run.finished or self._pulled % _BREATHE_EVERY == 0:
                 await asyncio.sleep(0)
+
+    def _take(self) -> tuple[Any, ...] | None:
+        try:
+            return self._rows.take(self._changed)
+        except Exception as exc:  # noqa: BLE001 - raised when the rest is done
+            self._broken = exc
+            self._rows.ended = True
+            return None
 
     def _ended(self, index: int, inputs: tuple[Any, ...], run: Run) -> None:
         self._alive.pop(run, None)
+        if isinstance(run.error, (KeyboardInterrupt, SystemExit)):
+            self._stopped = run.error
         self._ready[index] = _result(run, index, inputs, self._record)
         if not self._ordered:
             self._order.append(index)
@@ -213,8 +234,10 @@ class Batch:
 
     async def _stop(self) -> None:
         await self._rows.aclose()
-        for run in list(self._alive):
+        alive = list(self._alive)
+        for run in alive:
             run.cancel(asyncio.CancelledError("nobody takes the results any more"))
+        for run in alive:
             await run.wait_closed()
 
 

@@ -30,8 +30,8 @@ def failure_of(run: Any, node: GraphNode) -> BaseException:
         node: A node of it that failed.
     """
     cause = run.state.errors[node.index]
-    if isinstance(cause, ExecutionError):
-        return cause
+    if isinstance(cause, ExecutionError) or node.kind == "branch":
+        return cause  # what a forward itself raised leaves the run as it is
     entry = run.work.entries.get(node.index)
     alias = f" (alias {node.alias!r})" if node.alias else ""
     error = ExecutionError(
@@ -44,6 +44,16 @@ def failure_of(run: Any, node: GraphNode) -> BaseException:
     error.record = replace(record_of(run), error=error)
     error.__cause__ = cause
     return error
+
+
+def dropped(node: GraphNode) -> ExecutionError:
+    """Return what a node ends with when the wait for it was cancelled."""
+    return ExecutionError(
+        f"{node} was cancelled, because what waited for it timed out or was cancelled. "
+        "Call it again instead of using the same output again.",
+        node=node.name,
+        alias=node.alias,
+    )
 
 
 def late(run: Any, limit: float) -> DeadlineError:

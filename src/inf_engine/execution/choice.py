@@ -24,6 +24,7 @@ class Choice:
         """Look now, and again each time a candidate has ended."""
         run, node = self._run, self._node
         run.state.add(node, ())
+        run.choices.append(node)
         run.state.start(node.index)
         run.later(self._look)
         for dep in node.deps:
@@ -48,7 +49,6 @@ class Choice:
                 self._drop_losers()
                 return
         if all(run.state.is_final(dep.index) for dep in node.deps):
-            self._drop_losers()
             run.fail(node, last or self._nobody())
 
     def _is_known(self, candidate: Any) -> bool:

@@ -3,19 +3,19 @@
 import asyncio
 import contextlib
 import copy
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
 
-from inf_engine.errors import ConfigurationError, EngineStateError
+from inf_engine.errors import ConfigurationError
 from inf_engine.execution.batch import Result
 from inf_engine.execution.books import record_of
-from inf_engine.execution.events import Event, Observer, TokenDelta
+from inf_engine.execution.events import Observer
+from inf_engine.execution.home import Home
 from inf_engine.execution.progress import ProgressBar
 from inf_engine.execution.run import Run
 from inf_engine.execution.scheduler import Scheduler
 from inf_engine.execution.settings import ErrorPolicy, ExecutionSettings
-from inf_engine.graph import GraphNode
+from inf_engine.execution.tokens import TokenStream
 from inf_engine.record import RunRecord
 from inf_engine.resources.manager import ResourceManager
 
@@ -82,21 +82,16 @@ class Engine:
         observers: Iterable[Observer] = (),
         progress: bool | None = None,
     ) -> None:
-        if max_inflight is not None and (
-            not isinstance(max_inflight, int) or max_inflight < 1
-        ):
-            raise ConfigurationError(
-                f"max_inflight must be an int ≥ 1, or None, not {max_inflight!r}."
-            )
+        self.settings = ExecutionSettings(timeout=timeout, retries=retries)
+        listeners = _checked(max_inflight, observers, progress)
         manager = (
             resources
             if isinstance(resources, ResourceManager)
             else ResourceManager(resources)
         )
-        self.settings = ExecutionSettings(timeout=timeout, retries=retries)
-        self._scheduler = Scheduler(manager, observers, max_inflight)
+        self._scheduler = Scheduler(manager, listeners, max_inflight)
         self._progress = progress
-        self._home = _Home()
+        self._home = Home(self._scheduler.check_usable)
 
     @property
     def resources(self) -> ResourceManager:
@@ -177,9 +172,10 @@ class Engine:
         Raises:
             ExecutionError: With ``errors="raise"``, the failure that came first.
         """
-        policy = self.settings.replace(errors=errors or self.settings.errors).errors
+        view = self if errors is None else self.using(errors=errors)
+        policy = view.settings.errors
         found: list[Result] = []
-        stream = self.stream(module, *iterables, record=record)
+        stream = view.stream(module, *iterables, record=record)
         async with contextlib.aclosing(stream) as results:
             async for result in results:
                 if policy == "raise":
@@ -243,7 +239,7 @@ class Engine:
             TypeError: If the output is not the text of one node. Nothing is paid,
                 unless a graph break had to wait for an answer.
         """
-        stream = _TokenStream()
+        stream = TokenStream()
         task = asyncio.ensure_future(
             self._outcome(
                 module,
@@ -254,11 +250,12 @@ class Engine:
                 observers=[stream],
             )
         )
-        task.add_done_callback(lambda _: stream.end())
+        task.add_done_callback(stream.end)
         try:
             async for piece in stream:
                 yield piece
-            _unwrapped(await task)
+            if rest := stream.rest(_unwrapped(await task)):
+                yield rest
         finally:
             task.cancel()
             await asyncio.wait([task])
@@ -281,17 +278,28 @@ class Engine:
             EngineStateError: If the engine is at home on another loop.
             Exception: Like `run`.
         """
-        return self._home.call(self.run(module, *args, **kwargs))
+        return self._home.call(lambda: self.run(module, *args, **kwargs))
 
     # -- life -------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        """Cancel what runs, and close all connections. The engine is done for."""
+        """Cancel what runs, and close all connections. The engine is done for.
+
+        Raises:
+            EngineStateError: If the engine is at home on another loop.
+        """
         await self._scheduler.aclose()
 
     def close(self) -> None:
-        """Close an engine that was used with `run_sync`; nothing if it never was."""
-        self._home.close(self.aclose)
+        """Close an engine from synchronous code; `run_sync` is its counterpart.
+
+        Raises:
+            EngineStateError: If the engine is at home on another loop: await `aclose`
+                there.
+        """
+        if not self._scheduler.closed:
+            self._home.call(self.aclose)
+        self._home.stop()
 
     async def __aenter__(self) -> Self:
         return self
@@ -319,95 +327,27 @@ class Engine:
         )
 
 
-class _Home:
-    """The private loop of an engine, in a thread of its own, made on first use."""
-
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-
-    def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine on the private loop and wait for it."""
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(
-                target=self._loop.run_forever, name="inf-engine", daemon=True
-            )
-            self._thread.start()
-        if self._thread is threading.current_thread():
-            coroutine.close()
-            raise EngineStateError(
-                "run_sync was called on the engine's own loop, where it would wait for "
-                "itself. Call the module in forward, or await engine.run."
-            )
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def close(self, aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Close on the private loop, then end it."""
-        if self._loop is None or self._thread is None:
-            return
-        self.call(aclose())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        self._loop = self._thread = None
-
-
-class _TokenStream:
-    """The pieces of the one node that is the output, as an observer and an iterator."""
-
-    wants_tokens = True
-
-    def __init__(self) -> None:
-        self._node: GraphNode | None = None
-        self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        self._held: dict[str, list[str]] = {}
-
-    def check(self, output: Any) -> None:
-        """Refuse an output that is not the text of one model call."""
-        is_text = isinstance(output, GraphNode) and output.kind == "llm"
-        if not is_text or output.target.response_format is not None:
-            raise TypeError(
-                "stream_tokens needs a module whose output is the text of one model "
-                f"call, not {_described(output)}. Return that call's output itself, or "
-                "use engine.run."
-            )
-        self._node = output
-        for piece in self._held.pop(output.name, ()):
-            self._pieces.put_nowait(piece)
-
-    def wants(self, node: GraphNode) -> bool:
-        """Say whether the text of a node may be the output."""
-        plain = node.target.response_format is None and not node.target.tools
-        return plain and (self._node is None or node is self._node)
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, TokenDelta):
-            if self._node is not None and event.node == self._node.name:
-                self._pieces.put_nowait(event.text)
-            else:
-                self._held.setdefault(event.node, []).append(event.text)
-
-    def end(self) -> None:
-        self._pieces.put_nowait(None)
-
-    async def __aiter__(self) -> AsyncIterator[str]:
-        while (piece := await self._pieces.get()) is not None:
-            yield piece
-
-
-def _described(output: Any) -> str:
-    if isinstance(output, GraphNode):
-        return f"the {output.kind} node {output}"
-    return f"a {type(output).__name__}"
-
-
 def _unwrapped(run: Run) -> Any:
     if run.error is not None:
         raise run.error
     return run.output
+
+
+def _checked(max_inflight: Any, observers: Any, progress: Any) -> list[Observer]:
+    """Return the observers, once the arguments of an engine are found to be right."""
+    whole = isinstance(max_inflight, int) and not isinstance(max_inflight, bool)
+    if max_inflight is not None and not (whole and max_inflight >= 1):
+        raise ConfigurationError(
+            f"max_inflight must be an int ≥ 1, or None, not {max_inflight!r}."
+        )
+    if progress not in (True, False, None):
+        raise ConfigurationError(
+            f"progress must be True, False or None, not {progress!r}."
+        )
+    listed = list(observers) if isinstance(observers, Iterable) else [None]
+    if not all(map(callable, listed)):
+        raise ConfigurationError(
+            "observers must be a list of callables that take one event each, not "
+            f"{observers!r}."
+        )
+    return listed

@@ -95,6 +95,7 @@ class Forwards:
             running = self._open[frame]
             frame.open = False
             if isinstance(running, asyncio.Task):
+                running.add_done_callback(partial(self._task_ended, frame))
                 running.cancel()
                 continue
             del self._open[frame]
@@ -141,6 +142,11 @@ class Forwards:
             self._close(frame, output, error)
         else:
             self._open.pop(frame, None)
+        self._drain()
+
+    def _task_ended(self, frame: Frame, task: asyncio.Task[None]) -> None:
+        """Forget a cancelled task, which may not even have begun."""
+        self._open.pop(frame, None)
         self._drain()
 
     def _close(self, frame: Frame, output: Any, error: BaseException | None) -> None:

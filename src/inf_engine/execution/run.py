@@ -19,14 +19,21 @@ from typing import Any
 
 from inf_engine.dispatch import dispatcher
 from inf_engine.errors import ConfigurationError, TracingError
-from inf_engine.execution.books import failure_of, late
+from inf_engine.execution.books import dropped, failure_of, late
 from inf_engine.execution.choice import Choice
+from inf_engine.execution.endings import Endings
 from inf_engine.execution.forwards import Forwards, Step
 from inf_engine.execution.state import ExecutionState, NodeState
 from inf_engine.execution.work import Work
 from inf_engine.graph import SMALL_KINDS, GraphNode
-from inf_engine.tracing.explain import explained
-from inf_engine.tracing.tracer import Frame, Program, Tracer, compute_small, filled
+from inf_engine.tracing.tracer import (
+    Frame,
+    Program,
+    Tracer,
+    compute_small,
+    filled,
+    reopened,
+)
 
 
 class Run:
@@ -69,13 +76,15 @@ class Run:
         self._waiting: dict[int, list[Step]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._forwards = Forwards(
-            self.later, self.when_ended, self._forward_ended, self.drain
+            self.later, self.when_ended, Endings(self).forward_ended, self.drain
         )
+        self.choices: list[GraphNode] = []
         self._failed: list[GraphNode] = []
         self._caught_nodes: set[int] = set()
         self._caught_errors: dict[int, BaseException] = {}
         self._captured: Any = None
         self._outputs: set[int] = set()
+        self._unopened = 0
         self._returned = False
         self._draining = False
         self._timer: asyncio.TimerHandle | None = None
@@ -116,20 +125,22 @@ class Run:
             return
         self._draining = True
         try:
-            while not self.finished and self._advance():
+            while self._work_off():
                 pass
         finally:
             self._draining = False
 
-    def _advance(self) -> bool:
-        """Make one step; say whether there is more to do now."""
+    def _work_off(self) -> bool:
+        """Make steps until none is left or one fails; say whether one failed."""
         try:
-            if self._agenda:
-                self._agenda.popleft()()
-            elif self._ready:
-                self._execute(self._ready.popleft())
-            else:
-                return self._settle()
+            while not self.finished:
+                if self._agenda:
+                    self._agenda.popleft()()
+                elif self._ready:
+                    self._execute(self._ready.popleft())
+                elif not self._settle():
+                    break
+            return False
         except BaseException as exc:  # noqa: BLE001 - e.g. KeyboardInterrupt in an op
             if self.error is not None:
                 raise
@@ -158,9 +169,10 @@ class Run:
     def _finish(self) -> None:
         if self.error is None:
             try:
+                self.tracer.holes.check_all_read()
                 self.output = filled(self._captured, self.value_of)
-            except Exception as exc:  # noqa: BLE001 - e.g. a format spec that fails
-                self.error = exc
+            except BaseException as exc:  # noqa: BLE001 - of a node, a format spec ...
+                self.error = self._named(exc)
         self.finished = True
         if self._timer is not None:
             self._timer.cancel()
@@ -185,30 +197,14 @@ class Run:
 
     # -- forwards -------------------------------------------------------------------
 
-    def _forward_ended(
-        self, frame: Frame, output: Any, error: BaseException | None
-    ) -> None:
-        captured: Any = None
-        deps: tuple[GraphNode, ...] = ()
-        if error is None:
-            try:
-                captured, deps = self.tracer.capture(output, "the output")
-                if not self._forwards:
-                    self.tracer.holes.check_all_read()
-            except TracingError as exc:
-                error = exc
-        if error is not None:
-            error = explained(error)
-        if frame.branch is not None:
-            self._branch_ended(frame.branch, captured, deps, error)
-        elif error is not None:
-            self._forward_failed(error)
-        else:
-            self._outputs = {dep.index for dep in deps}
-            self._root_returned(captured)
+    def is_traced(self) -> bool:
+        """Say whether every forward has ended, those of branches too."""
+        return not self._forwards and not self._unopened
 
-    def _root_returned(self, captured: Any) -> None:
+    def returned(self, captured: Any, deps: tuple[GraphNode, ...]) -> None:
+        """Take over what the outermost forward returned."""
         self._captured = self.tracer.graph.output = captured
+        self._outputs = {dep.index for dep in deps}
         self._returned = True
         if self._check_output is not None:
             try:
@@ -216,47 +212,16 @@ class Run:
             except TypeError as exc:
                 self._stop(exc)
 
-    def _forward_failed(self, error: BaseException) -> None:
-        """End the run with what forward raised, once the holes in it are filled."""
+    def stop_with(self, error: BaseException) -> None:
+        """Stop everything; the outcome names the node, if it is a node's failure."""
+        self._stop(self._named(error))
+
+    def _named(self, error: BaseException) -> BaseException:
+        """Return what a run raises for an error, which may be that of a node."""
         for node in self._failed:
             if self.state.errors.get(node.index) is error:
-                self._stop(failure_of(self, node))
-                return
-        texts, deps = self.tracer.capture(error.args, "an exception")
-
-        def stop() -> None:
-            failed = [dep for dep in deps if dep.index in self.state.errors]
-            if failed:
-                self._stop(failure_of(self, failed[0]))
-                return
-            error.args = filled(texts, self.value_of)
-            self._stop(error)
-
-        if deps:
-            self._when_all_ended(deps, stop)
-        else:
-            self._stop(error)
-
-    def _branch_ended(
-        self,
-        branch: GraphNode,
-        captured: Any,
-        deps: tuple[GraphNode, ...],
-        error: BaseException | None,
-    ) -> None:
-        branch.inner = deps
-
-        def end() -> None:
-            failed = [dep for dep in deps if dep.index in self.state.errors]
-            if failed:
-                self.fail(branch, self.state.errors[failed[0].index])
-            else:
-                self.complete(branch, filled(captured, self.value_of))
-
-        if error is not None:
-            self.fail(branch, error)
-        else:
-            self._when_all_ended(deps, end)
+                return failure_of(self, node)
+        return error
 
     # -- the tracer's host ------------------------------------------------------------
 
@@ -268,10 +233,18 @@ class Run:
             self._contexts[node.index] = context
         if node.kind == "first":
             Choice(self, node).watch()
-        elif self.state.add(node, node.deps) is NodeState.READY:
-            self._push(node)
+        else:
+            self._place(node)
         if not self._draining:
             self._loop.call_soon(self.drain)
+
+    def _place(self, node: GraphNode) -> None:
+        """Put a node into the state table."""
+        state = self.state.add(node, node.deps)
+        if node.kind == "branch" and state is not NodeState.CANCELLED:
+            self._unopened += 1
+        if state is NodeState.READY:
+            self._push(node)
 
     def _check_alias(self, node: GraphNode) -> None:
         """Refuse a call of a module that was registered nowhere, before it is paid."""
@@ -283,6 +256,12 @@ class Run:
 
     def wait(self, frame: Frame, node: GraphNode, why: str) -> Any:
         """Pause the running forward until the node has ended; give value or raise."""
+        if frame.is_async:
+            raise TracingError(
+                f"cannot {why} the output of {node} in an async function: its value "
+                "is not known yet, and it was made by a sync forward. Hand it over as "
+                "an argument, pass it on in an f-string, or use str(p) outside."
+            )
         if not self.state.is_final(node.index):
             self._forwards.pause(node, why)
         return self._outcome(node)
@@ -300,8 +279,7 @@ class Run:
             try:
                 yield from turn
             except asyncio.CancelledError:
-                lost = asyncio.CancelledError("nothing needs it any more")
-                self.abandon(node, lost)
+                self.abandon(node, dropped(node))
                 self._loop.call_soon(self.drain)
                 raise
         return self._outcome(node)
@@ -324,19 +302,33 @@ class Run:
 
     def caught(self, node: GraphNode) -> None:
         """Note that a failure was raised into a forward, which may go on from it."""
-        self._caught_nodes.add(node.index)
-        error = self.state.errors.get(node.index)
-        if error is not None:
-            self._caught_errors[id(error)] = error
+        for here in (node, *node.deps) if node.kind == "first" else (node,):
+            self._caught_nodes.add(here.index)
+            error = self.state.errors.get(here.index)
+            if error is not None:
+                self._caught_errors[id(error)] = error
 
     def _is_caught(self, node: GraphNode) -> bool:
         """Say whether a failure was caught, as itself or as that of its branch."""
-        if id(self.state.errors[node.index]) in self._caught_errors:
+        error = self.state.errors[node.index]
+        if id(error) in self._caught_errors or self._may_not_matter(error):
             return True
         here: GraphNode | None = node
         while here is not None and here.index not in self._caught_nodes:
             here = here.parent
         return here is not None
+
+    def _may_not_matter(self, error: BaseException) -> bool:
+        """Say whether it failed a candidate of a choice that is still open."""
+        errors, final = self.state.errors, self.state.is_final
+        candidates = [c.deps for c in self.choices if not final(c.index)]
+        return any(errors.get(d.index) is error for deps in candidates for d in deps)
+
+    def _left_branch(self, error: BaseException) -> None:
+        """Note that a failure left the forward of a branch: nobody has caught it."""
+        self._caught_errors.pop(id(error), None)
+        same = [i for i, known in self.state.errors.items() if known is error]
+        self._caught_nodes.difference_update(same)
 
     # -- nodes ------------------------------------------------------------------------
 
@@ -387,6 +379,8 @@ class Run:
             self.fail(node, exc)
             if task is not None and task.cancelling():
                 raise
+        except BaseException as exc:  # noqa: BLE001 - it ends the run, not the loop
+            self._stop(exc)
         else:
             self.complete(node, value)
         finally:
@@ -396,9 +390,15 @@ class Run:
     def _open_branch(self, node: GraphNode) -> None:
         fn = node.target
         frame = Frame(self.tracer, node, inspect.iscoroutinefunction(fn))
-        value_of = self.value_of if node.deps else partial(frame.proxy, frame)
-        args, kwargs = filled((node.args, node.kwargs), value_of)
-        self._forwards.open(frame, fn, args, kwargs, self._contexts.pop(node.index))
+        given = (node.args, node.kwargs)
+        self._unopened -= 1
+        context = self._contexts.pop(node.index)
+        try:
+            args, kwargs = self._inputs(node) if node.deps else reopened(given, frame)
+        except Exception as exc:  # noqa: BLE001 - e.g. a format spec that fails
+            self.fail(node, exc)
+        else:
+            self._forwards.open(frame, fn, args, kwargs, context)
 
     def _inputs(self, node: GraphNode) -> Any:
         return filled((node.args, node.kwargs), self.value_of)
@@ -417,6 +417,8 @@ class Run:
         if self.state.is_final(node.index):
             return
         self._failed.append(node)
+        if node.kind == "branch":
+            self._left_branch(error)
         self.work.ended(node, error)
         self._end(self.state.fail(node.index, error))
 
@@ -458,7 +460,9 @@ class Run:
 
     def _end(self, nodes: list[GraphNode]) -> None:
         for node in nodes:
-            self._contexts.pop(node.index, None)
+            unused = self._contexts.pop(node.index, None)
+            if unused is not None and node.kind == "branch":
+                self._unopened -= 1
             self._notify(node)
 
     def _notify(self, node: GraphNode) -> None:
@@ -472,21 +476,6 @@ class Run:
             self._agenda.append(then)
         else:
             self._waiting.setdefault(node.index, []).append(then)
-
-    def _when_all_ended(self, nodes: tuple[GraphNode, ...], then: Step) -> None:
-        """Make a step once all nodes have ended."""
-        left = len(nodes)
-        if not left:
-            self._agenda.append(then)
-
-        def one_less() -> None:
-            nonlocal left
-            left -= 1
-            if not left:
-                then()
-
-        for node in nodes:
-            self.when_ended(node, one_less)
 
 
 def _wake(turn: asyncio.Future[None]) -> None:

@@ -165,8 +165,10 @@ class Scheduler:
             return
         self._check_home()
         self.closed = True
-        for run in list(self._alive):
+        alive = list(self._alive)
+        for run in alive:
             run.cancel(EngineStateError("the engine was closed while the run went on."))
+        for run in alive:
             await run.wait_closed()
         await self.manager.aclose()
 

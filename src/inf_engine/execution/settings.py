@@ -38,9 +38,7 @@ class ExecutionSettings:
             raise ConfigurationError(f"priority must be an int, not {self.priority!r}.")
         for name in ("timeout", "node_timeout"):
             value = getattr(self, name)
-            if value is not None and not (
-                _is_number(value) and 0 < value < math.inf
-            ):
+            if value is not None and not (_is_number(value) and 0 < value < math.inf):
                 raise ConfigurationError(
                     f"{name} must be a positive number of seconds, or None for no "
                     f"limit, not {value!r}."

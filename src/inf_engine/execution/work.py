@@ -7,7 +7,6 @@ from typing import Any
 
 from inf_engine.errors import (
     DeadlineError,
-    EndpointError,
 )
 from inf_engine.execution.conversation import converse
 from inf_engine.execution.events import (
@@ -87,7 +86,8 @@ class Work:
 
     def ready(self, node: GraphNode) -> None:
         """Note that all a node waits for is known."""
-        if self.keep or node.kind == "llm":
+        told = self._tell is not None and node.kind in ("op", "leaf")
+        if self.keep or node.kind == "llm" or told:
             self.entries[node.index] = Entry(ready=self._loop.time())
 
     def started(self, node: GraphNode) -> None:
@@ -109,7 +109,7 @@ class Work:
         if self._tell is not None and node.kind in ("llm", "op", "leaf"):
             at = self._loop.time()
             entry = entry or Entry()
-            seconds = at - (entry.started or at)
+            seconds = 0.0 if entry.started is None else at - entry.started
             self._tell(
                 NodeFinished(
                     self.number, node.name, node.alias, at, seconds, entry.usage, error
@@ -161,7 +161,7 @@ class Work:
         if node.kind == "leaf":
             return await node.target.forward(*args, **kwargs)
         if node.target.mode == "thread":
-            return await asyncio.to_thread(node.target.fn, *args, **kwargs)
+            return await asyncio.to_thread(_returned, node.target.fn, args, kwargs)
         return await node.target.fn(*args, **kwargs)
 
     async def _converse(
@@ -211,3 +211,11 @@ class Work:
             return None
         number, name, loop = self.number, node.name, self._loop
         return lambda text: tell(TokenDelta(number, name, text, loop.time()))
+
+
+def _returned(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Call a function in a thread; no future can hold a StopIteration."""
+    try:
+        return fn(*args, **kwargs)
+    except StopIteration as exc:
+        raise RuntimeError("function raised StopIteration") from exc

@@ -6,11 +6,11 @@ never during that wait.
 """
 
 import asyncio
+import inspect
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from inf_engine.clients.anthropic import AnthropicClient
@@ -19,7 +19,6 @@ from inf_engine.clients.openai import OpenAIClient
 from inf_engine.errors import (
     ConfigurationError,
     EndpointError,
-    MalformedResponseError,
     UnknownAliasError,
 )
 from inf_engine.resources.config import EndpointConfig, ResourceConfig
@@ -42,7 +41,7 @@ class Watch:
     """
 
     sent: Callable[[], None] = lambda: None
-    received: Callable[[LLMResponse | EndpointError], None] = lambda outcome: None
+    received: Callable[[LLMResponse | Exception], None] = lambda outcome: None
     delta: Callable[[str], None] | None = None
 
 
@@ -171,17 +170,31 @@ class ResourceManager:
                 outcome = await _send(endpoint, request, watch)
             except EndpointError as exc:
                 outcome = exc
+            except Exception as exc:  # of a client that a user handed in
+                watch.received(exc)
+                raise
         finally:
             endpoint.gate.release()
         watch.received(outcome)
         return outcome
 
     async def aclose(self) -> None:
-        """Close every client that was opened and can be closed."""
-        for endpoint in self._endpoints.values():
-            close = getattr(endpoint.client, "aclose", None)
-            if close is not None:
-                await close()
+        """Close every client that was opened and can be closed, each once.
+
+        Raises:
+            Exception: The first failure, once all others are closed.
+        """
+        clients = {id(e.client): e.client for e in self._endpoints.values()}
+        failures = []
+        for client in clients.values():
+            close = getattr(client, "aclose", None)
+            try:
+                if close is not None:
+                    await close()
+            except Exception as exc:  # noqa: BLE001 - raised below
+                failures.append(exc)
+        if failures:
+            raise failures[0]
 
 
 def make_client(
@@ -218,7 +231,7 @@ def _bound(resources: Any) -> dict[str, tuple[EndpointConfig | None, Any]]:
     """Return the config and the client, whichever is given, of each alias."""
     if isinstance(resources, Mapping) and _is_client_table(resources):
         return {alias: _config_or_client(alias, v) for alias, v in resources.items()}
-    if not isinstance(resources, (str, Path, Mapping, ResourceConfig)):
+    if not isinstance(resources, (str, os.PathLike, Mapping, ResourceConfig)):
         raise ConfigurationError(
             "resources must be a path, a dict, a ResourceConfig, a ResourceManager or "
             f"a dict of clients, not {type(resources).__name__}."
@@ -228,13 +241,27 @@ def _bound(resources: Any) -> dict[str, tuple[EndpointConfig | None, Any]]:
 
 
 def _is_client_table(resources: Mapping[Any, Any]) -> bool:
-    return not any(isinstance(value, Mapping) for value in resources.values())
+    values = resources.values()
+    if any(callable(getattr(value, "complete", None)) for value in values):
+        return True
+    is_file = "endpoints" in resources
+    return not is_file and not any(isinstance(value, Mapping) for value in values)
 
 
 def _config_or_client(alias: Any, value: Any) -> tuple[EndpointConfig | None, Any]:
     if isinstance(value, EndpointConfig):
         return value, None
-    if not isinstance(alias, str) or not callable(getattr(value, "complete", None)):
+    if not isinstance(alias, str) or not alias:
+        raise ConfigurationError(
+            f"an alias must be non-empty text, not {alias!r}: it is the name that "
+            "modules use."
+        )
+    if isinstance(value, type):
+        raise ConfigurationError(
+            f"the client of alias {alias!r} is the class {value.__name__}; give an "
+            "instance of it."
+        )
+    if not callable(getattr(value, "complete", None)):
         raise ConfigurationError(
             f"the client of alias {alias!r} must have 'async def complete(request)', "
             f"and {type(value).__name__} has none. Wrap a function in "
@@ -246,16 +273,17 @@ def _config_or_client(alias: Any, value: Any) -> tuple[EndpointConfig | None, An
 async def _send(endpoint: _Endpoint, request: LLMRequest, watch: Watch) -> LLMResponse:
     client: Client = endpoint.client
     if watch.delta is None or not isinstance(client, StreamingClient):
-        response = await client.complete(request)
+        answer: Any = client.complete(request)
+        response = await answer if inspect.isawaitable(answer) else answer
         if watch.delta is not None and isinstance(response, LLMResponse):
             watch.delta(response.text)
     else:
         response = await _streamed(client.stream(request), watch.delta)
     if not isinstance(response, LLMResponse):
-        raise MalformedResponseError(
+        raise ConfigurationError(
             f"the client of alias {endpoint.alias!r} answered with "
             f"{type(response).__name__}; complete() must return an LLMResponse, e.g. "
-            "LLMResponse(text='...')."
+            "LLMResponse(text='...'), and stream() must yield one as the last."
         )
     return response
 

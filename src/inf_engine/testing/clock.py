@@ -8,6 +8,7 @@ does takes no virtual time.
 import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -56,7 +57,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
+        self._threads = ThreadPoolExecutor(thread_name_prefix="virtual-time")
         super().__init__(self._jumping)
+        self.set_default_executor(self._threads)
 
     def time(self) -> float:
         """Return the virtual time, seconds since the loop was made."""
@@ -67,12 +70,25 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.Future[T]:
         """Run a function in a thread; the clock stands still until it is done."""
         self._jumping.busy_threads += 1
-        future = super().run_in_executor(executor, func, *args)
+        future = (executor or self._threads).submit(func, *args)
         future.add_done_callback(self._thread_done)
-        return future
+        return asyncio.wrap_future(future, loop=self)
 
-    def _thread_done(self, future: asyncio.Future[Any]) -> None:
+    def _thread_done(self, future: Future[Any]) -> None:
+        """Count a thread out when it ends, not when nobody waits for it any more."""
+        if not self.is_closed():
+            self.call_soon_threadsafe(self._count_out)
+
+    def _count_out(self) -> None:
         self._jumping.busy_threads -= 1
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Wait for the threads to end; the clock stands still meanwhile."""
+        self._jumping.busy_threads += 1
+        try:
+            await super().shutdown_default_executor()
+        finally:
+            self._count_out()
 
     @classmethod
     def run(cls, main: Coroutine[Any, Any, T]) -> T:

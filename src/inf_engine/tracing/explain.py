@@ -1,6 +1,21 @@
-"""Turns what Python raises when it refuses a proxy into an error with the fix."""
+"""Errors that leave a forward: their chain, and the fix where a proxy was refused."""
 
 from inf_engine.errors import TracingError
+
+
+def linked(error: BaseException) -> list[BaseException]:
+    """Return an exception with its causes and the members of its groups, each once."""
+    found: dict[int, BaseException] = {}
+    stack: list[BaseException | None] = [error]
+    while stack:
+        here = stack.pop()
+        if here is None or id(here) in found:
+            continue
+        found[id(here)] = here
+        stack += [here.__cause__, here.__context__]
+        if isinstance(here, BaseExceptionGroup):
+            stack += here.exceptions
+    return list(found.values())
 
 
 def explained(error: BaseException) -> BaseException:

@@ -13,6 +13,7 @@ A proxy never becomes text, takes a branch or iterates once silently. It has no 
 names of its own, so every field and method of the value can be reached through it.
 """
 
+import asyncio
 import math
 import operator
 from collections.abc import Callable, Coroutine, Generator, Iterator
@@ -72,6 +73,7 @@ class Proxy:
         if node.kind == "getattr" and node.target in _MUTATORS:
             method = node.target
             return _frame(self).mutate(
+                self,
                 node.deps[0],
                 lambda value, *a, **k: getattr(value, method)(*a, **k),
                 args,
@@ -95,7 +97,7 @@ class Proxy:
         return _frame(self).small("operator", "divmod", (other, self))
 
     def __format__(self, spec: str) -> str:
-        return _frame(self).hole(self._inf_node, spec, "")
+        return _frame(self).hole(self._inf_node, spec)
 
     def __repr__(self) -> str:
         return _frame(self).repr_of(self)
@@ -128,7 +130,8 @@ class Proxy:
         return len(_frame(self).force(self, "measure"))
 
     def __contains__(self, item: Any) -> bool:
-        return _frame(self).resolve(item) in _frame(self).force(self, "search in")
+        value = _frame(self).force(self, "search in")
+        return _frame(self).resolve(item) in value
 
     def __hash__(self) -> int:
         return hash(_frame(self).force(self, "hash"))
@@ -167,16 +170,16 @@ class Proxy:
         return _frame(self).force(self, "order") >= _frame(self).resolve(other)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        _frame(self).mutate(self._inf_node, operator.setitem, (key, value), {})
+        _frame(self).mutate(self, self._inf_node, operator.setitem, (key, value), {})
 
     def __delitem__(self, key: Any) -> None:
-        _frame(self).mutate(self._inf_node, operator.delitem, (key,), {})
+        _frame(self).mutate(self, self._inf_node, operator.delitem, (key,), {})
 
     def __setattr__(self, name: str, value: Any) -> None:
-        _frame(self).mutate(self._inf_node, setattr, (name, value), {})
+        _frame(self).mutate(self, self._inf_node, setattr, (name, value), {})
 
     def __delattr__(self, name: str) -> None:
-        _frame(self).mutate(self._inf_node, delattr, (name,), {})
+        _frame(self).mutate(self, self._inf_node, delattr, (name,), {})
 
     # -- what a proxy cannot be ---------------------------------------------------
 
@@ -196,16 +199,17 @@ class Proxy:
 class AsyncProxy(Proxy, Coroutine[Any, Any, Any]):
     """A proxy in an ``async def forward``: a real coroutine that gives the value.
 
-    It hashes by identity and never waits by itself; ``await`` it first.
+    It hashes by identity and never waits by itself; ``await`` it first. Unlike other
+    coroutines it may be awaited often, also by several tasks at once.
     """
 
     __slots__ = ("_inf_steps",)
 
-    _inf_steps: Generator[Any, Any, Any] | None
+    _inf_steps: dict[Any, Generator[Any, Any, Any]]
 
     def __init__(self, frame: Any, node: Any) -> None:
         super().__init__(frame, node)
-        _SET_STEPS(self, None)
+        _SET_STEPS(self, {})
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith(("cr_", "gi_", "ag_")):  # asyncio looks for these
@@ -217,26 +221,36 @@ class AsyncProxy(Proxy, Coroutine[Any, Any, Any]):
 
     def send(self, value: Any) -> Any:
         """Go on to the next wait, as asyncio does."""
-        return self._inf_generator().send(value)
+        return self._inf_step(lambda steps: steps.send(value))
 
     def __next__(self) -> Any:
         return self.send(None)
 
     def throw(self, *error: Any) -> Any:
         """Raise in the wait, as asyncio does to cancel."""
-        return self._inf_generator().throw(*error)
+        if asyncio.current_task() not in self._inf_steps:
+            try:
+                self.send(None)  # a task cancelled before its first step
+            except StopIteration:
+                raise error[0] from None
+        return self._inf_step(lambda steps: steps.throw(*error))
 
     def close(self) -> None:
-        """End the wait."""
-        if self._inf_steps is not None:
-            self._inf_steps.close()
+        """End the waits."""
+        for steps in list(self._inf_steps.values()):
+            steps.close()
 
-    def _inf_generator(self) -> Generator[Any, Any, Any]:
-        steps = self._inf_steps
+    def _inf_step(self, take: Callable[[Generator[Any, Any, Any]], Any]) -> Any:
+        """Take a step of the wait of the task that runs now."""
+        task = asyncio.current_task()
+        steps = self._inf_steps.get(task)
         if steps is None:
-            steps = self.__await__()
-            _SET_STEPS(self, steps)
-        return steps
+            steps = self._inf_steps[task] = self.__await__()
+        try:
+            return take(steps)
+        except BaseException:
+            del self._inf_steps[task]
+            raise
 
     def __hash__(self) -> int:
         return id(self)

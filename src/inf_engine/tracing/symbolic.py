@@ -20,7 +20,7 @@ from inf_engine.graph import GraphNode, InferenceGraph
 from inf_engine.module import InferenceModule
 from inf_engine.tracing.explain import explained
 from inf_engine.tracing.proxy import Proxy
-from inf_engine.tracing.tracer import Frame, Program, Tracer, filled
+from inf_engine.tracing.tracer import Frame, Program, Tracer, filled, reopened
 
 
 def trace(module: InferenceModule, /, *args: Any, **kwargs: Any) -> InferenceGraph:
@@ -67,7 +67,8 @@ class _SymbolicHost:
         context.run(dispatcher.set, frame)
         output = self._call(frame, fn, args, kwargs, context)
         captured, _ = self.tracer.capture(output, "the output")
-        self.tracer.holes.check_all_read()
+        if not self._is_opaque():
+            self.tracer.holes.check_all_read()
         self.tracer.graph.output = captured
         return self.tracer.graph
 
@@ -84,9 +85,9 @@ class _SymbolicHost:
             node = self.tracer.add("input", name, name, (), {}, (), None)
             return Proxy(frame, node)
 
-        names = _input_names(module)
+        names, required, by_keyword = _input_names(module)
         if not args and not kwargs:
-            args = tuple(name for name in names if name)
+            args, kwargs = required, dict.fromkeys(by_keyword)
         proxies = [
             stand_in(names[place] if place < len(names) else f"input{place}")
             for place in range(len(args))
@@ -106,12 +107,23 @@ class _SymbolicHost:
                 return context.run(fn, *args, **kwargs)
             return _run_apart(frame, partial(fn, *args, **kwargs), context)
         except Exception as exc:
+            self._named(exc)
             told = explained(exc)
             if told is exc:
                 raise
             raise told from exc
         finally:
             frame.open = False
+
+    def _is_opaque(self) -> bool:
+        """Say whether a branch stayed one node, and may use texts nobody sees."""
+        return any(n.kind == "branch" and n.deps for n in self.tracer.graph)
+
+    def _named(self, error: BaseException) -> None:
+        """Write the names of nodes into an exception in the place of their values."""
+        waiting, _ = self.tracer.capture_error(error)
+        for told, args in waiting:
+            told.args = filled(args, _Unknown)
 
     # -- the tracer's host ------------------------------------------------------------
 
@@ -123,7 +135,7 @@ class _SymbolicHost:
         owner = getattr(fn, "__self__", None)
         is_async = isinstance(owner, InferenceModule) and self.program.is_async(owner)
         frame = Frame(self.tracer, node, is_async)
-        args, kwargs = filled((node.args, node.kwargs), partial(frame.proxy, frame))
+        args, kwargs = reopened((node.args, node.kwargs), frame)
         context.run(dispatcher.set, frame)
         output = self._call(frame, fn, args, kwargs, context)
         _, node.inner = self.tracer.capture(output, "the output of a branch")
@@ -145,37 +157,60 @@ class _SymbolicHost:
         """Do nothing: what changes a value will be refused anyway."""
 
 
-def _input_names(module: InferenceModule) -> list[str]:
-    """Return the names of the required positional arguments of a module."""
+class _Unknown:
+    """Stands in a message for the value of a node, whatever the format spec."""
+
+    def __init__(self, node: GraphNode) -> None:
+        self._name = node.name
+
+    def __repr__(self) -> str:
+        return f"<{self._name}>"
+
+    def __format__(self, spec: str) -> str:
+        return repr(self)
+
+
+def _input_names(
+    module: InferenceModule,
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return the positional arguments, the required ones, and those by keyword."""
     if module.leaf:
-        return ["prompt"]
+        return ("prompt",), ("prompt",), ()
     parameters = inspect.signature(module.forward).parameters.values()
     wanted = (
         inspect.Parameter.POSITIONAL_ONLY,
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
     )
-    return [p.name for p in parameters if p.kind in wanted]
+    places = [p for p in parameters if p.kind in wanted]
+    required = [p for p in parameters if p.default is inspect.Parameter.empty]
+    by_keyword = [p for p in required if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    return (
+        tuple([p.name for p in places]),
+        tuple([p.name for p in required if p in places]),
+        tuple([p.name for p in by_keyword]),
+    )
 
 
 def _run_apart(frame: Frame, fn: Callable[[], Any], context: Context) -> Any:
     """Run a coroutine function to its end, in a thread with a loop of its own."""
     outcome: list[Any] = []
+    errors: list[BaseException] = []
 
     def work() -> None:
         frame.thread = threading.get_ident()
         try:
-            outcome.append(context.run(asyncio.run, _awaited(fn)))
+            context.run(asyncio.run, _awaited(fn, outcome))
         except BaseException as exc:  # noqa: BLE001 - raised again by the caller
-            outcome.append(exc)
+            errors.append(exc)
 
     thread = threading.Thread(target=work, name="inf-engine-trace")
     thread.start()
     thread.join()
-    (result,) = outcome
-    if isinstance(result, BaseException):
-        raise result
-    return result
+    if errors:
+        raise errors[0]
+    return outcome[0]
 
 
-async def _awaited(fn: Callable[[], Any]) -> Any:
-    return await fn()
+async def _awaited(fn: Callable[[], Any], outcome: list[Any]) -> None:
+    """Await into a list: a returned proxy would be asked for its class."""
+    outcome.append(await fn())

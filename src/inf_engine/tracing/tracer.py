@@ -21,6 +21,7 @@ from inf_engine.graph import GraphNode, InferenceGraph, NodeKind
 from inf_engine.llm import LLMInference
 from inf_engine.module import InferenceModule
 from inf_engine.template import HoleTable, Template
+from inf_engine.tracing.explain import linked
 from inf_engine.tracing.proxy import AsyncProxy, Proxy
 from inf_engine.tree import map_leaves
 
@@ -146,17 +147,38 @@ class Tracer:
                     raise TracingError(_FOREIGN_PROXY.format(where=where))
                 deps[leaf._inf_node] = None
                 return leaf._inf_node
-            if kind is str:
+            if kind is str or issubclass(kind, str):
                 leaf = scan(leaf, where)
                 if type(leaf) is Template:
                     for hole in leaf.holes:
                         if hole.known is None:
                             deps[hole.source] = None
-            elif kind is bytes:
+            elif issubclass(kind, bytes):
                 self.holes.check_bytes(leaf, where)
             return leaf
 
         return map_leaves(look, value), tuple(deps)
+
+    def capture_error(
+        self, error: BaseException
+    ) -> tuple[list[tuple[BaseException, Any]], tuple[GraphNode, ...]]:
+        """Return the exceptions whose arguments are not known yet, and their nodes.
+
+        Args:
+            error: What forward raised; its causes and the members of a group are
+                looked at too.
+
+        Raises:
+            TracingError: Like `capture`.
+        """
+        waiting: list[tuple[BaseException, Any]] = []
+        deps: dict[GraphNode, None] = {}
+        for told in linked(error):
+            captured, used = self.capture(told.args, "an exception")
+            if _is_open(captured):
+                waiting.append((told, captured))
+                deps.update(dict.fromkeys(used))
+        return waiting, tuple(deps)
 
 
 class Frame:
@@ -168,7 +190,7 @@ class Frame:
         is_async: Whether the forward is a coroutine.
     """
 
-    __slots__ = ("branch", "fiber", "is_async", "open", "proxy", "thread", "tracer")
+    __slots__ = ("branch", "is_async", "open", "proxy", "thread", "tracer")
 
     def __init__(
         self, tracer: Tracer, branch: GraphNode | None = None, is_async: bool = False
@@ -179,7 +201,6 @@ class Frame:
         self.proxy = AsyncProxy if is_async else Proxy
         self.thread = threading.get_ident()
         self.open = True
-        self.fiber: Any = None
 
     # -- calls --------------------------------------------------------------------
 
@@ -235,7 +256,9 @@ class Frame:
     ) -> Any:
         """Record what is done to a proxy."""
         path = f".{target}" if kind == "getattr" else target
-        return self._record(kind, path, target, args, kwargs or {}, None)
+        node = self._node(kind, path, target, args, kwargs or {}, None)
+        awaited = self.is_async and AsyncProxy not in map(type, args)
+        return (Proxy if awaited else self.proxy)(self, node)
 
     def _record(
         self,
@@ -246,12 +269,23 @@ class Frame:
         kwargs: dict[str, Any],
         context: Context | None,
     ) -> Any:
+        return self.proxy(self, self._node(kind, path, target, args, kwargs, context))
+
+    def _node(
+        self,
+        kind: NodeKind,
+        path: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: Context | None,
+    ) -> GraphNode:
         self.check_here(path)
         tracer = self.tracer
         (args, kwargs), deps = tracer.capture((args, kwargs), f"a call of {path!r}")
         node = tracer.add(kind, path, target, args, kwargs, deps, self.branch)
         tracer.host.added(node, context)
-        return self.proxy(self, node)
+        return node
 
     def _start_branch(
         self,
@@ -262,11 +296,7 @@ class Frame:
     ) -> Any:
         """Record a branch that starts at once, with proxies for what is not known."""
         self.check_here(path)
-
-        def to_node(leaf: Any) -> Any:
-            return leaf._inf_node if type(leaf) in (Proxy, AsyncProxy) else leaf
-
-        args, kwargs = map_leaves(to_node, (args, kwargs))
+        (args, kwargs), _ = self.tracer.capture((args, kwargs), f"a call of {path!r}")
         node = self.tracer.add("branch", path, fn, args, kwargs, (), self.branch)
         self.tracer.host.added(node, copy_context())
         return self.proxy(self, node)
@@ -291,10 +321,10 @@ class Frame:
 
     # -- what a proxy asks for ------------------------------------------------------
 
-    def hole(self, node: GraphNode, spec: str, conversion: str) -> str:
+    def hole(self, node: GraphNode, spec: str) -> str:
         """Return the token that stands for a node's value in a text."""
         self.check_here(node.name)
-        return self.tracer.holes.issue(node, spec, conversion)
+        return self.tracer.holes.issue(node, spec)
 
     def force(self, proxy: Any, why: str) -> Any:
         """Return the value of a proxy, pausing forward until it is known.
@@ -303,16 +333,26 @@ class Frame:
             TracingError: In an ``async def forward``, in a trace without a run, and
                 outside of the running forward.
         """
-        node = proxy._inf_node
-        if self.is_async:
+        self._check_wait(type(proxy), proxy._inf_node, why)
+        return self.tracer.host.wait(self, proxy._inf_node, why)
+
+    def _check_wait(self, kind: type, node: GraphNode, why: str) -> None:
+        """Refuse to wait for a value after forward, or instead of awaiting it."""
+        if not self.open:
+            raise TracingError(
+                f"cannot {why} the output of {node}: the forward that made the call "
+                "has returned. Keep results (the output of engine.run), not what "
+                "forward sees while it is traced."
+            )
+        if self.is_async and kind is AsyncProxy:
             raise TracingError(
                 f"cannot {why} the output of {node} before it is awaited. Write "
                 "'value = await ...' first."
             )
-        return self.tracer.host.wait(self, node, why)
 
     def wait(self, node: GraphNode) -> Generator[Any, Any, Any]:
         """Wait for the value of an awaited proxy."""
+        self.check_here(node.name)
         return self.tracer.host.wait_async(self, node)
 
     def resolve(self, value: Any) -> Any:
@@ -323,24 +363,22 @@ class Frame:
 
     def mutate(
         self,
+        proxy: Any,
         node: GraphNode,
         change: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
         """Change a value in place, after all earlier calls have seen it as it was."""
-        if self.is_async:
-            raise TracingError(
-                f"cannot change the output of {node} before it is awaited. Write "
-                "'value = await ...' first."
-            )
+        self._check_wait(type(proxy), node, "change")
         base = node
         while base.kind in ("getattr", "getitem"):
             base = base.deps[0]
         for user in self.tracer.graph.descendants(base):
             self.tracer.host.settle(self, user)
+        value = self.tracer.host.wait(self, node, "change")
         args, kwargs = self.resolve((args, kwargs))
-        return change(self.tracer.host.wait(self, node, "change"), *args, **kwargs)
+        return change(value, *args, **kwargs)
 
     def class_of(self, proxy: Any) -> Any:
         """Return the class of the value, for isinstance."""
@@ -349,7 +387,8 @@ class Frame:
     def repr_of(self, proxy: Any) -> str:
         """Return a hole inside the running forward, a plain name elsewhere."""
         if self.open and dispatcher.get() is self:
-            return self.hole(proxy._inf_node, "", "r")
+            self.check_here(proxy._inf_node.name)
+            return self.tracer.holes.repr_of(proxy._inf_node)
         return f"<{type(proxy).__name__} {proxy._inf_node.name}>"
 
 
@@ -372,6 +411,36 @@ def filled(value: Any, value_of: Callable[[Any], Any]) -> Any:
     return map_leaves(fill, value)
 
 
+def reopened(value: Any, frame: Frame) -> Any:
+    """Return a captured value as a forward sees it: proxies, and texts with tokens.
+
+    Args:
+        value: What `Tracer.capture` gave.
+        frame: The forward that it goes to.
+    """
+
+    def reopen(leaf: Any) -> Any:
+        kind = type(leaf)
+        if kind is GraphNode:
+            return frame.proxy(frame, leaf)
+        return leaf.text() if kind is Template else leaf
+
+    return map_leaves(reopen, value)
+
+
+def _is_open(captured: Any) -> bool:
+    """Say whether something in a captured value is not known yet."""
+    found: list[Any] = []
+
+    def look(leaf: Any) -> Any:
+        if type(leaf) is GraphNode or type(leaf) is Template:
+            found.append(leaf)
+        return leaf
+
+    map_leaves(look, captured)
+    return bool(found)
+
+
 def compute_small(node: GraphNode, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """Return the value of a small node, given its arguments."""
     if node.kind == "getattr":
@@ -380,7 +449,12 @@ def compute_small(node: GraphNode, args: list[Any], kwargs: dict[str, Any]) -> A
         return args[0][args[1]]
     if node.kind == "call":
         return args[0](*args[1:], **kwargs)
-    return _OPERATORS.get(node.target, getattr(operator, node.target, None))(*args)
+    compute = _OPERATORS.get(node.target) or getattr(operator, node.target)
+    return compute(*args)
 
 
-_OPERATORS: dict[str, Callable[..., Any]] = {"round": round, "divmod": divmod}
+_OPERATORS: dict[str, Callable[..., Any]] = {
+    "round": round,
+    "divmod": divmod,
+    "pow": pow,
+}

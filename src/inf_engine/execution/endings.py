@@ -1,0 +1,97 @@
+"""`Endings`: what becomes of what the forwards of one run returned or raised."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from inf_engine.errors import TracingError
+from inf_engine.execution.forwards import Step
+from inf_engine.graph import GraphNode
+from inf_engine.tracing.explain import explained
+from inf_engine.tracing.tracer import Frame, filled
+
+Told = Callable[[BaseException], None]
+
+
+class Endings:
+    """Takes over where a forward has ended.
+
+    Args:
+        run: The run that the forwards belong to.
+    """
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    def forward_ended(
+        self, frame: Frame, output: Any, error: BaseException | None
+    ) -> None:
+        """Take over what a forward returned, or raised."""
+        run, branch = self._run, frame.branch
+        captured: Any = None
+        deps: tuple[GraphNode, ...] = ()
+        if error is None:
+            try:
+                captured, deps = run.tracer.capture(output, "the output")
+                if run.is_traced():
+                    run.tracer.holes.check_all_read()
+            except Exception as exc:  # noqa: BLE001 - it is told to the caller
+                error = exc
+        if error is not None:
+            failed = run.stop_with if branch is None else partial(run.fail, branch)
+            self._fill(explained(error), failed)
+        elif branch is not None:
+            branch.inner = deps
+            self._when_all_ended(deps, partial(self._complete, branch, captured, deps))
+        else:
+            run.returned(captured, deps)
+
+    def _complete(
+        self, branch: GraphNode, captured: Any, deps: tuple[GraphNode, ...]
+    ) -> None:
+        """Give a branch the value that its forward returned."""
+        run = self._run
+        try:
+            value = filled(captured, run.value_of)
+        except BaseException as exc:  # noqa: BLE001 - of a node, or of a format spec
+            run.fail(branch, exc)
+        else:
+            run.complete(branch, value)
+
+    def _fill(self, error: BaseException, then: Told) -> None:
+        """Fill the holes in an exception, once their values are known."""
+        run = self._run
+        try:
+            waiting, deps = run.tracer.capture_error(error)
+        except TracingError as exc:
+            then(exc.with_traceback(error.__traceback__))
+            return
+
+        def fill() -> None:
+            try:
+                for told, args in waiting:
+                    told.args = filled(args, run.value_of)
+            except BaseException as exc:  # noqa: BLE001 - of a node, or of a format
+                then(exc)
+            else:
+                then(error)
+
+        if waiting:
+            self._when_all_ended(deps, fill)
+        else:
+            then(error)
+
+    def _when_all_ended(self, nodes: tuple[GraphNode, ...], then: Step) -> None:
+        """Make a step once all nodes have ended."""
+        left = len(nodes)
+        if not left:
+            self._run.later(then)
+
+        def one_less() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                then()
+
+        for node in nodes:
+            self._run.when_ended(node, one_less)

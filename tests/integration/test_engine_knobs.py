@@ -1,0 +1,259 @@
+"""Every setting of a run and every argument of an engine, seen at the far end."""
+
+import asyncio
+import dataclasses
+import logging
+from typing import Any
+
+import pytest
+from tests.integration.engine_helpers import (
+    Ask,
+    Compare,
+    Flow,
+    echo,
+    engines,
+    limited,
+    virtually,
+)
+
+from inf_engine import (
+    ConfigurationError,
+    Engine,
+    ExecutionError,
+    ExecutionSettings,
+    op,
+)
+from inf_engine.errors import EndpointServerError
+from inf_engine.execution.events import (
+    NodeFinished,
+    NodeStarted,
+    RunFinished,
+    RunStarted,
+    TokenDelta,
+)
+
+
+def test_every_setting_has_a_test_here_or_beside() -> None:
+    """Priority: test_engine_run; timeouts and errors: test_engine_failures."""
+    names = [field.name for field in dataclasses.fields(ExecutionSettings)]
+    assert names == ["priority", "timeout", "node_timeout", "errors", "retries"]
+
+
+@pytest.mark.parametrize(
+    ("engine_has", "using", "tries"),
+    [(None, {}, 3), (0, {}, 1), (4, {}, 5), (4, {"retries": 1}, 2)],
+)
+def test_retries_win_over_the_endpoints(
+    engine_has: int | None, using: dict[str, int], tries: int
+) -> None:
+    """The endpoint's (2), the engine's, or those of `using`."""
+    client = echo(0.0, lambda r: EndpointServerError("down"))
+
+    async def body(engine: Engine) -> None:
+        with pytest.raises(ExecutionError):
+            await engine.using(**using).run(Ask(), "x")
+
+    engines(body, client, retries=engine_has)
+    assert len(client.requests) == tries
+
+
+def test_using_is_a_view_that_leaves_the_engine_as_it_is() -> None:
+    """Views add up; they share slots, clients and observers."""
+    engine = Engine({"m": echo()}, timeout=9)
+    view = engine.using(priority=5).using(retries=0)
+    assert view.settings == ExecutionSettings(priority=5, timeout=9, retries=0)
+    assert engine.settings == ExecutionSettings(timeout=9)
+    assert view.resources is engine.resources
+    assert type(view) is Engine
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prio": 1}, "unknown setting 'prio'; known: .*did you mean 'priority'"),
+        ({"priority": "high"}, "priority must be an int, not 'high'"),
+        ({"timeout": 0}, "timeout must be a positive number of seconds"),
+        ({"errors": "ignore"}, "errors must be 'raise' or 'collect', not 'ignore'"),
+    ],
+)
+def test_using_refuses_what_it_does_not_know(
+    settings: dict[str, Any], message: str
+) -> None:
+    """With the names that exist."""
+    with pytest.raises(ConfigurationError, match=message):
+        Engine({"m": echo()}).using(**settings)
+
+
+@pytest.mark.parametrize("limit", [1, 5])
+def test_max_inflight_is_the_most_inputs_alive(limit: int) -> None:
+    """Seen as requests in flight, one for each input."""
+    client = echo()
+    engines(lambda e: e.map(Ask(), "abcdefghij"), client, max_inflight=limit)
+    assert client.max_in_flight == limit
+    assert client.arrivals[-1] == 10 / limit - 1
+
+
+def test_timeout_holds_for_each_input_of_a_map_from_its_own_start() -> None:
+    """Three inputs of two seconds, one after the other, within three seconds each."""
+
+    async def body(engine: Engine) -> Any:
+        return await engine.map(Ask(), "abc")
+
+    assert engines(body, echo(2.0), timeout=3, max_inflight=1) == ["A", "B", "C"]
+
+
+def test_settings_hold_for_map_and_stream_too() -> None:
+    """A timeout of a view fails the slow input alone."""
+    client = echo(lambda r: float(r.prompt))
+
+    async def body(engine: Engine) -> Any:
+        view = engine.using(timeout=3, errors="collect")
+        streamed = [r.ok async for r in view.stream(Ask(), "25", ordered=True)]
+        return streamed, [r.ok for r in await view.map(Ask(), "25")]
+
+    assert engines(body, client) == ([True, False], [True, False])
+
+
+# -- events -----------------------------------------------------------------------
+
+
+class Log:
+    """An observer that keeps what it was told."""
+
+    def __init__(self, wants_tokens: bool = True) -> None:
+        self.events: list[Any] = []
+        self.wants_tokens = wants_tokens
+
+    def __call__(self, event: Any) -> None:
+        self.events.append(event)
+
+    def of(self, kind: type) -> list[Any]:
+        """The events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def test_events_tell_the_whole_story_in_order_and_on_time() -> None:
+    """Run started, nodes started, pieces, nodes finished, run finished."""
+    log = Log()
+    engines(lambda e: e.run(Compare(), "a b", "c"), observers=[log])
+    kinds = [type(e).__name__ for e in log.events]
+    assert kinds[:3] == ["RunStarted", "NodeStarted", "NodeStarted"]
+    assert kinds[-2:] == ["NodeFinished", "RunFinished"]
+    assert (kinds.count("TokenDelta"), kinds.count("NodeFinished")) == (5, 3)
+    assert [(e.node, e.at) for e in log.of(NodeStarted)] == [
+        ("extract#1", 0.0),
+        ("extract#2", 0.0),
+        ("join#1", 1.0),
+    ]
+    texts: dict[str, str] = {}
+    for event in log.of(TokenDelta):
+        texts[event.node] = texts.get(event.node, "") + event.text
+    assert texts == {"extract#1": "A B", "extract#2": "C", "join#1": "A B+C"}
+    done = {e.node: e for e in log.of(NodeFinished)}
+    assert (done["join#1"].alias, done["join#1"].seconds) == ("m", 1.0)
+    assert done["join#1"].usage.requests == 1
+    assert done["join#1"].error is None
+    (end,) = log.of(RunFinished)
+    assert (end.at, end.seconds, end.usage.requests, end.error) == (2.0, 2.0, 3, None)
+    assert {e.run for e in log.events} == {0}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        end.at = 5.0
+
+
+def test_events_of_failures_and_retries() -> None:
+    """NodeStarted once a try, NodeFinished and RunFinished with the error."""
+    log = Log()
+    client = echo(1.0, lambda r: EndpointServerError("down"))
+
+    async def body(engine: Engine) -> None:
+        with pytest.raises(ExecutionError) as caught:
+            await engine.run(Ask(), "x")
+        assert log.of(RunFinished)[0].error is caught.value
+        assert log.of(NodeFinished)[0].error is caught.value.cause
+
+    engines(body, client, observers=[log], retries=1)
+    assert len(log.of(NodeStarted)) == 2
+
+
+def test_every_node_that_started_is_finished_also_when_it_is_cancelled() -> None:
+    """So that what counts nodes in flight ends at zero."""
+
+    @op
+    async def forever(text: str) -> None:
+        await asyncio.sleep(1000)
+
+    log = Log()
+    client = echo(
+        lambda r: float(r.prompt),
+        lambda r: ValueError("bad") if r.prompt == "1" else r.prompt,
+    )
+    module = Flow(lambda m: [m.llm("1"), m.llm("9"), forever("x")])
+
+    async def body(engine: Engine) -> None:
+        with pytest.raises(ExecutionError):
+            await engine.run(module)
+
+    engines(body, client, observers=[log])
+    started = {e.node for e in log.of(NodeStarted)}
+    assert started == {"llm#1", "llm#2", "forever#1"}
+    assert {e.node for e in log.of(NodeFinished)} == started
+    assert {e.seconds for e in log.of(NodeFinished)} == {1.0}
+
+
+def test_ops_have_events_too() -> None:
+    """Without an alias."""
+    log = Log()
+    shout = op(lambda text: text + "!")
+    engines(lambda e: e.run(Flow(lambda m, x: shout(x)), "a"), observers=[log])
+    assert [(e.node, e.alias) for e in log.of(NodeFinished)] == [("<lambda>#1", None)]
+
+
+@pytest.mark.parametrize("wants", [True, False])
+def test_endpoints_stream_only_if_somebody_wants_tokens(wants: bool) -> None:
+    """An observer with wants_tokens = False gets none, and none are asked for."""
+    streamed = []
+
+    class Client(type(echo())):
+        async def stream(self, request: Any) -> Any:
+            streamed.append(request)
+            async for piece in super().stream(request):
+                yield piece
+
+    log = Log(wants)
+    engines(lambda e: e.run(Ask(), "a b"), Client(lambda r: "a b"), observers=[log])
+    assert bool(streamed) is wants
+    assert len(log.of(TokenDelta)) == (2 if wants else 0)
+
+
+def test_an_observer_that_fails_hurts_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is logged; the run and the other observers go on."""
+    log = Log()
+
+    def bad(event: Any) -> None:
+        raise ZeroDivisionError("observer")
+
+    with caplog.at_level(logging.ERROR, logger="inf_engine"):
+        assert engines(lambda e: e.run(Ask(), "a"), observers=[bad, log]) == "A"
+    assert "an observer failed on RunStarted" in caplog.text
+    assert log.of(RunFinished)
+
+
+def test_runs_are_numbered_in_order_of_their_start() -> None:
+    """The number in an event is that of the input in its engine."""
+    log = Log()
+    engines(lambda e: e.map(Ask(), "abc"), observers=[log])
+    assert [e.run for e in log.of(RunStarted)] == [0, 1, 2]
+
+
+def test_observers_see_when_a_request_got_its_slot() -> None:
+    """NodeStarted is when it left, not when it was ready."""
+    log = Log()
+
+    async def main() -> None:
+        async with Engine(limited(echo()), observers=[log]) as engine:
+            await engine.map(Ask(), "abc")
+
+    virtually(main)
+    assert [e.at for e in log.of(NodeStarted)] == [0.0, 1.0, 2.0]

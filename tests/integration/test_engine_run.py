@@ -1,0 +1,522 @@
+"""`Engine.run` at the far end: what the client got, and exactly when."""
+
+import asyncio
+import contextvars
+import gc
+import os
+import signal
+import threading
+import time
+import weakref
+from typing import Any
+
+import pytest
+from tests.integration.engine_helpers import (
+    Ask,
+    Compare,
+    Flow,
+    echo,
+    limited,
+    run,
+    virtually,
+)
+
+from inf_engine import (
+    DeadlineError,
+    Engine,
+    EngineStateError,
+    ExecutionError,
+    InferenceModule,
+    LLMInference,
+    op,
+)
+from inf_engine import functional as F
+from inf_engine.errors import RateLimitError
+from inf_engine.testing import FunctionClient, VirtualTimeLoop
+
+
+def test_independent_calls_leave_together_and_the_join_after_both() -> None:
+    """Two calls leave at 0, the call that needs both at 1."""
+    client = echo()
+    assert run(Compare(), "a", "b", client=client) == "A+B"
+    assert client.arrivals == [0.0, 0.0, 1.0]
+    assert client.prompts == ["a", "b", "A+B"]
+    assert client.closed
+
+
+def test_an_output_keeps_the_shape_that_forward_returned() -> None:
+    """Lists, dicts and texts with proxies in them come back filled in."""
+    module = Flow(lambda m, x: {"a": [m.llm(x), 1], "b": f"<{m.llm('y')}>"})
+    assert run(module, "x", client=echo()) == {"a": ["X", 1], "b": "<Y>"}
+
+
+def test_all_keywords_are_the_modules() -> None:
+    """No keyword of run is the engine's own."""
+
+    class Keywords(InferenceModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.llm = LLMInference("m")
+
+        def forward(self, *, module: str, timeout: str, self_: str = "s") -> Any:
+            return self.llm(module + timeout + self_)
+
+    async def main() -> Any:
+        async with Engine({"m": echo()}) as engine:
+            return await engine.run(Keywords(), module="a", timeout="b")
+
+    assert virtually(main) == "ABS"
+
+
+def test_a_bound_module_is_awaited_like_a_function() -> None:
+    """module.bind(engine) makes await module(x) a run."""
+
+    async def main() -> Any:
+        async with Engine({"m": echo()}) as engine:
+            return await Compare().bind(engine)("a", "b")
+
+    assert virtually(main) == "A+B"
+
+
+def test_cancelling_the_caller_cancels_every_request_and_leaves_no_task() -> None:
+    """A cancelled run closes its requests at once, and frees their slots."""
+
+    async def main() -> Any:
+        client = echo(10.0)
+        async with Engine(limited(client)) as engine:
+            task = asyncio.ensure_future(engine.run(Compare(), "a", "b"))
+            await asyncio.sleep(3)
+            assert client.in_flight == 1
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            assert (client.in_flight, client.cancelled) == (0, 1)
+            assert await engine.run(Ask(), "next") == "NEXT"
+            return client.arrivals
+
+    assert virtually(main) == [0.0, 3.0]
+
+
+def test_a_thousand_tiny_runs_leave_no_task_and_no_object() -> None:
+    """What a run needed is gone once its result is dropped."""
+
+    async def main() -> None:
+        async with Engine({"m": echo(0.0)}) as engine:
+            seen: list[weakref.ref[Any]] = []
+
+            class Value:
+                pass
+
+            @op
+            def make(text: str) -> Value:
+                value = Value()
+                seen.append(weakref.ref(value))
+                return value
+
+            module = Flow(lambda m, x: make(m.llm(x)))
+            await asyncio.gather(*[engine.run(module, "x") for _ in range(1000)])
+            await asyncio.sleep(0)  # the loop still holds what woke this task
+            gc.collect()
+            assert len(seen) == 1000
+            assert sum(ref() is not None for ref in seen) == 0
+            assert len(asyncio.all_tasks()) == 1
+
+    virtually(main)
+
+
+@pytest.mark.parametrize("mode", ["inline", "thread", "async"])
+def test_an_op_runs_in_its_mode_once_its_arguments_are_known(mode: str) -> None:
+    """Inline and async ops run in the loop's thread, thread ops in another."""
+    home = threading.get_ident()
+    ran_in = []
+
+    def plain(text: str) -> str:
+        ran_in.append(threading.get_ident())
+        return text + "!"
+
+    async def coroutine(text: str) -> str:
+        await asyncio.sleep(2)
+        return plain(text)
+
+    node: Any = {"inline": op(plain), "thread": op(thread=True)(plain)}.get(mode)
+    node = node or op(coroutine)
+    client = echo()
+    module = Flow(lambda m, x: m.llm(node(m.llm(x))))
+    assert run(module, "x", client=client) == "X!"
+    assert client.arrivals == [0.0, 3.0 if mode == "async" else 1.0]
+    assert (ran_in[0] == home) is (mode != "thread")
+
+
+def test_the_callers_context_reaches_forward_ops_and_clients() -> None:
+    """A ContextVar set before run is seen on the whole way, run_sync included."""
+    who: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
+    client = echo(0.0, lambda r: f"{r.prompt}:{who.get()}")
+    node = op(thread=True)(lambda text: f"{text}:{who.get()}")
+    module = Flow(lambda m, x: node(m.llm(f"{x}:{who.get()}")))
+    who.set("ann")
+    with Engine({"m": client}) as engine:
+        assert engine.run_sync(module, "x") == "x:ann:ann:ann"
+
+
+# -- run_sync ---------------------------------------------------------------------
+
+
+async def test_run_sync_works_inside_a_running_loop() -> None:
+    """As in a notebook: it runs on a thread of the engine's own."""
+    with Engine({"m": echo(0.0)}) as engine:
+        assert engine.run_sync(Ask(), "a") == "A"
+        assert Ask().bind(engine).run_sync("b") == "B"
+
+
+def test_run_sync_from_several_threads_shares_one_loop() -> None:
+    """Threads that start at once get one private loop, which close ends."""
+    client = echo(0.0)
+    engine = Engine({"m": client})
+    barrier = threading.Barrier(8)
+    got: list[Any] = []
+
+    def work(number: int) -> None:
+        barrier.wait()
+        got.append(engine.run_sync(Ask(), f"q{number}"))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == [f"Q{n}" for n in range(8)]
+    assert [t.name for t in threading.enumerate()].count("inf-engine") == 1
+    engine.close()
+    assert "inf-engine" not in [t.name for t in threading.enumerate()]
+    assert client.closed
+
+
+def test_run_sync_raises_what_run_raises() -> None:
+    """Errors cross the thread unchanged."""
+    with (
+        Engine({"m": echo(0.0, lambda r: ValueError("no"))}) as engine,
+        pytest.raises(ExecutionError, match="'llm#1' .alias 'm'. failed: ValueError"),
+    ):
+        engine.run_sync(Ask(), "a")
+
+
+def test_run_sync_inside_a_forward_of_the_same_engine_is_refused() -> None:
+    """It would wait for itself."""
+    with Engine({"m": echo(0.0)}) as engine:
+        module = Flow(lambda m, x: engine.run_sync(Ask(), x))
+        with pytest.raises(EngineStateError, match="on the engine's own loop"):
+            engine.run_sync(module, "a")
+
+
+def test_closing_an_engine_that_never_ran_closes_its_clients() -> None:
+    """`with Engine(...)` closes clients that were handed in, used or not."""
+    client = echo()
+    with Engine({"m": client, "n": client}):
+        pass
+    assert client.closed
+
+
+def test_an_interrupt_in_run_sync_cancels_the_run() -> None:
+    """KeyboardInterrupt in an op leaves run_sync, and the engine still works."""
+
+    @op
+    def interrupt(text: str) -> str:
+        raise KeyboardInterrupt
+
+    async def main() -> Any:
+        client = echo(5.0)
+        module = Flow(lambda m, x: [m.llm(x), interrupt(x)])
+        engine = Engine({"m": client})
+        try:
+            await engine.run(module, "a")
+        finally:
+            assert client.in_flight == 0
+            assert engine._scheduler._alive == {}
+
+    with pytest.raises(KeyboardInterrupt):
+        VirtualTimeLoop.run(main())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_cancels_what_is_in_flight() -> None:
+    """asyncio turns the signal into a cancelled main task, and the run goes with it."""
+    client = echo(5.0)
+    press = op(lambda text: signal.raise_signal(signal.SIGINT))
+    module = Flow(lambda m, x: [m.llm("b"), press(m.llm(x))])
+    client._latency = lambda r: 1.0 if r.prompt == "a" else 90.0
+
+    async def main() -> None:
+        async with Engine({"m": client}) as engine:
+            await engine.run(module, "a")
+
+    with pytest.raises(KeyboardInterrupt):
+        VirtualTimeLoop.run(main())
+    assert (client.in_flight, client.cancelled, client.closed) == (0, 1, True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_in_run_sync_cancels_the_run_on_the_private_loop() -> None:
+    """The caller gets KeyboardInterrupt at once; close finds nothing in flight."""
+
+    def press(request: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return asyncio.sleep(90)
+
+    client = echo(0.0, press)
+    with Engine({"m": client}) as engine, pytest.raises(KeyboardInterrupt):
+        engine.run_sync(Ask(), "a")
+    assert (client.in_flight, client.cancelled) == (0, 1)
+
+
+# -- order ------------------------------------------------------------------------
+
+
+def prompts_of(main: Any, slots: int = 1) -> list[str]:
+    """The order in which requests reach a client with few slots."""
+    client = echo()
+
+    async def whole() -> None:
+        async with Engine(limited(client, slots)) as engine:
+            await main(engine)
+
+    virtually(whole)
+    assert client.max_in_flight <= slots
+    assert client.arrivals == [float(n // slots) for n in range(len(client.arrivals))]
+    return client.prompts
+
+
+def test_higher_priority_goes_first() -> None:
+    """Of runs that begin at the same moment, the one of higher priority leaves."""
+
+    async def main(engine: Engine) -> None:
+        await asyncio.gather(
+            engine.run(Ask(), "low"),
+            engine.using(priority=-1).run(Ask(), "lowest"),
+            engine.using(priority=2).run(Ask(), "high"),
+        )
+
+    assert prompts_of(main) == ["high", "low", "lowest"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_the_oldest_input_goes_first(is_async: bool) -> None:
+    """A later call of an older input goes before the first call of a newer one."""
+
+    def chain(m: Any, x: str) -> Any:
+        return m.llm(f"{m.llm(f'{x}0')}1")
+
+    class AsyncChain(InferenceModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.llm = LLMInference("m")
+
+        async def forward(self, x: str) -> Any:
+            return await self.llm.acall((await self.llm.acall(f"{x}0")) + "1")
+
+    async def main(engine: Engine) -> None:
+        module = AsyncChain() if is_async else Flow(chain)
+        await engine.map(module, ["a", "b", "c"])
+
+    assert prompts_of(main) == ["a0", "A01", "b0", "B01", "c0", "C01"]
+
+
+def test_of_one_input_the_longest_path_goes_first_then_trace_order() -> None:
+    """A call that others wait for goes before calls recorded earlier."""
+
+    def forward(m: Any) -> Any:
+        short = [m.llm("s1"), m.llm("s2")]
+        return short, m.llm(f"{m.llm(m.llm('long'))}!")
+
+    async def main(engine: Engine) -> None:
+        await engine.run(Flow(forward))
+
+    assert prompts_of(main) == ["long", "LONG", "s1", "s2", "LONG!"]
+
+
+def test_slots_are_shared_by_everything_in_the_engine() -> None:
+    """Two maps and two runs at once never have more than the slots in flight."""
+
+    async def main(engine: Engine) -> None:
+        await asyncio.gather(
+            engine.map(Ask(), "abcde"),
+            engine.map(Compare(), "fg", "hi"),
+            engine.run(Ask(), "x"),
+            engine.using(priority=1).run(Ask(), "y"),
+        )
+
+    assert len(prompts_of(main, slots=3)) == 13
+
+
+def test_a_retry_waits_without_a_slot() -> None:
+    """While one request waits to be tried again, the other has the slot."""
+    tried: list[str] = []
+
+    def answer(request: Any) -> Any:
+        tried.append(request.prompt)
+        if tried.count("a") == 1 and request.prompt == "a":
+            return RateLimitError("slow down", retry_after=5.0)
+        return "ok"
+
+    client = echo(1.0, answer)
+
+    async def main() -> None:
+        async with Engine(limited(client)) as engine:
+            await engine.map(Ask(), ["a", "b", "c"])
+
+    virtually(main)
+    assert client.prompts == ["a", "b", "c", "a"]
+    assert client.arrivals == [0.0, 1.0, 2.0, 6.0]
+
+
+# -- functional -------------------------------------------------------------------
+
+
+def test_first_takes_the_fastest_and_cancels_the_rest() -> None:
+    """The winner's time is the run's; the losers' requests are closed."""
+    client = echo(lambda r: float(r.prompt))
+    module = Flow(lambda m: F.first(m.llm("3"), m.llm("1"), m.llm("2")))
+    started = time.monotonic()
+    assert run(module, client=client) == "1"
+    assert time.monotonic() - started < 5
+    assert client.cancelled == 2
+
+
+def test_first_passes_over_failures_and_bad_answers() -> None:
+    """A failed candidate, and one that is not good, are not chosen."""
+
+    def answer(request: Any) -> Any:
+        return ValueError("broken") if request.prompt == "1" else request.prompt
+
+    client = echo(lambda r: float(r.prompt), answer)
+    module = Flow(
+        lambda m: F.first(m.llm("1"), m.llm("2"), m.llm("3"), good=lambda v: v != "2")
+    )
+    assert run(module, client=client) == "3"
+    assert client.cancelled == 0
+
+
+def test_a_loser_that_is_returned_too_is_not_cancelled() -> None:
+    """What the output needs is not lost to a choice made elsewhere."""
+
+    def forward(m: Any) -> Any:
+        slow = m.llm("2")
+        return F.first(slow, m.llm("1")), slow
+
+    client = echo(lambda r: float(r.prompt))
+    assert run(Flow(forward), client=client) == ("1", "2")
+
+
+def test_using_a_cancelled_loser_is_an_error_that_says_so() -> None:
+    """A loser used after the choice fails with the reason and the cure."""
+
+    def forward(m: Any) -> Any:
+        slow = m.llm("2")
+        if F.first(slow, m.llm("1")) == "1":
+            return m.llm(f"{slow}")
+        return None
+
+    with pytest.raises(
+        ExecutionError, match="had a good candidate already. Use what first"
+    ):
+        run(Flow(forward), client=echo(lambda r: float(r.prompt)))
+
+
+def test_cond_pays_only_for_the_branch_it_takes() -> None:
+    """The other branch is never called."""
+    client = echo()
+    module = Flow(
+        lambda m, x: F.cond(
+            m.llm(x) == "YES", lambda y: m.llm(f"then {y}"), lambda y: m.llm("else"), x
+        )
+    )
+    assert run(module, "yes", client=client) == "THEN YES"
+    assert client.prompts == ["yes", "then yes"]
+
+
+def test_map_over_a_length_not_known_yet_runs_its_items_at_once() -> None:
+    """Each word of an answer becomes a call; all leave together."""
+    client = echo()
+    module = Flow(lambda m, x: F.map(lambda w: m.llm(f"{w}!"), m.llm(x).split()))
+    assert run(module, "a b c", client=client) == ["A!", "B!", "C!"]
+    assert client.arrivals == [0.0, 1.0, 1.0, 1.0]
+
+
+def test_map_over_an_async_function_awaits_each() -> None:
+    """Items of an async function run at the same time."""
+    client = echo()
+
+    def forward(m: Any, xs: list[str]) -> Any:
+        async def twice(x: str) -> str:
+            return await m.llm(await m.llm(x))
+
+        return F.map(twice, xs)
+
+    assert run(Flow(forward), ["a", "b"], client=client) == ["A", "B"]
+    assert client.arrivals == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_vote_and_gather_wait_for_all_answers() -> None:
+    """The most frequent answer wins; gather gives a list that may be measured."""
+    client = echo(1.0, lambda r: "x" if r.prompt in "bd" else r.prompt)
+    module = Flow(
+        lambda m: (
+            F.vote([m.llm(p) for p in "abcd"]),
+            len(F.gather(m.llm("p"), m.llm("q"))),
+        )
+    )
+    assert run(module, client=client) == ("x", 2)
+    assert client.arrivals == [0.0] * 6
+
+
+class AsyncRace(InferenceModule):
+    """An async forward that waits for the faster of two, and for a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.llm = LLMInference("m")
+
+    async def forward(self) -> Any:
+        third = self.llm.acall("2")
+        fast = await F.first(self.llm("5"), self.llm("1"))
+        try:
+            slow = await asyncio.wait_for(self.llm.acall("50"), 3)
+        except TimeoutError:
+            slow = "late"
+        return fast, slow, await third
+
+
+def test_an_async_forward_chooses_waits_and_gives_up() -> None:
+    """first, wait_for and a call awaited last: times as asyncio would have them."""
+    client = echo(lambda r: float(r.prompt))
+
+    async def main() -> Any:
+        async with Engine({"m": client}) as engine:
+            return await engine.record(AsyncRace())
+
+    record = virtually(main)
+    assert record.output == ("1", "late", "2")
+    assert record.seconds == 4.0
+    assert client.cancelled == 2
+
+
+def test_an_async_forward_that_hangs_ends_with_the_runs_timeout() -> None:
+    """Its own awaits are cancelled, and its cleanup runs."""
+    cleaned = []
+
+    class Hangs(InferenceModule):
+        async def forward(self) -> None:
+            try:
+                await asyncio.sleep(1e6)
+            finally:
+                cleaned.append(asyncio.get_running_loop().time())
+
+    with pytest.raises(DeadlineError, match="still open: forward itself"):
+        run(Hangs(), client=echo(), timeout=2)
+    assert cleaned == [2.0]
+
+
+def test_one_llm_alone_is_a_module() -> None:
+    """A leaf needs no module around it."""
+    client = FunctionClient(lambda r: r.prompt.upper())
+    assert run(LLMInference("m"), "a", client=client) == "A"

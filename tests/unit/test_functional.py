@@ -1,0 +1,219 @@
+"""`functional`: plain Python outside a forward, the same value inside of one."""
+
+import asyncio
+import functools
+import pickle
+from typing import Any
+
+import pytest
+from tests.integration.engine_helpers import Flow, echo, run
+
+from inf_engine import ExecutionError, ModuleError, NotBoundError, op
+from inf_engine import functional as F
+from inf_engine.functional import Op
+
+
+@op
+def shout(text: str) -> str:
+    """Shout."""
+    return text.upper() + "!"
+
+
+class Holder:
+    """Ops as methods."""
+
+    mark = "?"
+
+    @op
+    def ask(self, text: str) -> str:
+        return text + self.mark
+
+    @staticmethod
+    @op
+    def still(text: str) -> str:
+        return text
+
+
+def both(body: Any, *args: Any) -> Any:
+    """What a body gives as plain Python and in a forward; they have to agree."""
+    plain = body(*args)
+    traced = run(Flow(lambda m, *a: body(*a)), *args, client=echo())
+    assert traced == plain
+    assert type(traced) is type(plain)
+    return plain
+
+
+# -- op ---------------------------------------------------------------------------
+
+
+def test_an_op_is_its_function_outside_a_forward() -> None:
+    """With its name, docstring and signature."""
+    assert shout("a") == "A!"
+    assert (shout.name, shout.__doc__, repr(shout)) == (
+        "shout",
+        "Shout.",
+        "<op shout>",
+    )
+    assert Holder().ask("a") == "a?"
+    assert Holder.ask(Holder(), "a") == "a?"
+    assert Holder.still("a") == "a"
+    assert isinstance(Holder.ask, Op)
+
+
+def test_an_op_pickles_by_name() -> None:
+    """As a function does."""
+    assert pickle.loads(pickle.dumps(shout)) is shout
+
+
+class AsyncCallable:
+    """An object whose call is a coroutine."""
+
+    async def __call__(self, text: str) -> str:
+        return text + "~"
+
+
+async def wave(text: str) -> str:
+    """Async."""
+    await asyncio.sleep(1)
+    return text + "~"
+
+
+@pytest.mark.parametrize(
+    ("make", "mode"),
+    [
+        (lambda: op(str.upper), "inline"),
+        (lambda: op()(str.upper), "inline"),
+        (lambda: op(thread=True)(str.upper), "thread"),
+        (lambda: op(functools.partial(str.replace, "a")), "inline"),
+        (lambda: op(wave), "async"),
+        (lambda: op(functools.partial(wave)), "async"),
+        (lambda: op(AsyncCallable()), "async"),
+    ],
+)
+def test_the_mode_of_an_op_is_seen_from_its_function(make: Any, mode: str) -> None:
+    """Anything callable, sync or async."""
+    assert make().mode == mode
+
+
+def test_async_ops_are_coroutines_outside_and_values_inside() -> None:
+    """Functions and callable objects alike."""
+    for fn in (wave, AsyncCallable()):
+        node = op(fn)
+        assert asyncio.run(node("a")) == "a~"
+        assert run(Flow(lambda m, x, n=node: n(x)), "a", client=echo()) == "a~"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: op(5), "@op needs a function, not int"),  # ty: ignore
+        (lambda: op(thread=True)(wave), "for sync functions, and wave is async"),
+        (lambda: op(thread=True)(AsyncCallable()), "AsyncCallable is async"),
+    ],
+)
+def test_what_is_no_op_is_refused(make: Any, message: str) -> None:
+    """When it is made."""
+    with pytest.raises(ModuleError, match=message):
+        make()
+
+
+def test_an_op_method_in_a_forward_is_a_node() -> None:
+    """Its object goes with it."""
+    holder = Holder()
+    module = Flow(lambda m, x: holder.ask(m.llm(x)))
+    assert run(module, "a", client=echo()) == "A?"
+
+
+def test_a_model_call_inside_an_op_is_refused() -> None:
+    """No forward is running there."""
+    module = Flow(lambda m, x: op(lambda y: m.llm(y))(x))
+    with pytest.raises(ExecutionError) as caught:
+        run(module, "a", client=echo())
+    assert isinstance(caught.value.cause, NotBoundError)
+
+
+# -- the same inside and outside ----------------------------------------------------
+
+
+def test_render_fills_a_text() -> None:
+    """With format specs, as str.format."""
+    assert both(lambda x: F.render("{a:>3}{b}", a=x, b=2), "x") == "  x2"
+
+
+def test_gather_makes_one_list() -> None:
+    """Of its arguments, or of the one list it is given."""
+    assert both(lambda: F.gather(1, 2)) == [1, 2]
+    assert both(lambda: F.gather([1, 2])) == [1, 2]
+    assert both(lambda: F.gather((1, 2))) == [1, 2]
+    assert both(lambda: F.gather()) == []
+    assert both(lambda: F.gather(5)) == [5]
+
+
+def test_map_is_the_builtin_as_a_list() -> None:
+    """Over lists, several at once, iterators, and nothing."""
+    assert both(lambda xs: F.map(shout, xs), ["a", "b"]) == ["A!", "B!"]
+    assert both(lambda: F.map(lambda a, b: a + b, [1, 2, 3], (10, 20))) == [11, 22]
+    assert both(lambda: F.map(shout, iter("ab"))) == ["A!", "B!"]
+    assert both(lambda: F.map(shout, [])) == []
+    assert both(lambda: F.map(lambda row: F.map(shout, row), ["ab", "c"])) == [
+        ["A!", "B!"],
+        ["C!"],
+    ]
+
+
+@pytest.mark.parametrize(("predicate", "wanted"), [(True, "then"), ("", "else")])
+def test_cond_calls_one_of_two(predicate: Any, wanted: str) -> None:
+    """By truth; the other is never called."""
+    called = []
+
+    def then(x: str) -> str:
+        called.append("then")
+        return x
+
+    def otherwise(x: str) -> str:
+        called.append("else")
+        return x
+
+    both(lambda: F.cond(predicate, then, otherwise, "x"))
+    assert called == [wanted, wanted]
+
+
+def test_vote_takes_the_most_frequent_and_the_earliest_of_those() -> None:
+    """By value, or by a key; unhashable answers by their text."""
+    assert both(lambda: F.vote(["a", "b", "b"])) == "b"
+    assert both(lambda: F.vote(["b", "a"])) == "b"
+    assert both(lambda: F.vote(["Yes", "no", "YES "], key=_plain)) == "Yes"
+    assert both(lambda: F.vote([[1], [2], [2]])) == [2]
+
+
+def _plain(text: str) -> str:
+    return text.strip().lower()
+
+
+def test_first_takes_the_first_good_one() -> None:
+    """A check that raises says no."""
+    assert both(lambda: F.first(1, 2)) == 1
+    assert both(lambda: F.first(1, 2, 3, good=lambda v: v > 1)) == 2
+    assert both(lambda: F.first("x", 2, good=lambda v: v / 1)) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "message"),
+    [
+        (lambda: F.first(), ModuleError, "needs at least one candidate"),
+        (lambda: F.first(1, good=lambda v: False), ModuleError, "none of the "),
+        (lambda: F.first("x", good=lambda v: v / 1), TypeError, "unsupported operand"),
+        (lambda: F.vote([]), ModuleError, "needs at least one answer"),
+        (lambda: F.render("{a}"), KeyError, "a"),
+        (lambda: F.map(shout, 5), TypeError, "not iterable"),
+    ],
+)
+def test_what_fails_outside_fails_alike_inside(
+    body: Any, kind: type[Exception], message: str
+) -> None:
+    """The same type: raised in forward, or the cause of a node's failure."""
+    with pytest.raises(kind, match=message):
+        body()
+    with pytest.raises(Exception, match=message) as caught:
+        run(Flow(lambda m: body()), client=echo())
+    assert isinstance(getattr(caught.value, "cause", caught.value), kind)
