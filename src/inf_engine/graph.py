@@ -329,6 +329,8 @@ def _object_content(value: Any, within: Callable[[Any], Any]) -> Any:
         return value.state_dict()
     if isinstance(value, Enum):
         return value.name
+    if isinstance(value, slice):
+        return within([value.start, value.stop, value.step])
     name = getattr(value, "__qualname__", None)
     if name is not None:  # a class or a function
         return f"{value.__module__}.{name}"

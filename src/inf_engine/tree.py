@@ -80,6 +80,10 @@ def _set(fn: Leaf, value: Any, memo: Memo) -> Any:
     return result
 
 
+def _slice(fn: Leaf, value: slice, memo: Memo) -> slice:
+    return slice(*_items(fn, (value.start, value.stop, value.step), memo))
+
+
 def _tuple_subclass(fn: Leaf, value: Any, memo: Memo) -> Any:
     items = _items(fn, value, memo)
     if all(new is old for new, old in zip(items, value, strict=True)):
@@ -171,5 +175,6 @@ _WALKS: dict[type, Walk | None] = {
     dict: _dict,
     set: _set,
     frozenset: _set,
+    slice: _slice,
     **dict.fromkeys(_LEAVES),
 }

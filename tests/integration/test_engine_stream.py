@@ -109,8 +109,9 @@ def test_map_raises_the_failure_that_came_first_and_cancels_the_rest() -> None:
     client = echo(lambda r: float(r.prompt), answer)
 
     async def body(engine: Engine) -> None:
-        with pytest.raises(ExecutionError, match="'llm#1'"):
+        with pytest.raises(ExecutionError, match="'llm#1'") as caught:
             await engine.map(Ask(), ["3", "2", "9"])
+        assert caught.value.__notes__ == ["It was input 1 of the map."]
         assert asyncio.get_running_loop().time() == 2.0
         assert client.in_flight == 0
         assert len(asyncio.all_tasks()) == 1

@@ -11,6 +11,7 @@ from tests.integration.engine_helpers import Flow, echo, run
 from inf_engine import ExecutionError, ModuleError, NotBoundError, op
 from inf_engine import functional as F
 from inf_engine.functional import Op
+from inf_engine.testing import assert_runs_alike
 
 
 @op
@@ -217,3 +218,11 @@ def test_what_fails_outside_fails_alike_inside(
     with pytest.raises(Exception, match=message) as caught:
         run(Flow(lambda m: body()), client=echo())
     assert isinstance(getattr(caught.value, "cause", caught.value), kind)
+
+
+@pytest.mark.parametrize("good", [lambda v: v == "B", lambda v: False])
+def test_first_of_calls_is_the_same_as_plain_python(good: Any) -> None:
+    """Eager and traced agree, also when none is good."""
+    module = Flow(lambda m: F.first(m.llm("a"), m.llm("b"), good=good))
+    got = assert_runs_alike(module, clients=lambda: {"m": echo(0.0)})
+    assert got == "B" or isinstance(got, ModuleError)

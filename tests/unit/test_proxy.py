@@ -159,10 +159,15 @@ def test_matmul_calls_and_items() -> None:
 
     def forward(self: Any) -> Any:
         m, n = matrix(), self.number("1")
-        return m @ 2, 2 @ m, m(n, k=n), self.numbers("[4, 5]")[n]
+        items = self.numbers("[4, 5, 6]")
+        return m @ 2, 2 @ m, m(n, k=n), items[n], items[n:], items[:n:-1]
 
     got = ran(forward, answer=same)
-    assert got.output == ("matmul 2", "rmatmul 2", "call (1,) {'k': 1}", 5)
+    assert got.output == (
+        *("matmul 2", "rmatmul 2", "call (1,) {'k': 1}"),
+        *(5, [5, 6], [6]),
+    )
+    assert got.seconds == 1.0
 
 
 STRUCTURES: list[tuple[str, Callable[[Any], Any]]] = [

@@ -1,5 +1,6 @@
 """Ordinary Python in a forward does what it does elsewhere."""
 
+import asyncio
 import contextvars
 import sys
 from typing import Any
@@ -165,3 +166,51 @@ def test_shared_and_repeated_modules() -> None:
 
     got: Ran = run(module(forward, one=shared, two=shared), "x")
     assert got.output == ["[<[<x>]>]", "[<x>]", "[<x>]"]
+
+
+def test_cleanup_runs() -> None:
+    """``finally`` runs when forward goes on, and may make calls."""
+
+    def forward(self: Any, x: str) -> Any:
+        try:
+            return str(self.llm(x))
+        finally:
+            self.llm("cleanup")
+
+    got = ran(forward, "x")
+    assert (got.output, got.prompts) == ("[x]", ["x", "cleanup"])
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_cancelling_ends_forward(is_async: bool) -> None:
+    """Cancelling a run raises in its forward, which cannot go on making calls."""
+    raised: list[str] = []
+
+    def paused(self: Any, x: str) -> Any:
+        try:
+            return str(self.llm(x))
+        except BaseException as exc:  # noqa: BLE001 - a forward that swallows all
+            raised.append(type(exc).__name__)
+            return str(self.llm("again"))
+
+    async def awaiting(self: Any, x: str) -> Any:
+        try:
+            return await self.llm(x)
+        except BaseException as exc:  # noqa: BLE001 - a forward that swallows all
+            raised.append(type(exc).__name__)
+            return await self.llm("again")
+
+    client = FunctionClient(echo, latency=10.0)
+
+    async def main() -> None:
+        async with Engine({"a": client}, progress=False) as engine:
+            made = module(awaiting if is_async else paused)
+            task = asyncio.create_task(engine.run(made, "x"))
+            await asyncio.sleep(1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    VirtualTimeLoop.run(main())
+    assert raised == ["CancelledError"]
+    assert (client.prompts, client.cancelled) == (["x"], 1)

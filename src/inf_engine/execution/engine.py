@@ -178,8 +178,9 @@ class Engine:
         stream = view.stream(module, *iterables, record=record)
         async with contextlib.aclosing(stream) as results:
             async for result in results:
-                if policy == "raise":
-                    result.unwrap()
+                if policy == "raise" and result.error is not None:
+                    result.error.add_note(f"It was input {result.index} of the map.")
+                    raise result.error
                 found.append(result)
         found.sort(key=lambda result: result.index)
         if policy == "collect" or record:

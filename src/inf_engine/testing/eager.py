@@ -15,7 +15,7 @@ from inf_engine.dispatch import dispatcher
 from inf_engine.errors import ExecutionError
 from inf_engine.execution.conversation import converse
 from inf_engine.execution.engine import Engine
-from inf_engine.functional import Op
+from inf_engine.functional import Op, first
 from inf_engine.llm import LLMInference
 from inf_engine.module import InferenceModule
 from inf_engine.types import Client, LLMRequest, LLMResponse
@@ -165,8 +165,9 @@ class _Eager:
         return True
 
     def call_first(self, candidates: list[Any], good: Callable[[Any], bool]) -> Any:
-        values = _plain(candidates)
-        return self._answer(next(value for value in values if good(value)))
+        values = tuple(_plain(candidates))
+        run = copy_context().run
+        return self._answer(run(self._undisturbed, first, values, {"good": good}))
 
     def format_parameter(self, parameter: Any, spec: str) -> str:
         return format(parameter.value, spec)

@@ -231,7 +231,7 @@ class AsyncProxy(Proxy, Coroutine[Any, Any, Any]):
         if asyncio.current_task() not in self._inf_steps:
             try:
                 self.send(None)  # a task cancelled before its first step
-            except StopIteration:
+            except BaseException:  # noqa: BLE001 - it had ended, which is not looked at
                 raise error[0] from None
         return self._inf_step(lambda steps: steps.throw(*error))
 
