@@ -6,7 +6,6 @@ from pydantic import BaseModel
 
 from inf_engine import Engine, InferenceModule, LLMInference, Parameter, op
 
-
 Sentiment = Literal["good", "bad"]
 
 

@@ -7,6 +7,7 @@ run, and is switched back when the value is there. A coroutine is a task.
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
+from dataclasses import dataclass
 from functools import partial
 from types import CoroutineType
 from typing import Any
@@ -19,12 +20,61 @@ from inf_engine.graph import GraphNode
 from inf_engine.tracing.tracer import Frame
 
 Step = Callable[[], None]
+Job = Callable[[], Any]
+_IDLE_AT_MOST = 256
 
 
-class _Fiber(greenlet):
-    """A greenlet that knows what it belongs to."""
+class Fiber(greenlet):
+    """A greenlet that runs one forward after the other, and knows whose it runs."""
 
-    owner: "Forwards"
+    owner: "Forwards | None" = None
+
+    def run(self, job: Job) -> None:
+        """Run jobs; each switch back gives a `_Done`, or a node to wait for."""
+        assert self.parent is not None
+        jobs = [job]
+        del job  # an idle fiber holds on to nothing
+        while True:
+            jobs.append(self.parent.switch(_done(jobs.pop())))
+
+
+class FiberPool:
+    """Fibers that have no work now; a used one costs a tenth of a new one."""
+
+    def __init__(self) -> None:
+        self._idle: list[Fiber] = []
+
+    def take(self) -> Fiber:
+        """Return a fiber that is ready for a job."""
+        return self._idle.pop() if self._idle else Fiber()
+
+    def give(self, fiber: Fiber) -> None:
+        """Take back a fiber whose job is done."""
+        fiber.owner = None
+        if len(self._idle) < _IDLE_AT_MOST and not fiber.dead:
+            fiber.gr_context = None
+            self._idle.append(fiber)
+
+
+@dataclass(slots=True)
+class _Done:
+    """How a job ended."""
+
+    output: Any
+    error: BaseException | None
+
+    def take(self) -> tuple[Any, BaseException | None]:
+        """Return the outcome and forget it: the idle fiber still holds this object."""
+        outcome = self.output, self.error
+        self.output = self.error = None
+        return outcome
+
+
+def _done(job: Job) -> _Done:
+    try:
+        return _Done(job(), None)
+    except BaseException as exc:  # noqa: BLE001 - the outcome of user code
+        return _Done(None, exc)
 
 
 class Forwards:
@@ -35,6 +85,7 @@ class Forwards:
         resume: Takes a node and the step to make once it has ended.
         ended: Called with frame, output and error when a forward has ended.
         drain: Works off the agenda.
+        pool: Where fibers come from.
     """
 
     def __init__(
@@ -43,12 +94,14 @@ class Forwards:
         resume: Callable[[GraphNode, Step], None],
         ended: Callable[[Frame, Any, BaseException | None], None],
         drain: Step,
+        pool: FiberPool,
     ) -> None:
         self._later = later
         self._resume = resume
         self._ended = ended
         self._drain = drain
-        self._open: dict[Frame, asyncio.Task[None] | _Fiber] = {}
+        self._pool = pool
+        self._open: dict[Frame, asyncio.Task[None] | Fiber] = {}
 
     def __bool__(self) -> bool:
         return bool(self._open)
@@ -68,10 +121,10 @@ class Forwards:
             loop = asyncio.get_running_loop()
             self._open[frame] = loop.create_task(coroutine, context=context)
             return
-        fiber = self._open[frame] = _Fiber(fn)
+        fiber = self._open[frame] = self._pool.take()
         fiber.owner = self
         fiber.gr_context = context
-        self._later(partial(self._switch, frame, fiber, *args, **kwargs))
+        self._later(partial(self._switch, frame, fiber, partial(fn, *args, **kwargs)))
 
     def pause(self, node: GraphNode, why: str) -> None:
         """Pause the forward that runs now until a node has ended.
@@ -80,7 +133,7 @@ class Forwards:
             TracingError: If no synchronous forward of this run is running here.
         """
         fiber = getcurrent()
-        if not isinstance(fiber, _Fiber) or fiber.owner is not self:
+        if not isinstance(fiber, Fiber) or fiber.owner is not self:
             raise TracingError(
                 f"cannot {why} the output of {node} here: this code runs outside of "
                 "the forward that made the call (another thread, or after it had "
@@ -99,39 +152,39 @@ class Forwards:
                 running.cancel()
                 continue
             del self._open[frame]
-            if running and running is not getcurrent():
-                try:
-                    running.throw(error)
-                except BaseException:  # noqa: BLE001 - its outcome is settled
-                    continue
+            if running is not getcurrent():
+                done = running.throw(error) if running else None
+                if type(done) is _Done:
+                    done.take()
+                    self._pool.give(running)
 
     def open_tasks(self) -> list[asyncio.Task[None]]:
         """Return the tasks that have not ended."""
         running = self._open.values()
         return [t for t in running if isinstance(t, asyncio.Task) and not t.done()]
 
-    def _switch(self, frame: Frame, fiber: _Fiber, *args: Any, **kwargs: Any) -> None:
+    def _switch(self, frame: Frame, fiber: Fiber, job: Job | None = None) -> None:
         """Run a fiber until it returns, fails, or needs the value of a node."""
         if not frame.open:
             return
-        try:
-            result = fiber.switch(*args, **kwargs)
-        except BaseException as exc:  # noqa: BLE001 - the outcome of user code
-            self._close(frame, None, exc)
-            return
-        if not fiber.dead:
+        result = fiber.switch(job)
+        if type(result) is not _Done:
             self._resume(result, partial(self._switch, frame, fiber))
-        elif type(result) is CoroutineType and frame.branch is not None:
-            self._go_on_as_task(frame, result, fiber)
+            return
+        output, error = result.take()
+        context = fiber.gr_context
+        self._pool.give(fiber)
+        if type(output) is CoroutineType and frame.branch is not None:
+            self._go_on_as_task(frame, output, context or Context())
         else:
-            self._close(frame, result, None)
+            self._close(frame, output, error)
 
-    def _go_on_as_task(self, frame: Frame, coroutine: Any, fiber: _Fiber) -> None:
+    def _go_on_as_task(self, frame: Frame, coroutine: Any, context: Context) -> None:
         """Await what a plain function of `map` or `cond` returned: it was async."""
         del self._open[frame]
         frame.open = False
         inner = Frame(frame.tracer, frame.branch, is_async=True)
-        self.open(inner, lambda: coroutine, (), {}, fiber.gr_context or Context())
+        self.open(inner, lambda: coroutine, (), {}, context)
 
     async def _await(self, frame: Frame, fn: Callable[[], Any]) -> None:
         try:

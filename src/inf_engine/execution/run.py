@@ -76,7 +76,11 @@ class Run:
         self._waiting: dict[int, list[Step]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._forwards = Forwards(
-            self.later, self.when_ended, Endings(self).forward_ended, self.drain
+            self.later,
+            self.when_ended,
+            Endings(self).forward_ended,
+            self.drain,
+            work.fibers,
         )
         self.choices: list[GraphNode] = []
         self._failed: list[GraphNode] = []
@@ -349,11 +353,17 @@ class Run:
             self._call(node, partial(self._call_inline, node, node.target.forward))
         elif kind == "branch":
             self._open_branch(node)
+        elif kind == "llm":
+            below = self.state.below(node.index)
+            self.work.queue(node, below, partial(self._spawn, node))
         else:
-            context = self._contexts.pop(node.index)
-            context.run(dispatcher.set, None)
-            task = self._loop.create_task(self._perform(node), context=context)
-            self._tasks[node.index] = task
+            self._spawn(node)
+
+    def _spawn(self, node: GraphNode) -> None:
+        context = self._contexts.pop(node.index)
+        context.run(dispatcher.set, None)
+        task = self._loop.create_task(self._perform(node), context=context)
+        self._tasks[node.index] = task
 
     def _call(self, node: GraphNode, fn: Callable[[Any, Any], Any]) -> None:
         try:
@@ -373,8 +383,7 @@ class Run:
         task = asyncio.current_task()
         try:
             args, kwargs = self._inputs(node)
-            below = self.state.below(node.index)
-            value = await self.work.perform(node, args, kwargs, below)
+            value = await self.work.perform(node, args, kwargs)
         except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001
             self.fail(node, exc)
             if task is not None and task.cancelling():
@@ -384,8 +393,10 @@ class Run:
         else:
             self.complete(node, value)
         finally:
+            self.work.leave(node)
             self._tasks.pop(node.index, None)
             self.drain()
+            self.work.manager.grant()
 
     def _open_branch(self, node: GraphNode) -> None:
         fn = node.target
@@ -447,6 +458,8 @@ class Run:
         """End a node that has not ended, and tell if it had begun."""
         if self.state.states[node.index] is NodeState.RUNNING:
             self.work.ended(node, error)
+            if node.index not in self._tasks:
+                self.work.leave(node)
         self._end(self.state.cancel(node.index, error))
 
     def _cancel_task(self, index: int) -> None:
@@ -455,6 +468,7 @@ class Run:
         self._tasks[index].cancel()
 
     def _task_ended(self, index: int, task: asyncio.Task[None]) -> None:
+        self.work.leave(self.state.nodes[index])
         self._tasks.pop(index, None)
         self.drain()
 

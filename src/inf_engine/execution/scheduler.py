@@ -14,6 +14,7 @@ from typing import Any
 from inf_engine.errors import EngineStateError, ModuleError
 from inf_engine.execution.batch import Batch, Rows
 from inf_engine.execution.events import Event, Observer, RunFinished, RunStarted
+from inf_engine.execution.forwards import FiberPool
 from inf_engine.execution.run import Run
 from inf_engine.execution.settings import ExecutionSettings
 from inf_engine.execution.work import Work
@@ -47,6 +48,7 @@ class Scheduler:
         self.max_inflight = max_inflight
         self.closed = False
         self._numbers = itertools.count()
+        self._fibers = FiberPool()
         self._alive: dict[Run, None] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = os.getpid()
@@ -98,7 +100,15 @@ class Scheduler:
         if wants_tokens is None and any(map(_wants_tokens, self.observers)):
             wants_tokens = _every_node
         number = next(self._numbers)
-        work = Work(number, self.manager, settings, tell, wants_tokens, keep)
+        work = Work(
+            number,
+            self.manager,
+            settings,
+            tell,
+            wants_tokens,
+            keep,
+            fibers=self._fibers,
+        )
 
         def ended(run: Run) -> None:
             self._alive.pop(run, None)

@@ -15,9 +15,11 @@ from inf_engine.execution.events import (
     NodeStarted,
     TokenDelta,
 )
+from inf_engine.execution.forwards import FiberPool
 from inf_engine.execution.settings import ExecutionSettings
 from inf_engine.graph import GraphNode
 from inf_engine.record import Call
+from inf_engine.resources.gate import Ticket
 from inf_engine.resources.manager import ResourceManager, Watch
 from inf_engine.types import LLMRequest, LLMResponse, Usage
 
@@ -34,6 +36,9 @@ class Entry:
     calls: list[Call] = field(default_factory=list)
     attempts: int = 0
     deadline: asyncio.Timeout | None = None
+    order: tuple[int, ...] = ()
+    ticket: Ticket | None = None
+    holds_slot: bool = False
 
     @property
     def usage(self) -> Usage:
@@ -52,6 +57,7 @@ class Work:
         tell: Takes events; None if nobody listens.
         wants_tokens: Says whether to stream the text of a node.
         keep: Whether to keep books of every node, not only of model calls.
+        fibers: Where the greenlets of forwards come from.
     """
 
     def __init__(
@@ -62,11 +68,14 @@ class Work:
         tell: Tell | None = None,
         wants_tokens: Callable[[GraphNode], bool] | None = None,
         keep: bool = False,
+        *,
+        fibers: FiberPool,
     ) -> None:
         self.number = number
         self.manager = manager
         self.settings = settings
         self.keep = keep
+        self.fibers = fibers
         self.entries: dict[int, Entry] = {}
         self._tell = tell
         self._wants_tokens = wants_tokens
@@ -116,14 +125,39 @@ class Work:
                 )
             )
 
+    # -- slots ------------------------------------------------------------------------
+
+    def queue(self, node: GraphNode, below: int, start: Callable[[], None]) -> None:
+        """Ask for the slot of a model call.
+
+        Args:
+            node: The node.
+            below: The length of the longest recorded path below it.
+            start: Called when the slot is there.
+        """
+        entry = self.entries[node.index]
+        entry.order = (-self.settings.priority, self.number, -below, node.index)
+
+        def granted() -> None:
+            entry.holds_slot = True
+            start()
+
+        entry.ticket = self.manager.queue(node.target.alias, entry.order, granted)
+
+    def leave(self, node: GraphNode) -> None:
+        """Leave the queue, or give the slot back if nothing was sent on it."""
+        entry = self.entries.get(node.index)
+        if entry is None or entry.ticket is None:
+            return
+        self.manager.leave(node.target.alias, entry.ticket)
+        if entry.holds_slot:
+            entry.holds_slot = False
+            self.manager.give_back(node.target.alias)
+
     # -- what suspends ----------------------------------------------------------------
 
     async def perform(
-        self,
-        node: GraphNode,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        below: int,
+        self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Return the value of a model call, an async leaf, or an op that suspends.
 
@@ -131,19 +165,18 @@ class Work:
             node: The node.
             args: Its positional inputs.
             kwargs: Its keyword inputs.
-            below: The length of the longest recorded path below it.
 
         Raises:
             DeadlineError: If it took longer than `ExecutionSettings.node_timeout`.
         """
         limit = self.settings.node_timeout
         if limit is None:
-            return await self._perform(node, args, kwargs, below)
+            return await self._perform(node, args, kwargs)
         entry = self.entries.setdefault(node.index, Entry())
         entry.deadline = asyncio.timeout(None)
         try:
             async with entry.deadline:
-                return await self._perform(node, args, kwargs, below)
+                return await self._perform(node, args, kwargs)
         except TimeoutError as exc:
             if not entry.deadline.expired():
                 raise
@@ -152,11 +185,9 @@ class Work:
                 "with engine.using(node_timeout=...)."
             ) from exc
 
-    async def _perform(
-        self, node: GraphNode, args: Any, kwargs: Any, below: int
-    ) -> Any:
+    async def _perform(self, node: GraphNode, args: Any, kwargs: Any) -> Any:
         if node.kind == "llm":
-            return await self._converse(node, args, kwargs, below)
+            return await self._converse(node, args, kwargs)
         self.started(node)
         if node.kind == "leaf":
             return await node.target.forward(*args, **kwargs)
@@ -164,19 +195,18 @@ class Work:
             return await asyncio.to_thread(_returned, node.target.fn, args, kwargs)
         return await node.target.fn(*args, **kwargs)
 
-    async def _converse(
-        self, node: GraphNode, args: Any, kwargs: Any, below: int
-    ) -> Any:
-        settings, manager = self.settings, self.manager
-        order = (-settings.priority, self.number, -below, node.index)
+    async def _converse(self, node: GraphNode, args: Any, kwargs: Any) -> Any:
+        entry = self.entries[node.index]
 
         async def complete(request: LLMRequest) -> LLMResponse:
-            return await manager.complete(
+            holds_slot, entry.holds_slot = entry.holds_slot, False
+            return await self.manager.complete(
                 node.target.alias,
                 request,
-                order=order,
-                retries=settings.retries,
+                order=entry.order,
+                retries=self.settings.retries,
                 watch=self._watch(node, request),
+                holds_slot=holds_slot,
             )
 
         return await converse(node.target, args, kwargs, complete)

@@ -1,17 +1,30 @@
 """`Gate`: the slots of one endpoint, handed out in order.
 
-A slot is not given at once but a few turns of the loop later, so that everything that
-becomes ready at the same moment takes part: the order then decides who goes first, not
-the order in which tasks happened to run.
+Whoever asks is put into a queue. Free slots are granted in the next turn of the loop,
+or before it by `grant`, which a run calls when it has worked off what an answer made
+ready. So the order decides who goes first, not the accident of who asked first in the
+same moment, and no slot is idle for longer than a turn.
 """
 
 import asyncio
 import heapq
 import itertools
+from collections.abc import Callable
 from typing import Any
 
-_TURNS = 4
-"""Turns between a call that ends and the request of an async forward waiting for it."""
+
+class Ticket:
+    """A place in the queue.
+
+    Args:
+        start: Called with the slot when its turn has come.
+    """
+
+    __slots__ = ("gone", "start")
+
+    def __init__(self, start: Callable[[], None]) -> None:
+        self.start = start
+        self.gone = False
 
 
 class Gate:
@@ -24,63 +37,66 @@ class Gate:
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
         self.in_use = 0
-        self._tickets = itertools.count()
-        self._waiting: list[tuple[Any, int, asyncio.Future[None]]] = []
+        self._numbers = itertools.count()
+        self._waiting: list[tuple[Any, int, Ticket]] = []
         self._gone = 0
-        self._granting = False
+        self._will_grant = False
 
-    async def acquire(self, order: Any = ()) -> None:
-        """Take a slot, waiting for one if need be."""
-        if self.limit is None:
-            self.in_use += 1
-            return
-        turn = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (order, next(self._tickets), turn))
+    def request(self, order: Any, start: Callable[[], None]) -> Ticket:
+        """Ask for a slot; `start` is called once it is there, never from in here."""
+        ticket = Ticket(start)
+        heapq.heappush(self._waiting, (order, next(self._numbers), ticket))
         self._grant_soon()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.release()
-            else:
-                self._forget()
-            raise
+        return ticket
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Leave the queue; nothing if its turn has come already."""
+        if ticket.gone:
+            return
+        ticket.gone = True
+        self._gone += 1
+        if 2 * self._gone > len(self._waiting):
+            self._waiting = [entry for entry in self._waiting if not entry[2].gone]
+            heapq.heapify(self._waiting)
+            self._gone = 0
 
     def release(self) -> None:
-        """Give a slot back; it goes to whoever waits with the lowest order."""
+        """Give a slot back."""
         self.in_use -= 1
         self._grant_soon()
 
-    def _grant_soon(self) -> None:
-        if self._waiting and not self._granting and self._is_open:
-            self._granting = True
-            self._after(_TURNS)
+    def grant(self) -> None:
+        """Give free slots to those who wait, lowest order first."""
+        while self._waiting and self._is_open:
+            _, _, ticket = heapq.heappop(self._waiting)
+            if ticket.gone:
+                self._gone -= 1
+            else:
+                ticket.gone = True
+                self.in_use += 1
+                ticket.start()
+
+    async def acquire(self, order: Any = ()) -> None:
+        """Take a slot, waiting for it."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ticket = self.request(order, lambda: turn.set_result(None))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if ticket.gone:
+                self.release()
+            self.withdraw(ticket)
+            raise
 
     @property
     def _is_open(self) -> bool:
         return self.limit is None or self.in_use < self.limit
 
-    def _after(self, turns: int) -> None:
-        loop = asyncio.get_running_loop()
-        if turns:
-            loop.call_soon(self._after, turns - 1)
-        else:
-            self._grant()
+    def _grant_soon(self) -> None:
+        if self._waiting and self._is_open and not self._will_grant:
+            self._will_grant = True
+            asyncio.get_running_loop().call_soon(self._grant_now)
 
-    def _grant(self) -> None:
-        self._granting = False
-        while self._waiting and self._is_open:
-            _, _, turn = heapq.heappop(self._waiting)
-            if turn.done():
-                self._gone -= 1
-            else:
-                self.in_use += 1
-                turn.set_result(None)
-
-    def _forget(self) -> None:
-        """Drop those who left, once they are the most: nobody may ever get to them."""
-        self._gone += 1
-        if 2 * self._gone > len(self._waiting):
-            self._waiting = [entry for entry in self._waiting if not entry[2].done()]
-            heapq.heapify(self._waiting)
-            self._gone = 0
+    def _grant_now(self) -> None:
+        self._will_grant = False
+        self.grant()

@@ -22,7 +22,7 @@ from inf_engine.errors import (
     UnknownAliasError,
 )
 from inf_engine.resources.config import EndpointConfig, ResourceConfig
-from inf_engine.resources.gate import Gate
+from inf_engine.resources.gate import Gate, Ticket
 from inf_engine.resources.retry import should_retry, wait_seconds
 from inf_engine.types import Client, LLMRequest, LLMResponse, StreamingClient
 
@@ -120,6 +120,30 @@ class ResourceManager:
         limit = self._endpoints[alias].gate.limit
         return _UNLIMITED_SLOTS if limit is None else limit
 
+    def queue(self, alias: str, order: Any, start: Callable[[], None]) -> Ticket:
+        """Ask for a slot of an alias ahead of `complete`.
+
+        Args:
+            alias: The alias, checked.
+            order: Who goes first when slots are short: the lowest.
+            start: Called when the slot is there; what it starts calls `complete` with
+                ``holds_slot=True``, or `give_back`.
+        """
+        return self._endpoints[alias].gate.request(order, start)
+
+    def leave(self, alias: str, ticket: Ticket) -> None:
+        """Withdraw a request for a slot that is not wanted any more."""
+        self._endpoints[alias].gate.withdraw(ticket)
+
+    def give_back(self, alias: str) -> None:
+        """Give back a slot that was not used."""
+        self._endpoints[alias].gate.release()
+
+    def grant(self) -> None:
+        """Hand out free slots now: all who are ready have asked."""
+        for endpoint in self._endpoints.values():
+            endpoint.gate.grant()
+
     async def complete(
         self,
         alias: str,
@@ -128,6 +152,7 @@ class ResourceManager:
         order: Any = (),
         retries: int | None = None,
         watch: Watch | None = None,
+        holds_slot: bool = False,
     ) -> LLMResponse:
         """Send a request and return its answer.
 
@@ -137,6 +162,7 @@ class ResourceManager:
             order: Who goes first when slots are short: the lowest.
             retries: Tries after the first, None for what the endpoint says.
             watch: What to tell the caller on the way.
+            holds_slot: Whether the caller has a slot already, from `queue`.
 
         Raises:
             UnknownAliasError: If the alias is not bound.
@@ -151,7 +177,9 @@ class ResourceManager:
         attempt = 0
         while True:
             attempt += 1
-            outcome = await self._attempt(endpoint, request, order, watch)
+            if attempt > 1 or not holds_slot:
+                await endpoint.gate.acquire(order)
+            outcome = await self._attempt(endpoint, request, watch)
             if isinstance(outcome, LLMResponse):
                 return outcome
             if not should_retry(outcome, attempt, allowed):
@@ -160,9 +188,9 @@ class ResourceManager:
             await asyncio.sleep(wait)
 
     async def _attempt(
-        self, endpoint: _Endpoint, request: LLMRequest, order: Any, watch: Watch
+        self, endpoint: _Endpoint, request: LLMRequest, watch: Watch
     ) -> LLMResponse | EndpointError:
-        await endpoint.gate.acquire(order)
+        """Send once, on a slot that is given back after it."""
         try:
             watch.sent()
             outcome: LLMResponse | EndpointError
