@@ -37,7 +37,7 @@ class Figure:
         verdict = ""
         if self.limit is not None:
             verdict = (
-                f"{'ok' if self.value <= self.limit else 'OVER':<5}<= {self.limit:g}"
+                f"{'ok' if self.value <= self.limit else 'OVER':<5}<= {self.limit:.3g}"
             )
         text = f"{self.value:10.3g} {self.unit}"
         return f"{self.name:<44}{text:<22}{verdict:<14}{self.note}"

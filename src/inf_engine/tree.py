@@ -37,6 +37,24 @@ def map_leaves(fn: Leaf, value: Any) -> Any:
     return _map(fn, value, {})
 
 
+def map_call(
+    fn: Leaf, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call with `fn` applied to every leaf.
+
+    Args:
+        fn: Called with each leaf, in order.
+        args: The positional arguments.
+        kwargs: The keyword arguments.
+
+    Returns:
+        Both, mapped in one walk.
+    """
+    memo: Memo = {}
+    mapped = tuple(_items(fn, args, memo))
+    return mapped, {key: _map(fn, value, memo) for key, value in kwargs.items()}
+
+
 def _map(fn: Leaf, value: Any, memo: Memo) -> Any:
     kind = type(value)
     walk = _WALKS[kind] if kind in _WALKS else _walk_of(kind)

@@ -14,7 +14,7 @@ from inf_engine.record import (
     prompt_segments,
     system_segments,
 )
-from inf_engine.tracing.tracer import filled
+from inf_engine.tracing.tracer import inputs_of
 
 _OUTCOMES: dict[NodeState, Outcome] = {
     NodeState.DONE: "done",
@@ -92,7 +92,7 @@ def _node_record(work: Work, state: ExecutionState, node: GraphNode) -> NodeReco
     outcome = _OUTCOMES.get(state.states[node.index], "cancelled")
     known = outcome != "cancelled" and not _waits_for_proxies(node)
     value_of = lambda dep: state.values[dep.index]  # noqa: E731
-    args, kwargs = filled((node.args, node.kwargs), value_of) if known else ((), {})
+    args, kwargs = inputs_of(node, value_of) if known else ((), {})
     is_call = node.kind == "llm"
     return NodeRecord(
         node=node,

@@ -24,7 +24,7 @@ from inf_engine.execution.choice import Choice
 from inf_engine.execution.endings import Endings
 from inf_engine.execution.forwards import Forwards, Step
 from inf_engine.execution.state import ExecutionState, NodeState
-from inf_engine.execution.work import Work
+from inf_engine.execution.work import Work, call_plain
 from inf_engine.graph import SMALL_KINDS, GraphNode
 from inf_engine.tracing.tracer import (
     Frame,
@@ -32,6 +32,7 @@ from inf_engine.tracing.tracer import (
     Tracer,
     compute_small,
     filled,
+    inputs_of,
     reopened,
 )
 
@@ -159,7 +160,7 @@ class Run:
         """Finish if nothing is left; say whether there is more to drain."""
         if not self._returned:
             return False
-        if self.error is None:
+        if self.error is None and self._failed:
             failed = next((n for n in self._failed if not self._is_caught(n)), None)
             at_once = self.work.settings.errors == "raise" or not self.state.unfinished
             if failed is not None and at_once:
@@ -393,10 +394,12 @@ class Run:
         else:
             self.complete(node, value)
         finally:
-            self.work.leave(node)
-            self._tasks.pop(node.index, None)
+            del self._tasks[node.index]
+            if node.kind == "llm":
+                self.work.leave(node)
             self.drain()
-            self.work.manager.grant()
+            if node.kind == "llm":
+                self.work.manager.grant()
 
     def _open_branch(self, node: GraphNode) -> None:
         fn = node.target
@@ -412,7 +415,7 @@ class Run:
             self._forwards.open(frame, fn, args, kwargs, context)
 
     def _inputs(self, node: GraphNode) -> Any:
-        return filled((node.args, node.kwargs), self.value_of)
+        return inputs_of(node, self.value_of)
 
     def complete(self, node: GraphNode, value: Any) -> None:
         """Give a node its value, unless it has ended already."""
@@ -495,9 +498,3 @@ class Run:
 def _wake(turn: asyncio.Future[None]) -> None:
     if not turn.done():
         turn.set_result(None)
-
-
-def call_plain(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """Call user code for which no forward is running."""
-    dispatcher.set(None)
-    return fn(*args, **kwargs)

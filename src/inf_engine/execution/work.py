@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from inf_engine.dispatch import dispatcher
 from inf_engine.errors import (
     DeadlineError,
 )
@@ -241,6 +242,12 @@ class Work:
             return None
         number, name, loop = self.number, node.name, self._loop
         return lambda text: tell(TokenDelta(number, name, text, loop.time()))
+
+
+def call_plain(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Call user code for which no forward is running."""
+    dispatcher.set(None)
+    return fn(*args, **kwargs)
 
 
 def _returned(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:

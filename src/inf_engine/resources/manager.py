@@ -64,11 +64,14 @@ class _Endpoint:
     def retries(self) -> int:
         return self.config.retries if self.config else 2
 
-    def open(self, environ: Mapping[str, str]) -> Any:
-        """Return the client, made on first use."""
+    def open(
+        self, environ: Mapping[str, str], clients: dict[EndpointConfig, Any]
+    ) -> None:
+        """Make the client, on first use; equal endpoints share one."""
         if self.client is None and self.config is not None:
-            self.client = make_client(self.alias, self.config, environ)
-        return self.client
+            if self.config not in clients:
+                clients[self.config] = make_client(self.alias, self.config, environ)
+            self.client = clients[self.config]
 
 
 class ResourceManager:
@@ -90,6 +93,7 @@ class ResourceManager:
         self._endpoints = {
             alias: _Endpoint(alias, *pair) for alias, pair in _bound(resources).items()
         }
+        self._clients: dict[EndpointConfig, Any] = {}
         self._random = random.Random()
 
     @property
@@ -113,7 +117,7 @@ class ResourceManager:
         endpoint = self._endpoints.get(alias)
         if endpoint is None:
             raise UnknownAliasError(alias, self._endpoints, where)
-        endpoint.open(self._environ)
+        endpoint.open(self._environ, self._clients)
 
     def slots(self, alias: str) -> int:
         """Return how many requests to an alias are worth keeping in flight."""

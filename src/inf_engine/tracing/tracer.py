@@ -23,7 +23,7 @@ from inf_engine.module import InferenceModule
 from inf_engine.template import HoleTable, Template
 from inf_engine.tracing.explain import linked
 from inf_engine.tracing.proxy import AsyncProxy, Proxy
-from inf_engine.tree import map_leaves
+from inf_engine.tree import map_call, map_leaves
 
 _FOREIGN_PROXY = (
     "a proxy of another run reached {where}: it was kept from an earlier forward. Keep "
@@ -138,6 +138,22 @@ class Tracer:
                 belongs to another run.
         """
         deps: dict[GraphNode, None] = {}
+        return map_leaves(self._looker(where, deps), value), tuple(deps)
+
+    def capture_call(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], path: str
+    ) -> tuple[tuple[Any, ...], dict[str, Any], tuple[GraphNode, ...]]:
+        """Return the arguments of a call of `path`, captured, and their nodes.
+
+        Raises:
+            TracingError: Like `capture`.
+        """
+        deps: dict[GraphNode, None] = {}
+        look = self._looker(f"a call of {path!r}", deps)
+        return *map_call(look, args, kwargs), tuple(deps)
+
+    def _looker(self, where: str, deps: dict[GraphNode, None]) -> Callable[[Any], Any]:
+        """Return what captures one leaf, and collects the nodes that it uses."""
         scan = self.holes.scan
 
         def look(leaf: Any) -> Any:
@@ -157,7 +173,7 @@ class Tracer:
                 self.holes.check_bytes(leaf, where)
             return leaf
 
-        return map_leaves(look, value), tuple(deps)
+        return look
 
     def capture_error(
         self, error: BaseException
@@ -282,7 +298,7 @@ class Frame:
     ) -> GraphNode:
         self.check_here(path)
         tracer = self.tracer
-        (args, kwargs), deps = tracer.capture((args, kwargs), f"a call of {path!r}")
+        args, kwargs, deps = tracer.capture_call(args, kwargs, path)
         node = tracer.add(kind, path, target, args, kwargs, deps, self.branch)
         tracer.host.added(node, context)
         return node
@@ -296,7 +312,7 @@ class Frame:
     ) -> Any:
         """Record a branch that starts at once, with proxies for what is not known."""
         self.check_here(path)
-        (args, kwargs), _ = self.tracer.capture((args, kwargs), f"a call of {path!r}")
+        args, kwargs, _ = self.tracer.capture_call(args, kwargs, path)
         node = self.tracer.add("branch", path, fn, args, kwargs, (), self.branch)
         self.tracer.host.added(node, copy_context())
         return self.proxy(self, node)
@@ -400,6 +416,24 @@ def filled(value: Any, value_of: Callable[[Any], Any]) -> Any:
         value_of: Gives the value of a node.
     """
 
+    return map_leaves(_filler(value_of), value)
+
+
+def inputs_of(
+    node: GraphNode, value_of: Callable[[Any], Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a node with the values of other nodes in them.
+
+    Args:
+        node: The node.
+        value_of: Gives the value of a node.
+    """
+    return map_call(_filler(value_of), node.args, node.kwargs)
+
+
+def _filler(value_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what fills one captured leaf."""
+
     def fill(leaf: Any) -> Any:
         kind = type(leaf)
         if kind is GraphNode:
@@ -408,7 +442,7 @@ def filled(value: Any, value_of: Callable[[Any], Any]) -> Any:
             return leaf.fill(value_of)
         return leaf
 
-    return map_leaves(fill, value)
+    return fill
 
 
 def reopened(value: Any, frame: Frame) -> Any:
