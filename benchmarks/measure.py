@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 
 _SERVER = """
@@ -55,7 +55,9 @@ async def timed(run: Callable[[], Awaitable[object]], repeats: int = 5) -> float
 
 
 @contextlib.contextmanager
-def server(latency: float) -> Iterator[tuple[str, Callable[[], tuple[int, int]]]]:
+def server(
+    latency: float,
+) -> Generator[tuple[str, Callable[[], tuple[int, int]]], None, None]:
     """Run a loopback server in a process of its own.
 
     Yields:

@@ -27,18 +27,19 @@ class Facts(InferenceModule):
 
     def __init__(self) -> None:
         super().__init__()
-        options = {"temperature": 0.0, "max_tokens": 60}
         self.city = LLMInference(
             "fast",
             prompt="Which city, in which country, is this about? {text}",
             response_format=City,
-            **options,
+            temperature=0.0,
+            max_tokens=60,
         )
         self.size = LLMInference(
             "fast",
             prompt="Is it a big or a small city? {text}",
             response_format=Literal["big", "small"],
-            **options,
+            temperature=0.0,
+            max_tokens=60,
         )
 
     def forward(self, text: str) -> str:

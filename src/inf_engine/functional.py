@@ -7,7 +7,7 @@ list or over a proxy whose length is not known yet; `vote`, `first` and `cond` c
 import builtins
 import functools
 import inspect
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Coroutine, Hashable, Iterable
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from inf_engine.dispatch import dispatcher
@@ -19,9 +19,13 @@ OpMode = Literal["inline", "thread", "async"]
 
 
 class Op(Generic[P, R]):
-    """A function whose calls in a forward are recorded; see `op`."""
+    """A function whose calls in a forward are recorded; see `op`.
 
-    def __init__(self, fn: Callable[P, R], mode: OpMode) -> None:
+    To a type checker the call of an async function gives what it returns, as the
+    value that a forward sees; in an ``async def`` use `acall`.
+    """
+
+    def __init__(self, fn: Callable[P, Any], mode: OpMode) -> None:
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.mode = mode
@@ -33,6 +37,11 @@ class Op(Generic[P, R]):
         if answer is None:
             return self.fn(*args, **kwargs)
         return answer.call_op(self, args, kwargs)
+
+    async def acall(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function from async code; ``await`` of this type-checks."""
+        given: Any = self(*args, **kwargs)
+        return await given if inspect.isawaitable(given) else given
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
@@ -46,6 +55,8 @@ class Op(Generic[P, R]):
         return f"<op {self.name}>"
 
 
+@overload
+def op(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Op[P, R]: ...
 @overload
 def op(fn: Callable[P, R], /) -> Op[P, R]: ...
 @overload

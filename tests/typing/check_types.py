@@ -52,6 +52,11 @@ def count(text: str) -> int:
     return len(text)
 
 
+@op
+async def fetch(text: str) -> int:
+    return len(text)
+
+
 def leaves() -> None:
     assert_type(LLMInference("fast"), LLMInference[str])
     assert_type(LLMInference("fast")("hello"), str)
@@ -60,6 +65,7 @@ def leaves() -> None:
     answer: Sentiment = label("hello")
     assert_type(answer, Literal["good", "bad"])
     assert_type(count("hello"), int)
+    assert_type(fetch("hello"), int)
 
 
 async def outputs(engine: Engine) -> None:
@@ -69,6 +75,11 @@ async def outputs(engine: Engine) -> None:
     assert_type(await engine.run(LLMInference("fast"), "text"), str)
     assert_type(engine.run_sync(Summary(), "text"), str)
     assert_type(engine.run_sync(Later(), "text"), list[str])
+
+
+async def awaited() -> None:
+    assert_type(await fetch.acall("hello"), int)
+    assert_type(await LLMInference("fast").acall("hello"), str)
 
 
 async def mistakes(engine: Engine) -> None:

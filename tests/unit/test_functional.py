@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.integration.engine_helpers import Flow, echo, run
 
-from inf_engine import ExecutionError, ModuleError, NotBoundError, op
+from inf_engine import ExecutionError, InferenceModule, ModuleError, NotBoundError, op
 from inf_engine import functional as F
 from inf_engine.functional import Op
 from inf_engine.testing import assert_runs_alike
@@ -99,7 +99,7 @@ def test_the_mode_of_an_op_is_seen_from_its_function(make: Any, mode: str) -> No
 def test_async_ops_are_coroutines_outside_and_values_inside() -> None:
     """Functions and callable objects alike."""
     for fn in (wave, AsyncCallable()):
-        node = op(fn)
+        node: Op[..., Any] = op(fn)
         assert asyncio.run(node("a")) == "a~"
         assert run(Flow(lambda m, x, n=node: n(x)), "a", client=echo()) == "a~"
 
@@ -226,3 +226,25 @@ def test_first_of_calls_is_the_same_as_plain_python(good: Any) -> None:
     module = Flow(lambda m: F.first(m.llm("a"), m.llm("b"), good=good))
     got = assert_runs_alike(module, clients=lambda: {"m": echo(0.0)})
     assert got == "B" or isinstance(got, ModuleError)
+
+
+def test_acall_gives_the_value_in_an_async_forward_and_outside() -> None:
+    """`await op.acall(x)` is what `await op(x)` is, for sync and async functions."""
+
+    @op
+    async def fetch(text: str) -> int:
+        return len(text)
+
+    @op
+    def count(text: str) -> int:
+        return len(text)
+
+    class Both(InferenceModule):
+        async def forward(self, text: str) -> list[int]:
+            return [await fetch.acall(text), await count.acall(text)]
+
+    async def outside() -> list[int]:
+        return [await fetch.acall("four"), await count.acall("four")]
+
+    assert assert_runs_alike(Both(), "four", clients=dict) == [4, 4]
+    assert asyncio.run(outside()) == [4, 4]

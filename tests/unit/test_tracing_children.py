@@ -224,7 +224,7 @@ def test_async_op_and_context() -> None:
         return text * 2
 
     async def forward(self: Any, x: str) -> Any:
-        return await double(self.llm(x))
+        return await double.acall(self.llm(x))
 
     got = ran(forward, "x")
     assert (got.output, got.seconds) == ("[x][x]", 2.0)
