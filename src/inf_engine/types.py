@@ -93,7 +93,7 @@ class LLMRequest:
 
     Args:
         messages: The conversation, system message first if there is one.
-        model: The endpoint's model; the resource manager fills it in.
+        model: A model in place of the endpoint's own; empty for that one.
         temperature: Sampling temperature, None for the provider's default.
         top_p: Nucleus sampling mass in (0, 1], None for the default.
         max_tokens: The most tokens to write, None for the default.

@@ -18,7 +18,6 @@ address, never the request; the key is cut out should the provider repeat it.
 import json
 from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import aclosing, contextmanager
-from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -45,7 +44,7 @@ LONGEST_REASON = 300
 DONE = b"[DONE]"
 """The data of the event that ends an OpenAI stream."""
 
-_dumps = partial(json.dumps, separators=(",", ":"), allow_nan=False)
+_dumps = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 _HEADERS = {"Content-Type": "application/json", "User-Agent": "inf-engine"}
 

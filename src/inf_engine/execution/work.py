@@ -206,35 +206,11 @@ class Work:
                 request,
                 order=entry.order,
                 retries=self.settings.retries,
-                watch=self._watch(node, request),
+                watch=_Bookkeeper(self, node, request, self._delta(node)),
                 holds_slot=holds_slot,
             )
 
         return await converse(node.target, args, kwargs, complete)
-
-    def _watch(self, node: GraphNode, request: LLMRequest) -> Watch:
-        entry, loop = self.entries[node.index], self._loop
-        left_at = 0.0
-
-        def sent() -> None:
-            nonlocal left_at
-            left_at = loop.time()
-            entry.attempts += 1
-            self.started(node)
-
-        def received(outcome: LLMResponse | Exception) -> None:
-            answered = isinstance(outcome, LLMResponse)
-            entry.calls.append(
-                Call(
-                    request,
-                    outcome if answered else None,
-                    None if answered else outcome,
-                    left_at - self.began,
-                    loop.time() - left_at,
-                )
-            )
-
-        return Watch(sent, received, self._delta(node))
 
     def _delta(self, node: GraphNode) -> Callable[[str], None] | None:
         tell = self._tell
@@ -242,6 +218,43 @@ class Work:
             return None
         number, name, loop = self.number, node.name, self._loop
         return lambda text: tell(TokenDelta(number, name, text, loop.time()))
+
+
+class _Bookkeeper(Watch):
+    """Writes the tries of one request into the books of its node."""
+
+    __slots__ = ("_left_at", "_node", "_request", "_work")
+
+    def __init__(
+        self,
+        work: Work,
+        node: GraphNode,
+        request: LLMRequest,
+        delta: Callable[[str], None] | None,
+    ) -> None:
+        super().__init__(delta)
+        self._work = work
+        self._node = node
+        self._request = request
+        self._left_at = 0.0
+
+    def sent(self) -> None:
+        """Note when the request leaves."""
+        self._left_at = self._work.now()
+        self._work.entries[self._node.index].attempts += 1
+        self._work.started(self._node)
+
+    def received(self, outcome: LLMResponse | Exception) -> None:
+        """Note the answer or the error, and how long it took."""
+        answered = isinstance(outcome, LLMResponse)
+        call = Call(
+            self._request,
+            outcome if answered else None,
+            None if answered else outcome,
+            self._left_at - self._work.began,
+            self._work.now() - self._left_at,
+        )
+        self._work.entries[self._node.index].calls.append(call)
 
 
 def call_plain(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:

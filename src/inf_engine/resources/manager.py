@@ -10,7 +10,7 @@ import inspect
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from inf_engine.clients.anthropic import AnthropicClient
@@ -30,19 +30,23 @@ LOCAL_SLOTS = 4
 _UNLIMITED_SLOTS = 64
 
 
-@dataclass(frozen=True, slots=True)
 class Watch:
-    """What a caller of `ResourceManager.complete` wants to be told.
+    """What a caller of `ResourceManager.complete` is told; subclass it to listen.
 
-    Args:
-        sent: Called each time the request leaves.
-        received: Called with the response or the error of each try.
+    Attributes:
         delta: Called with each piece of text; None not to stream.
     """
 
-    sent: Callable[[], None] = lambda: None
-    received: Callable[[LLMResponse | Exception], None] = lambda outcome: None
-    delta: Callable[[str], None] | None = None
+    __slots__ = ("delta",)
+
+    def __init__(self, delta: Callable[[str], None] | None = None) -> None:
+        self.delta = delta
+
+    def sent(self) -> None:
+        """Take note: the request leaves. Called for each try."""
+
+    def received(self, outcome: LLMResponse | Exception) -> None:
+        """Take note of how a try ended."""
 
 
 @dataclass(slots=True)
@@ -162,7 +166,7 @@ class ResourceManager:
 
         Args:
             alias: What to send it to.
-            request: The request; its model is filled in from the endpoint.
+            request: The request; a model in it goes before the endpoint's own.
             order: Who goes first when slots are short: the lowest.
             retries: Tries after the first, None for what the endpoint says.
             watch: What to tell the caller on the way.
@@ -176,8 +180,6 @@ class ResourceManager:
         endpoint = self._endpoints[alias]
         watch = watch or Watch()
         allowed = endpoint.retries if retries is None else retries
-        if endpoint.config is not None and not request.model:
-            request = replace(request, model=endpoint.config.model)
         attempt = 0
         while True:
             attempt += 1
