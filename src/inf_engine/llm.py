@@ -14,6 +14,7 @@ from inf_engine.errors import (
 from inf_engine.module import InferenceModule
 from inf_engine.parameter import Parameter
 from inf_engine.schema import OutputType
+from inf_engine.template import interpolated, is_t_string
 from inf_engine.tools import Tool, tools_of
 from inf_engine.types import (
     ImagePart,
@@ -242,6 +243,8 @@ def as_messages(prompt: Any) -> tuple[Message, ...]:
     """
     if isinstance(prompt, (str, Parameter)):
         return (Message("user", str(prompt)),)
+    if is_t_string(prompt):
+        return (Message("user", interpolated(prompt)),)
     if isinstance(prompt, Message):
         return (prompt,)
     if isinstance(prompt, Mapping):

@@ -88,6 +88,23 @@ class Template:
         return "".join([p if isinstance(p, str) else p.token for p in self.parts])
 
 
+def is_t_string(value: Any) -> bool:
+    """Say whether a value is a t-string (PEP 750, Python 3.14)."""
+    kind = type(value)
+    return kind.__module__ == "string.templatelib" and kind.__name__ == "Template"
+
+
+def interpolated(t_string: Any) -> str:
+    """Return a t-string as the f-string of the same text."""
+    convert = {"r": repr, "s": str, "a": ascii}
+    pieces = [t_string.strings[0]]
+    for hole, text in zip(t_string.interpolations, t_string.strings[1:], strict=True):
+        value = convert[hole.conversion](hole.value) if hole.conversion else hole.value
+        value = interpolated(value) if is_t_string(value) else value
+        pieces += [format(value, hole.format_spec), text]
+    return "".join(pieces)
+
+
 def _hole(part: str | Hole) -> Hole | None:
     return part if isinstance(part, Hole) else None
 

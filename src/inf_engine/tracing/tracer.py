@@ -20,7 +20,7 @@ from inf_engine.errors import TracingError
 from inf_engine.graph import GraphNode, InferenceGraph, NodeKind
 from inf_engine.llm import LLMInference
 from inf_engine.module import InferenceModule
-from inf_engine.template import HoleTable, Template
+from inf_engine.template import HoleTable, Template, interpolated, is_t_string
 from inf_engine.tracing.explain import linked
 from inf_engine.tracing.proxy import AsyncProxy, Proxy
 from inf_engine.tree import map_call, map_leaves
@@ -163,8 +163,9 @@ class Tracer:
                     raise TracingError(_FOREIGN_PROXY.format(where=where))
                 deps[leaf._inf_node] = None
                 return leaf._inf_node
-            if kind is str or issubclass(kind, str):
-                leaf = scan(leaf, where)
+            if kind is str or issubclass(kind, str) or is_t_string(leaf):
+                text = interpolated(leaf) if is_t_string(leaf) else leaf
+                leaf = scan(text, where)
                 if type(leaf) is Template:
                     for hole in leaf.holes:
                         if hole.known is None:
