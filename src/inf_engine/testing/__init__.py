@@ -1,5 +1,6 @@
 """Fakes and clocks for tests of pipelines; public, and used by our own tests."""
 
+from inf_engine.testing.answers import plausible
 from inf_engine.testing.clients import FunctionClient, ScriptedClient
 from inf_engine.testing.clock import VirtualTimeLoop
 from inf_engine.testing.eager import assert_runs_alike, eager
@@ -12,4 +13,5 @@ __all__ = [
     "VirtualTimeLoop",
     "assert_runs_alike",
     "eager",
+    "plausible",
 ]

@@ -18,6 +18,8 @@ from inf_engine.execution.engine import Engine
 from inf_engine.functional import Op, first
 from inf_engine.llm import LLMInference
 from inf_engine.module import InferenceModule
+from inf_engine.testing.answers import plausible
+from inf_engine.testing.clients import FunctionClient
 from inf_engine.types import Client, LLMRequest, LLMResponse
 
 
@@ -33,17 +35,21 @@ def eager(
         **kwargs: Keyword inputs.
 
     Returns:
-        What ``forward`` returned.
+        What ``forward`` returned; without any inputs, a function that takes them.
     """
-    with _OtherLoop() as other:
-        return _plain(_Eager(clients, other).call(module, args, kwargs))
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with _OtherLoop() as other:
+            return _plain(_Eager(clients, other).call(module, args, kwargs))
+
+    return call(*args, **kwargs) if args or kwargs else call
 
 
 def assert_runs_alike(
     module: InferenceModule,
     /,
     *args: Any,
-    clients: Callable[[], Mapping[str, Client]],
+    clients: Mapping[str, Client] | Callable[[], Mapping[str, Client]] | None = None,
     **kwargs: Any,
 ) -> Any:
     """Assert that a traced run of a module does what plain Python does.
@@ -53,20 +59,22 @@ def assert_runs_alike(
     Args:
         module: The module.
         *args: Positional inputs; each run gets a copy.
-        clients: Makes fresh clients for each of the two runs.
+        clients: A client for each alias, or a function that makes fresh ones for each
+            of the two runs; None for clients that answer as `plausible` does.
         **kwargs: Keyword inputs.
 
     Returns:
-        The output.
+        The output, or the exception that both raised.
 
     Raises:
         AssertionError: If the two differ.
     """
+    make = _maker(module, clients)
     expected = _outcome(
-        lambda: eager(module, clients(), *copy.deepcopy(args), **copy.deepcopy(kwargs))
+        lambda: eager(module, make())(*copy.deepcopy(args), **copy.deepcopy(kwargs))
     )
     got = _outcome(
-        lambda: _traced(module, clients(), copy.deepcopy(args), copy.deepcopy(kwargs))
+        lambda: _traced(module, make(), copy.deepcopy(args), copy.deepcopy(kwargs))
     )
     if isinstance(expected, BaseException) or isinstance(got, BaseException):
         if type(expected) is not type(got):
@@ -77,6 +85,14 @@ def assert_runs_alike(
     if type(expected) is not type(got) or expected != got:
         raise AssertionError(f"eager gave {expected!r}, traced gave {got!r}")
     return got
+
+
+def _maker(module: InferenceModule, clients: Any) -> Callable[[], Mapping[str, Client]]:
+    """Return what gives the clients of one run."""
+    if clients is None:
+        aliases = [m.alias for m in module.modules() if isinstance(m, LLMInference)]
+        clients = {alias: FunctionClient(plausible) for alias in aliases}
+    return clients if callable(clients) else lambda: clients
 
 
 class Answered(Coroutine[Any, Any, Any]):
