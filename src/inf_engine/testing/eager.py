@@ -89,10 +89,13 @@ def assert_runs_alike(
 
 def _maker(module: InferenceModule, clients: Any) -> Callable[[], Mapping[str, Client]]:
     """Return what gives the clients of one run."""
-    if clients is None:
-        aliases = [m.alias for m in module.modules() if isinstance(m, LLMInference)]
-        clients = {alias: FunctionClient(plausible) for alias in aliases}
-    return clients if callable(clients) else lambda: clients
+    if callable(clients):
+        return clients
+    aliases = [m.alias for m in module.modules() if isinstance(m, LLMInference)]
+    given: Any = clients
+    if given is None:
+        given = {alias: FunctionClient(plausible) for alias in aliases}
+    return lambda: given
 
 
 class Answered(Coroutine[Any, Any, Any]):
