@@ -12,6 +12,11 @@ from typing import Any, Protocol
 class Dispatcher(Protocol):
     """What answers the calls that a running ``forward`` makes."""
 
+    @property
+    def is_async(self) -> bool:
+        """Whether that forward is a coroutine."""
+        ...
+
     def call_module(
         self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:

@@ -38,6 +38,7 @@ once, at the boundary where they arrive, and kept as ``__cause__``.
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 
@@ -46,7 +47,13 @@ class InfEngineError(Exception):
 
     All can be copied and pickled, also those whose constructor takes more than the
     message; as with any exception, the cause and the traceback stay behind.
+
+    Attributes:
+        record: What had happened until then in the run that it ended (a `RunRecord`),
+            None elsewhere.
     """
+
+    record: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self.args), self.__dict__
@@ -217,18 +224,14 @@ class ToolArgumentError(AnswerError):
 
 
 class DeadlineError(InfEngineError, TimeoutError):
-    """A run or a node took longer than its timeout.
-
-    Attributes:
-        record: What had happened in the run until then (a `RunRecord`), None for the
-            timeout of a node.
-    """
-
-    record: Any = None
+    """A run or a node took longer than its timeout."""
 
 
 class ExecutionError(InfEngineError):
     """A node of a run failed.
+
+    Where the cause is an error of this library, the error is of the cause's type too,
+    with its attributes: ``except OutputParseError`` around a run catches it.
 
     Args:
         message: The cause in words.
@@ -249,12 +252,37 @@ class ExecutionError(InfEngineError):
         cause: BaseException | None = None,
         record: Any = None,
     ) -> None:
-        super().__init__(message)
+        Exception.__init__(self, message)
         self.node = node
         self.alias = alias
         self.attempt = attempt
         self.cause = cause
         self.record = record
+
+    @classmethod
+    def of(cls, cause: BaseException) -> "type[ExecutionError]":
+        """Return the class of the error that tells of a node's failure.
+
+        Args:
+            cause: What made the node fail.
+        """
+        return _error_of(type(cause)) if isinstance(cause, InfEngineError) else cls
+
+
+@lru_cache(maxsize=64)
+def _error_of(kind: type[InfEngineError]) -> type[ExecutionError]:
+    """Return an `ExecutionError` that is of the type of its cause, too."""
+
+    def attribute(error: ExecutionError, name: str) -> Any:
+        if name.startswith("__") or "cause" not in error.__dict__:
+            raise AttributeError(name)
+        return getattr(error.cause, name)
+
+    def reduce(error: ExecutionError) -> tuple[Any, ...]:
+        return _rebuilt, (ExecutionError, error.args), error.__dict__
+
+    members = {"__getattr__": attribute, "__reduce__": reduce, "__module__": __name__}
+    return type("ExecutionError", (ExecutionError, kind), members)
 
 
 def known_names(name: str, known: Iterable[str]) -> str:

@@ -4,8 +4,10 @@ An f-string over a proxy is ordinary text to Python, so a hole travels through i
 token. Rules:
 
 * A token is made of letters of one rare cased script (Medefaidrin), capitals at its
-  ends and small letters between. So every piece that slicing leaves, and every change
-  of case, is visible; escaping (JSON, URL, HTML, ``ascii``) leaves known traces.
+  ends and small letters between, and has in it the characters that escaping changes.
+  So every piece that slicing leaves, every change of case, and every escape (JSON,
+  HTML, ``repr``, regular expression, shell) breaks it visibly; escapes of its letters
+  (URL, ``ascii``, base64 ...) leave known traces.
 * Each formatting makes a token of its own, so a token that is read nowhere tells that
   the text was compared, searched, printed or measured instead of passed on.
 * A token carries a number drawn per table: text kept from another run is refused.
@@ -27,7 +29,10 @@ _START, _END = "\U00016e40", "\U00016e41"
 _DIGITS = [chr(0x16E60 + digit) for digit in range(16)]
 _VALUES = {letter: digit for digit, letter in enumerate(_DIGITS)}
 _NONCE = _NUMBER = 8  # digits; tokens are all of one length, so a cut one shows
-_TOKEN = re.compile(f"{_START}([\U00016e60-\U00016e6f]{{{_NONCE + _NUMBER}}}){_END}")
+_BAIT = "\\'\"&<"  # what repr, JSON, HTML, re.escape and shells put escapes before
+_TOKEN = re.compile(
+    f"{_START}{re.escape(_BAIT)}([\U00016e60-\U00016e6f]{{{_NONCE + _NUMBER}}}){_END}"
+)
 _LETTER = re.compile("[\U00016e40-\U00016e7f]")
 _ESCAPED = re.compile(
     r"\\ud81b|\\U00016e[4-7]|%F0%96%B9|&#93(?:7[6-9]|8[0-2])\d;|&#x16e[4-7]"
@@ -105,6 +110,11 @@ def interpolated(t_string: Any) -> str:
     return "".join(pieces)
 
 
+def has_placeholder(text: str) -> bool:
+    """Say whether a piece of a token stands in a text."""
+    return not text.isascii() and _LETTER.search(text) is not None
+
+
 def _hole(part: str | Hole) -> Hole | None:
     return part if isinstance(part, Hole) else None
 
@@ -130,7 +140,7 @@ class HoleTable:
         if not self._nonce:
             self._nonce = _encode(secrets.randbits(4 * _NONCE), _NONCE)
         number = len(self._holes)
-        token = f"{_START}{self._nonce}{_encode(number, _NUMBER)}{_END}"
+        token = f"{_START}{_BAIT}{self._nonce}{_encode(number, _NUMBER)}{_END}"
         hole = Hole(source, spec, conversion, _user_line(), known, token)
         self._holes.append(hole)
         self._unread[number] = hole
@@ -142,7 +152,7 @@ class HoleTable:
 
     def respec(self, token: str, spec: str) -> str:
         """Return another token for a token that is formatted once more."""
-        number = _decode(token[1 + _NONCE : -1])
+        number = _decode(token[-1 - _NUMBER : -1])
         hole = self._unread.pop(number, self._holes[number])
         return self.issue(hole.source, spec, hole.conversion, hole.known)
 

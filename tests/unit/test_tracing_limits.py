@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextvars
+import datetime
 import json
 import re
 import threading
@@ -39,13 +40,19 @@ REFUSED: list[tuple[str, Callable[[Any], Any]]] = [
     ("startswith", lambda p: "abc".startswith(p)),
     ("open", lambda p: open(p)),
     ("with", lambda p: exec("with p: pass", {"p": p})),
+    ("json.dumps", lambda p: json.dumps([p])),
+    ("int of a base", lambda p: int(p, 2)),
+    ("date", lambda p: datetime.date.fromisoformat(p)),
+    ("json.loads of a template", lambda p: json.loads(f"{p}")),
+    ("key of a dict", lambda p: {}[f"{p}"]),
+    ("spec of a text", lambda p: f"{'q':>{p}}"),
 ]
 
 
 @pytest.mark.parametrize("use", [r[1] for r in REFUSED], ids=[r[0] for r in REFUSED])
 def test_refused_proxy_names_the_fix(use: Callable[[Any], Any]) -> None:
     """Where C code refuses a proxy, the error names f-string, str and @op."""
-    fixes = r"f'\{p\}' to pass it on as text, str\(p\) to wait for it, .* @op"
+    fixes = r"str\(p\) to wait for it, an f-string f'\{p\}' to pass it on .* @op"
     with pytest.raises(TracingError, match=fixes) as caught:
         ran(lambda s, x: use(s.llm(x)), "x")
     assert caught.value.__cause__ is not None

@@ -1,5 +1,6 @@
 """From the books of a run to its `RunRecord`, and to the error that it raises."""
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -34,14 +35,13 @@ def failure_of(run: Any, node: GraphNode) -> BaseException:
         return cause  # what a forward itself raised leaves the run as it is
     entry = run.work.entries.get(node.index)
     alias = f" (alias {node.alias!r})" if node.alias else ""
-    error = ExecutionError(
+    error = ExecutionError.of(cause)(
         f"{node}{alias} failed: {type(cause).__name__}: {cause}",
         node=node.name,
         alias=node.alias,
         attempt=entry.attempts if entry else 0,
         cause=cause,
     )
-    error.record = replace(record_of(run), error=error)
     error.__cause__ = cause
     return error
 
@@ -61,13 +61,18 @@ def late(run: Any, limit: float) -> DeadlineError:
     state = run.state
     pairs = zip(state.nodes, state.states, strict=True)
     running = [node.name for node, where in pairs if where is NodeState.RUNNING]
-    error = DeadlineError(
+    return DeadlineError(
         f"the run took longer than its timeout of {limit} s; still open: "
         f"{', '.join(running[:5]) or 'forward itself'}. Give it more with "
         "engine.using(timeout=...)."
     )
-    error.record = replace(record_of(run), error=error)
-    return error
+
+
+def keep_record(run: Any, error: BaseException) -> None:
+    """Give an error that ends a run the record of what had happened until then."""
+    if isinstance(error, Exception) and getattr(error, "record", None) is None:
+        with suppress(AttributeError):  # an exception with slots
+            setattr(error, "record", replace(record_of(run), error=error))  # noqa: B010
 
 
 def record_of(run: Any) -> RunRecord:

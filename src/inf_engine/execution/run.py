@@ -19,7 +19,7 @@ from typing import Any
 
 from inf_engine.dispatch import dispatcher
 from inf_engine.errors import ConfigurationError, TracingError
-from inf_engine.execution.books import dropped, failure_of, late
+from inf_engine.execution.books import dropped, failure_of, keep_record, late
 from inf_engine.execution.choice import Choice
 from inf_engine.execution.endings import Endings
 from inf_engine.execution.forwards import Forwards, Step
@@ -178,6 +178,7 @@ class Run:
                 self.output = filled(self._captured, self.value_of)
             except BaseException as exc:  # noqa: BLE001 - of a node, a format spec ...
                 self.error = self._named(exc)
+                keep_record(self, self.error)
         self.finished = True
         if self._timer is not None:
             self._timer.cancel()
@@ -185,7 +186,9 @@ class Run:
 
     def _stop(self, error: BaseException) -> None:
         """Set the outcome and cancel all that is unfinished."""
-        self.error = self.error or error
+        if self.error is None:
+            self.error = error
+            keep_record(self, error)
         self._returned = True
         lost = asyncio.CancelledError("the run has ended")
         self._forwards.abort(None, lost)

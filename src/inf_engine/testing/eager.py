@@ -6,7 +6,7 @@ The rule that tests all of tracing: eager equals traced.
 import asyncio
 import copy
 import threading
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import copy_context
 from types import CoroutineType
 from typing import Any
@@ -18,6 +18,7 @@ from inf_engine.execution.engine import Engine
 from inf_engine.functional import Op, first
 from inf_engine.llm import LLMInference
 from inf_engine.module import InferenceModule
+from inf_engine.testing.answered import Answered, given
 from inf_engine.testing.answers import plausible
 from inf_engine.testing.clients import FunctionClient
 from inf_engine.types import Client, LLMRequest, LLMResponse
@@ -40,7 +41,7 @@ def eager(
 
     def call(*args: Any, **kwargs: Any) -> Any:
         with _OtherLoop() as other:
-            return _plain(_Eager(clients, other).call(module, args, kwargs))
+            return given(_Eager(clients, other).call(module, args, kwargs))
 
     return call(*args, **kwargs) if args or kwargs else call
 
@@ -98,46 +99,6 @@ def _maker(module: InferenceModule, clients: Any) -> Callable[[], Mapping[str, C
     return lambda: given
 
 
-class Answered(Coroutine[Any, Any, Any]):
-    """A value in the place of a coroutine: gives it when awaited, and formats as it."""
-
-    def __init__(self, value: Any) -> None:
-        self._value = value
-        self._steps: Generator[Any, Any, Any] | None = None
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return self._value
-        yield
-
-    def send(self, value: Any) -> Any:
-        """Give the value, as asyncio expects of a coroutine."""
-        raise StopIteration(self._value)
-
-    def throw(self, *error: Any) -> Any:
-        """Raise, as asyncio expects of a coroutine."""
-        raise error[0]
-
-    def close(self) -> None:
-        """Do nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith(("__", "cr_", "gi_", "ag_")):
-            raise AttributeError(name)
-        return Answered(getattr(self._value, name))
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return Answered(self._value(*args, **kwargs))
-
-    def __getitem__(self, key: Any) -> Any:
-        return Answered(self._value[key])
-
-    def __format__(self, spec: str) -> str:
-        return format(self._value, spec)
-
-    def __repr__(self) -> str:
-        return repr(self._value)
-
-
 class _Eager:
     """A dispatcher that answers every call before it returns.
 
@@ -156,7 +117,7 @@ class _Eager:
 
     def call(self, module: Any, args: Any, kwargs: Any) -> Any:
         """Return the value of a call of a module."""
-        args, kwargs = _plain(args), _plain(kwargs)
+        args, kwargs = _known(args, kwargs)
         if isinstance(module, LLMInference):
             complete = _completer(self._clients[module.alias])
             return self._other.run(converse(module, args, kwargs, complete))
@@ -174,19 +135,31 @@ class _Eager:
         return self._answer(self.call(module, args, kwargs))
 
     def call_op(self, op: Op[Any, Any], args: Any, kwargs: Any) -> Any:
-        args, kwargs = _plain(args), _plain(kwargs)
+        args, kwargs = _known(args, kwargs)
         return self._answer(copy_context().run(self._undisturbed, op.fn, args, kwargs))
 
     def call_branch(self, name: str, fn: Any, args: Any, wait: bool) -> Any:
-        return self._answer(self._finished(fn(*args)))
+        """Call `fn` as a forward of its own, which is async if it gives a coroutine."""
+        context = copy_context()
+        context.run(dispatcher.set, _Eager(self._clients, self._other, False))
+        value = context.run(fn, *_known(args, {})[0])
+        if type(value) is CoroutineType:
+            context.run(dispatcher.set, _Eager(self._clients, self._other, True))
+            value = context.run(self._finished, value)
+        return self._answer(given(value))
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the forward is a coroutine."""
+        return bool(self._is_async)
 
     def is_known(self, value: Any) -> bool:
-        return True
+        return type(value) is not Answered
 
     def call_first(self, candidates: list[Any], good: Callable[[Any], bool]) -> Any:
-        values = tuple(_plain(candidates))
+        values = list(map(given, candidates))
         run = copy_context().run
-        return self._answer(run(self._undisturbed, first, values, {"good": good}))
+        return self._answer(run(self._undisturbed, first, (values,), {"good": good}))
 
     def format_parameter(self, parameter: Any, spec: str) -> str:
         return format(parameter.value, spec)
@@ -234,21 +207,18 @@ class _OtherLoop:
         self._loop.close()
 
 
+def _known(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call with everything known in them."""
+    return tuple(map(given, args)), {key: given(kwargs[key]) for key in kwargs}
+
+
 def _completer(client: Client) -> Callable[[LLMRequest], Any]:
     async def complete(request: LLMRequest) -> LLMResponse:
         return await client.complete(request)
 
     return complete
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Answered):
-        return value._value
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return type(value)(map(_plain, value))
-    if type(value) is dict:
-        return {key: _plain(item) for key, item in value.items()}
-    return value
 
 
 def _traced(
