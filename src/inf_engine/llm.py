@@ -1,7 +1,6 @@
 """`LLMInference`: the leaf module that stands for one call of a language model."""
 
 import math
-import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
@@ -9,26 +8,16 @@ from inf_engine.errors import (
     ModuleError,
     NotBoundError,
     ParameterTypeError,
-    known_names,
 )
+from inf_engine.messages import as_messages, by_field, filled_prompt, template_fields
 from inf_engine.module import InferenceModule
 from inf_engine.parameter import Parameter
 from inf_engine.schema import OutputType
-from inf_engine.template import interpolated, is_t_string
 from inf_engine.tools import Tool, tools_of
-from inf_engine.types import (
-    ImagePart,
-    LLMRequest,
-    Message,
-    Part,
-    TextPart,
-    ToolCall,
-)
+from inf_engine.types import LLMRequest, Message
 
 T = TypeVar("T")
 ToolErrors = Literal["return", "raise"]
-_ROLES = ("system", "user", "assistant", "tool")
-_MESSAGE_KEYS = ("role", "content", "tool_calls", "tool_call_id")
 
 
 class LLMInference(InferenceModule, Generic[T]):
@@ -216,173 +205,33 @@ class LLMInference(InferenceModule, Generic[T]):
         kind = self.output_type.name if self.response_format is not None else ""
         return f"alias={self.alias!r}" + (f", response_format={kind}" if kind else "")
 
-    def _user_messages(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Message, ...]:
+    def check_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse a call that cannot work, before anything is paid for it.
+
+        Args:
+            args: The positional arguments of the call; their values may come later.
+            kwargs: The keyword arguments, likewise.
+
+        Raises:
+            ModuleError: If they are not one prompt, or the template's fields.
+        """
         if self.prompt is not None:
-            return (Message("user", _filled(self.prompt.value, args, kwargs)),)
-        if kwargs or len(args) != 1:
+            by_field(self.prompt.value, args, kwargs)
+        elif kwargs or len(args) != 1:
             raise ModuleError(
                 f"LLMInference(alias={self.alias!r}) takes one argument, its prompt; "
                 f"it was called with {len(args)} and the keywords {sorted(kwargs)}. "
                 "Give it an f-string, or a prompt='... {field} ...' template when you "
                 "build it."
             )
+
+    def _user_messages(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Message, ...]:
+        if self.prompt is not None:
+            return (Message("user", filled_prompt(self.prompt.value, args, kwargs)),)
+        self.check_call(args, kwargs)
         return as_messages(args[0])
-
-
-def as_messages(prompt: Any) -> tuple[Message, ...]:
-    """Return the messages that a prompt stands for.
-
-    Args:
-        prompt: Text, a `Parameter`, a `Message`, a list of messages (`Message` or
-            dicts with ``role`` and ``content``), or a list of text and image parts.
-
-    Raises:
-        ModuleError: If it is anything else.
-    """
-    if isinstance(prompt, (str, Parameter)):
-        return (Message("user", str(prompt)),)
-    if is_t_string(prompt):
-        return (Message("user", interpolated(prompt)),)
-    if isinstance(prompt, Message):
-        return (prompt,)
-    if isinstance(prompt, Mapping):
-        return (_as_message(prompt),)
-    if not isinstance(prompt, (list, tuple)) or not prompt:
-        raise ModuleError(
-            f"a prompt must be text or messages, not {type(prompt).__name__}: write it "
-            "into an f-string, e.g. self.llm(f'{value}')."
-        )
-    if all(_is_part(item) for item in prompt):
-        return (Message("user", _as_content(prompt)),)
-    return tuple([_as_message(item) for item in prompt])
-
-
-def _is_part(item: Any) -> bool:
-    if isinstance(item, Mapping):
-        return "type" in item and "role" not in item
-    return isinstance(item, (str, Parameter, TextPart, ImagePart))
-
-
-def _as_message(item: Any) -> Message:
-    if isinstance(item, Message):
-        return item
-    if not isinstance(item, Mapping) or not {"role", "content"} <= set(item):
-        raise ModuleError(
-            "a message must be a Message or a dict with 'role' and 'content', not "
-            f"{type(item).__name__}."
-        )
-    for key, value in item.items():
-        if key not in _MESSAGE_KEYS and value is not None:
-            raise ModuleError(
-                f"a message has the unknown key {key!r}; "
-                f"{known_names(str(key), _MESSAGE_KEYS)}"
-            )
-    role, content = item["role"], item["content"]
-    if role not in _ROLES:
-        raise ModuleError(f"unknown role {role!r}; {known_names(str(role), _ROLES)}")
-    calls = tuple([_as_tool_call(call) for call in item.get("tool_calls") or ()])
-    return Message(
-        role,
-        "" if content is None and calls else _as_content(content),
-        tool_calls=calls,
-        tool_call_id=str(item.get("tool_call_id") or ""),
-    )
-
-
-def _as_tool_call(call: Any) -> ToolCall:
-    if isinstance(call, ToolCall):
-        return call
-    try:
-        function = call["function"]
-        return ToolCall(str(call["id"]), function["name"], function["arguments"])
-    except (TypeError, KeyError) as exc:
-        raise ModuleError(
-            "a tool call must be a ToolCall or {'id': ..., 'function': {'name': ..., "
-            f"'arguments': '<JSON text>'}}}}, not {call!r}."
-        ) from exc
-
-
-def _as_content(content: Any) -> str | tuple[Part, ...]:
-    if isinstance(content, (str, Parameter)):
-        return str(content)
-    if not isinstance(content, (list, tuple)):
-        raise ModuleError(
-            "the content of a message must be text or a list of parts, not "
-            f"{type(content).__name__}: write it into an f-string."
-        )
-    return tuple([_as_part(part) for part in content])
-
-
-def _as_part(part: Any) -> Part:
-    if isinstance(part, (TextPart, ImagePart)):
-        return part
-    if isinstance(part, (str, Parameter)):
-        return TextPart(str(part))
-    if isinstance(part, Mapping) and isinstance(part.get("text"), str):
-        return TextPart(part["text"])
-    address = part.get("image_url") if isinstance(part, Mapping) else None
-    if isinstance(address, Mapping):
-        address = address.get("url")
-    if isinstance(address, str) and address:
-        return ImagePart(url=address)
-    raise ModuleError(
-        "a part of a message must be text, a TextPart, an ImagePart, "
-        "{'type': 'text', 'text': ...} or {'type': 'image_url', 'image_url': ...}, not "
-        f"{type(part).__name__}."
-    )
-
-
-def template_fields(template: str) -> list[str]:
-    """Return the names of the ``{fields}`` of a template, each once, in order.
-
-    Raises:
-        ModuleError: If the template is broken or has fields without a name.
-    """
-    roots: list[str] = []
-    for name, spec in _fields(template):
-        roots += [name.split(".")[0].split("[")[0], *template_fields(spec)]
-    for root in roots:
-        if not root.isidentifier():
-            raise ModuleError(
-                f"a prompt template has a field without a name: '{{{root}}}'. Write "
-                "{name}, and double the braces that are plain text."
-            )
-    return list(dict.fromkeys(roots))
-
-
-def _fields(template: str) -> list[tuple[str, str]]:
-    """Return field and format spec of each replacement."""
-    try:
-        parsed = list(string.Formatter().parse(template))
-    except ValueError as exc:
-        raise ModuleError(
-            f"broken prompt template: {exc}. Double the braces that are plain text."
-        ) from exc
-    return [(field, spec or "") for _, field, spec, _ in parsed if field is not None]
-
-
-def _filled(template: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    fields = template_fields(template)
-    if args and len(args) == len(fields) == 1 and not kwargs:
-        kwargs = {fields[0]: args[0]}
-        args = ()
-    missing = [name for name in fields if name not in kwargs]
-    unknown = [name for name in kwargs if name not in fields]
-    if args or missing or unknown:
-        raise ModuleError(
-            f"the prompt template has the fields {fields}; missing {missing}, unknown "
-            f"{unknown}, {len(args)} given by position. Give each field by keyword."
-        )
-    try:
-        return template.format(**kwargs)
-    except (AttributeError, LookupError, TypeError, ValueError) as exc:
-        kinds = ", ".join(f"{name}: {type(kwargs[name]).__name__}" for name in fields)
-        raise ModuleError(
-            f"the prompt template cannot be filled with ({kinds}): {exc}. Correct the "
-            "fields of the template, or what the call gives for them."
-        ) from exc
 
 
 def _as_parameter(name: str, value: Any) -> Parameter | None:

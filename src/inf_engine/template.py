@@ -20,7 +20,7 @@ import re
 import secrets
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from inf_engine.errors import TracingError
@@ -189,6 +189,19 @@ class HoleTable:
         """
         if self._holes and _ESCAPED_BYTES in data:
             raise TracingError(self._damaged(where))
+
+    def keep(self, sources: list[Any], value_of: Callable[[Any], Any]) -> None:
+        """Fill the holes that texts on their way have, before values are changed.
+
+        Args:
+            sources: The nodes whose values may change.
+            value_of: Gives the value of one of them.
+        """
+        for number, hole in self._unread.items():
+            if hole.known is None and hole.source in sources:
+                text = hole.format(value_of(hole.source))
+                kept = replace(hole, known=text, spec="", conversion="")
+                self._holes[number] = self._unread[number] = kept
 
     def check_all_read(self) -> None:
         """Refuse holes that reached no call and no output.

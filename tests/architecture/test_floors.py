@@ -32,7 +32,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "types", "tree"),
     1: (
         *("dispatch", "naming", "parameter", "schema", "tools", "template"),
-        *("pages", "clients"),
+        *("messages", "pages", "clients"),
     ),
     2: ("module", "llm", "resources"),
     3: ("graph", "svg", "report", "containers", "functional"),
@@ -43,7 +43,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
 
 USER_TOWER = (
     *("dispatch", "naming", "parameter", "module", "llm", "schema", "tools"),
-    *("template", "graph", "containers", "functional", "tracing", "record"),
+    *("template", "messages", "graph", "containers", "functional", "tracing", "record"),
     *("pages", "svg", "report"),
 )
 PROVIDER_TOWER = ("clients", "resources")

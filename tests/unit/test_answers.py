@@ -87,6 +87,140 @@ def test_assert_runs_alike_needs_no_clients() -> None:
 def test_eager_without_inputs_is_a_function_that_takes_them() -> None:
     """`eager(module, clients)` is the module as plain Python, with clients."""
     clients = {"a": FunctionClient(plausible), "b": FunctionClient(plausible)}
-    plain = eager(Two(), clients)
-    assert plain("tea") == eager(Two(), clients, "tea") == plain(text="tea")
-    assert plain() == plain("none")
+    plain = eager(Sequential(Two()), clients)
+    told = plain("tea")
+    assert told == eager(Two(), clients, "tea") == eager(Two(), clients, text="tea")
+    assert eager(LLMInference("b"), clients)("x").startswith("answer ")
+
+
+def test_eager_runs_at_once_where_forward_needs_no_inputs() -> None:
+    """Its defaults are the inputs."""
+    clients = {"a": FunctionClient(plausible), "b": FunctionClient(plausible)}
+    assert eager(Two(), clients) == eager(Two(), clients, "none")
+
+
+def test_a_script_given_to_assert_runs_alike_serves_both_runs() -> None:
+    """The plain run reads a copy of it."""
+    script = ScriptedClient(["one", "two"])
+    twice = Sequential(LLMInference("a"), LLMInference("a"))
+    assert assert_runs_alike(twice, "x", clients={"a": script}) == "two"
+    assert script.prompts == ["x", "one"]
+
+
+# -- async forwards -----------------------------------------------------------------
+
+
+@dataclass
+class Boxed:
+    """Carries a value."""
+
+    held: Any
+
+
+@op
+def same_list(left: Any, right: Any) -> list[bool]:
+    """Look at what came."""
+    return [left is right, type(left.held) is str]
+
+
+class Operators(InferenceModule):
+    """An async forward that computes with what it has not awaited."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.llm = LLMInference("a")
+        self.number = LLMInference("a", response_format=int)
+
+    async def forward(self) -> list[Any]:
+        text, n = self.llm("x"), self.number("7")
+        waiting = [
+            text + "z",
+            "z" + text,
+            text == self.llm("x"),
+            text != self.llm("x"),
+            -n,
+            abs(~n),
+            2**n,
+            n // 2 - n % 4,
+            round(n),
+            divmod(n, 2),
+            divmod(20, n),
+            n * self.number("2"),
+        ]
+        boxed = Boxed(text)
+        told = f"{text + '!'} {n + 1:>3}"
+        return [*[await w for w in waiting], told, await same_list(boxed, boxed)]
+
+
+def asked_prompt(request: Any) -> str:
+    """The answer is the prompt."""
+    return request.prompt
+
+
+def test_operators_on_what_is_not_awaited_are_eager_as_traced() -> None:
+    """They wait, as those of the proxies do."""
+    clients = {"a": FunctionClient(asked_prompt)}
+    got = assert_runs_alike(Operators(), clients=clients)
+    assert got[:4] == ["xz", "zx", True, False]
+    assert got[4:12] == [-7, 8, 128, 0, 7, (3, 1), (2, 6), 14]
+    assert got[12:] == ["x!   8", [True, True]]
+
+
+@pytest.mark.parametrize(
+    ("use", "why"),
+    [
+        (bool, "branch on"),
+        (str, "make text of"),
+        (len, "measure"),
+        (iter, "iterate over"),
+        (int, "make a number of"),
+        (lambda p: p < "a", "order"),
+        (lambda p: "a" in p, "search in"),
+        (lambda p: setattr(p, "a", 1), "change"),
+    ],
+)
+def test_what_needs_a_value_at_once_is_refused_in_both(use: Any, why: str) -> None:
+    """Before it is awaited."""
+
+    class Uses(InferenceModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.llm = LLMInference("a")
+
+        async def forward(self) -> Any:
+            return use(self.llm("x"))
+
+    got = assert_runs_alike(Uses())
+    assert isinstance(got, TracingError)
+    with pytest.raises(TracingError, match=f"cannot {why} the output.*awaited. Write"):
+        eager(Uses(), {"a": FunctionClient(plausible)})
+
+
+def test_what_stands_for_answers_has_every_operation_of_a_proxy() -> None:
+    """And one hash for each object."""
+    own = {"init", "slots", "doc", "module", "class", "weakref", "dict", "getattr"}
+    own |= {"copy", "deepcopy", "reduce_ex"}
+    wanted = {n for n in Proxy.__dict__ if n.startswith("__")}
+    assert wanted - {f"__{n}__" for n in own} <= set(Answered.__dict__)
+    one, other = Answered("a"), Answered("a")
+    assert len({one, other, one}) == 2
+
+
+def test_ops_get_the_very_objects_of_a_forward() -> None:
+    """Only what holds an unawaited value is rebuilt."""
+    seen: list[Any] = []
+    look = op(lambda *given: seen.extend(given))
+    held, known = Boxed("x"), ["a", {"b": 1}]
+
+    class Hands(InferenceModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.llm = LLMInference("a")
+
+        async def forward(self) -> None:
+            await look(known, held, [self.llm("x")], {"k": Boxed(self.llm("y"))})
+
+    eager(Hands(), {"a": FunctionClient(asked_prompt)})
+    assert seen[0] is known
+    assert seen[1] is held
+    assert seen[2:] == [["x"], {"k": Boxed("y")}]

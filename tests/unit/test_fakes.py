@@ -1,11 +1,13 @@
 """The fake clients: what they answer, count and refuse."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
+import pydantic
 import pytest
 
-from inf_engine.errors import InfEngineError, RateLimitError
+from inf_engine.errors import InfEngineError, RateLimitError, UsageError
 from inf_engine.testing import FunctionClient, ScriptedClient, VirtualTimeLoop
 from inf_engine.types import (
     Client,
@@ -95,3 +97,64 @@ def test_a_script_is_read_in_order_and_has_an_end() -> None:
             await client.complete(ask("x"))
 
     VirtualTimeLoop.run(main())
+
+
+@dataclass
+class Fact:
+    """A structured answer."""
+
+    name: str
+    more: list["Fact"]
+
+
+class Model(pydantic.BaseModel):
+    """A structured answer with an alias."""
+
+    city: str = pydantic.Field(alias="City")
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ({"a": [1, None]}, '{"a": [1, null]}'),
+        (["é"], '["é"]'),
+        (Fact("x", [Fact("y", [])]), '{"name": "x", "more": [{"name": "y", "more": []}]}'),
+        ([Model(City="Rome")], '[{"City": "Rome"}]'),
+        ("plain", "plain"),
+    ],
+)
+def test_a_structured_answer_is_sent_as_json(answer: Any, text: str) -> None:
+    """Dicts, lists, dataclasses and pydantic objects, nested ones too."""
+
+    async def main() -> list[str]:
+        clients = FunctionClient(lambda r: answer), ScriptedClient([answer])
+        return [(await client.complete(ask("x"))).text for client in clients]
+
+    assert VirtualTimeLoop.run(main()) == [text, text]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, "cannot answer with NoneType. Return text, an LLMResponse"),
+        (5, "cannot answer with int. Return text"),
+        (Fact, "cannot answer with type. Return text"),
+        ({"a": {1}}, "cannot write set inside an answer as JSON. Use text"),
+    ],
+)
+def test_an_answer_that_is_none_is_refused(answer: Any, message: str) -> None:
+    """With what to return instead."""
+
+    async def main() -> None:
+        with pytest.raises(UsageError, match=message):
+            await FunctionClient(lambda r: answer).complete(ask("x"))
+
+    VirtualTimeLoop.run(main())
+
+
+def test_a_script_is_a_list() -> None:
+    """One text would be read letter by letter."""
+    with pytest.raises(UsageError, match=r"not str: write ScriptedClient\(\['abc'\]\)"):
+        ScriptedClient("abc")
+    with pytest.raises(UsageError, match="takes a list .* not int"):
+        ScriptedClient(5)  # ty: ignore[invalid-argument-type]

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 from tests.integration.engine_helpers import Flow, echo, run
 
-from inf_engine import ExecutionError, InferenceModule, ModuleError, NotBoundError, op
+from inf_engine import (
+    ExecutionError,
+    InferenceModule,
+    LLMInference,
+    ModuleError,
+    NotBoundError,
+    Parameter,
+    op,
+    trace,
+)
 from inf_engine import functional as F
 from inf_engine.functional import Op
 from inf_engine.testing import assert_runs_alike
@@ -139,6 +148,20 @@ def test_a_model_call_inside_an_op_is_refused() -> None:
 def test_render_fills_a_text() -> None:
     """With format specs, as str.format."""
     assert both(lambda x: F.render("{a:>3}{b}", a=x, b=2), "x") == "  x2"
+    assert both(lambda: F.render("{b[k]}{b[l].real:{w}}", b={"k": 1, "l": 2}, w=2))
+
+
+def test_a_field_may_have_any_name() -> None:
+    """Also those that render's own arguments have."""
+    assert both(lambda: F.render("{template}{self}", template=1, self=2)) == "12"
+
+
+def test_render_fills_a_parameter() -> None:
+    """Its value is the template; the node has the parameter itself."""
+    style = Parameter("Dear {name},")
+    assert both(lambda: F.render(style, name="Ann")) == "Dear Ann,"
+    graph = trace(Flow(lambda m, x: F.render(style, name=x)), "Ann")
+    assert graph.node("render#1").args == (style,)
 
 
 def test_gather_makes_one_list() -> None:
@@ -148,6 +171,7 @@ def test_gather_makes_one_list() -> None:
     assert both(lambda: F.gather((1, 2))) == [1, 2]
     assert both(lambda: F.gather()) == []
     assert both(lambda: F.gather(5)) == [5]
+    assert both(lambda: F.gather(x for x in (1, [2]))) == [1, [2]]
 
 
 def test_map_is_the_builtin_as_a_list() -> None:
@@ -177,12 +201,17 @@ def test_cond_calls_one_of_two(predicate: Any, wanted: str) -> None:
 
     both(lambda: F.cond(predicate, then, otherwise, "x"))
     assert called == [wanted, wanted]
+    assert both(
+        lambda: F.cond(predicate, then=lambda: "then", otherwise=lambda: "else")
+    ) == (wanted)
 
 
 def test_vote_takes_the_most_frequent_and_the_earliest_of_those() -> None:
     """By value, or by a key; unhashable answers by their text."""
     assert both(lambda: F.vote(["a", "b", "b"])) == "b"
     assert both(lambda: F.vote(["b", "a"])) == "b"
+    assert both(lambda: F.vote("a", "b", "b")) == "b"
+    assert both(lambda: F.vote(F.gather("a", "b", "b"))) == "b"
     assert both(lambda: F.vote(["Yes", "no", "YES "], key=_plain)) == "Yes"
     assert both(lambda: F.vote([[1], [2], [2]])) == [2]
 
@@ -194,6 +223,8 @@ def _plain(text: str) -> str:
 def test_first_takes_the_first_good_one() -> None:
     """A check that raises says no."""
     assert both(lambda: F.first(1, 2)) == 1
+    assert both(lambda: F.first([1, 2])) == both(lambda: F.first((1, 2))) == 1
+    assert both(lambda: F.first([[1, 2]])) == [1, 2]
     assert both(lambda: F.first(1, 2, 3, good=lambda v: v > 1)) == 2
     assert both(lambda: F.first("x", 2, good=lambda v: v / 1)) == 2
 
@@ -205,7 +236,21 @@ def test_first_takes_the_first_good_one() -> None:
         (lambda: F.first(1, good=lambda v: False), ModuleError, "none of the "),
         (lambda: F.first("x", good=lambda v: v / 1), TypeError, "unsupported operand"),
         (lambda: F.vote([]), ModuleError, "needs at least one answer"),
-        (lambda: F.render("{a}"), KeyError, "a"),
+        (
+            lambda: F.render("{a} {b.c:{d}}", a=1),
+            ModuleError,
+            "no value for {b}, {d} of the template; known: a. Pass a value by name",
+        ),
+        (lambda: F.render("{}", a=1), ModuleError, "no value for {} of the template"),
+        (lambda: F.render("{a"), ModuleError, "render.*expected '}'.*Write {{ and }}"),
+        (lambda: F.render(5), ModuleError, "fills a text or a Parameter, not int"),
+        (lambda: F.vote("yes"), ModuleError, "a list of answers, not one str: write"),
+        (lambda: F.vote(5), ModuleError, "a list of answers, not one int"),
+        (lambda: F.vote(), ModuleError, "needs at least one answer"),
+        (lambda: F.first([]), ModuleError, "needs at least one candidate"),
+        (lambda: F.first(1, len), ModuleError, "is a function: call it, first"),
+        (lambda: F.cond(len, str, str), ModuleError, "is a function.*call it, cond"),
+        (lambda: F.map(shout), ModuleError, "at least one list: write map"),
         (lambda: F.map(shout, 5), TypeError, "not iterable"),
     ],
 )
@@ -248,3 +293,44 @@ def test_acall_gives_the_value_in_an_async_forward_and_outside() -> None:
 
     assert assert_runs_alike(Both(), "four", clients=dict) == [4, 4]
     assert asyncio.run(outside()) == [4, 4]
+
+
+class AsyncMap(InferenceModule):
+    """An async forward that maps, votes, and races over lists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.llm = LLMInference("m")
+
+    async def forward(self, words: list[str]) -> list[Any]:
+        known = F.map(self.llm, words)
+        assert f"{known}"
+        later = F.map(lambda w: self.llm(f"{w}?") + "!", self.llm("p q").split())
+
+        async def twice(word: str) -> str:
+            return await self.llm(await self.llm(word))
+
+        return [
+            await known,
+            await later,
+            await F.map(twice, words),
+            await F.vote(known),
+            await F.vote(self.llm("x"), self.llm("y"), self.llm("x")),
+            await F.first([self.llm("f"), self.llm("f")]),
+            await F.gather(self.llm("x"), "y"),
+        ]
+
+
+def test_map_in_an_async_forward_is_one_value_to_await() -> None:
+    """Over a list that is known as over one that is not; eager and traced agree."""
+    got = assert_runs_alike(AsyncMap(), ["1", "2"], clients=lambda: {"m": echo(0.0)})
+    words = ["1", "2"]
+    assert got == [words, ["P?!", "Q?!"], words, "1", "X", "F", ["X", "y"]]
+
+
+def test_first_of_a_list_races_its_items() -> None:
+    """The slower one is cancelled, as if both had been given one by one."""
+    client = echo(lambda r: float(r.prompt))
+    module = Flow(lambda m: F.first([m.llm("3"), m.llm("1")]))
+    assert run(module, client=client) == "1"
+    assert client.cancelled == 1

@@ -20,7 +20,7 @@ from inf_engine import (
     ParameterValueError,
     SchemaError,
 )
-from inf_engine.llm import as_messages, template_fields
+from inf_engine.messages import as_messages, template_fields
 from inf_engine.types import ImagePart, Message, TextPart, ToolCall
 
 

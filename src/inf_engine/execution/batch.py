@@ -5,6 +5,7 @@ that nobody has taken yet, so a million inputs take the memory of a few.
 """
 
 import asyncio
+import inspect
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
@@ -81,12 +82,11 @@ class Rows:
                     f"inputs, not {type(iterable).__name__}; for one input call "
                     "engine.run."
                 )
+        self._each = [
+            aiter(i) if hasattr(i, "__aiter__") else iter(i) for i in iterables
+        ]
         if not any(hasattr(iterable, "__aiter__") for iterable in iterables):
-            self._sync = zip(*iterables, strict=False)
-        else:
-            self._each = [
-                aiter(i) if hasattr(i, "__aiter__") else iter(i) for i in iterables
-            ]
+            self._sync = zip(*self._each, strict=False)
 
     @property
     def waiting(self) -> bool:
@@ -119,11 +119,16 @@ class Rows:
             return None
 
     async def aclose(self) -> None:
-        """Stop pulling."""
+        """Stop pulling, and close the generators that were pulled from."""
         if self._pull is not None:
             self._pull.cancel()
             await asyncio.gather(self._pull, return_exceptions=True)
             self._pull = None
+        for each in self._each:
+            if inspect.isasyncgen(each):
+                await each.aclose()
+            elif inspect.isgenerator(each):
+                each.close()
 
     async def _next(self) -> tuple[Any, ...]:
         row = []
@@ -233,12 +238,14 @@ class Batch:
         self._changed.set()
 
     async def _stop(self) -> None:
-        await self._rows.aclose()
-        alive = list(self._alive)
-        for run in alive:
-            run.cancel(asyncio.CancelledError("nobody takes the results any more"))
-        for run in alive:
-            await run.wait_closed()
+        try:
+            await self._rows.aclose()
+        finally:
+            alive = list(self._alive)
+            for run in alive:
+                run.cancel(asyncio.CancelledError("nobody takes the results any more"))
+            for run in alive:
+                await run.wait_closed()
 
 
 def _result(run: Run, index: int, inputs: tuple[Any, ...], record: bool) -> Result:

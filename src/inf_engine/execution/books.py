@@ -1,5 +1,6 @@
 """From the books of a run to its `RunRecord`, and to the error that it raises."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from inf_engine.record import (
     prompt_segments,
     system_segments,
 )
-from inf_engine.tracing.tracer import inputs_of
+from inf_engine.tracing.fill import inputs_of
 
 _OUTCOMES: dict[NodeState, Outcome] = {
     NodeState.DONE: "done",
@@ -95,9 +96,9 @@ def record_of(run: Any) -> RunRecord:
 def _node_record(work: Work, state: ExecutionState, node: GraphNode) -> NodeRecord:
     entry = work.entries.get(node.index, Entry())
     outcome = _OUTCOMES.get(state.states[node.index], "cancelled")
-    known = outcome != "cancelled" and not _waits_for_proxies(node)
     value_of = lambda dep: state.values[dep.index]  # noqa: E731
-    args, kwargs = inputs_of(node, value_of) if known else ((), {})
+    inputs = _inputs(node, value_of) if outcome != "cancelled" else None
+    args, kwargs = inputs or ((), {})
     is_call = node.kind == "llm"
     return NodeRecord(
         node=node,
@@ -112,13 +113,18 @@ def _node_record(work: Work, state: ExecutionState, node: GraphNode) -> NodeReco
         seconds=_seconds(entry),
         usage=entry.usage,
         system=system_segments(node) if is_call else (),
-        prompt=prompt_segments(node, value_of) if is_call and known else (),
+        prompt=prompt_segments(node, value_of) if is_call and inputs else (),
     )
 
 
-def _waits_for_proxies(node: GraphNode) -> bool:
-    """Say whether a node's inputs were not all known when it started."""
-    return node.kind in ("branch", "first")
+def _inputs(node: GraphNode, value_of: Callable[[Any], Any]) -> Any:
+    """Return the inputs of a node; None if they were not all known, or do not fill."""
+    if node.kind in ("branch", "first"):
+        return None
+    try:
+        return inputs_of(node, value_of)
+    except Exception:  # noqa: BLE001 - a format spec that fails: why the node failed
+        return None
 
 
 def _since(work: Work, at: float | None) -> float | None:

@@ -5,7 +5,7 @@ from typing import Any
 from inf_engine.errors import ExecutionError, ModuleError
 from inf_engine.execution.state import NodeState
 from inf_engine.graph import GraphNode, nodes_in
-from inf_engine.tracing.tracer import filled
+from inf_engine.tracing.fill import filled
 
 
 class Choice:

@@ -8,7 +8,8 @@ from inf_engine.errors import TracingError
 from inf_engine.execution.forwards import Step
 from inf_engine.graph import GraphNode
 from inf_engine.tracing.explain import explained
-from inf_engine.tracing.tracer import Frame, filled
+from inf_engine.tracing.fill import filled
+from inf_engine.tracing.tracer import Frame
 
 Told = Callable[[BaseException], None]
 

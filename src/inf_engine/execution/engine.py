@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import copy
+import inspect
 from collections.abc import AsyncGenerator, Iterable
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
 
@@ -198,7 +199,8 @@ class Engine:
         """Run a module on any number of inputs; yield a `Result` for each.
 
         Inputs are pulled lazily. A failed input is a result with an `error` and costs
-        only itself. Leaving the loop stops pulling and cancels what is in flight.
+        only itself. Leaving the loop stops pulling and cancels what is in flight;
+        generators among the inputs are closed in the end.
 
         Args:
             module: The module.
@@ -289,7 +291,10 @@ class Engine:
         Raises:
             EngineStateError: If the engine is at home on another loop.
         """
-        await self._scheduler.aclose()
+        if self._home.is_elsewhere:
+            await asyncio.to_thread(self.close)
+        else:
+            await self._scheduler.aclose()
 
     def close(self) -> None:
         """Close an engine from synchronous code; `run_sync` is its counterpart.
@@ -299,16 +304,18 @@ class Engine:
                 there.
         """
         if not self._scheduler.closed:
-            self._home.call(self.aclose)
+            self._home.call(self.aclose, self._scheduler.check_closable)
         self._home.stop()
 
     async def __aenter__(self) -> Self:
+        self._scheduler.check_open()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
     def __enter__(self) -> Self:
+        self._scheduler.check_open()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -351,4 +358,11 @@ def _checked(max_inflight: Any, observers: Any, progress: Any) -> list[Observer]
             "observers must be a list of callables that take one event each, not "
             f"{observers!r}."
         )
+    for observer in listed:
+        call = getattr(observer, "__call__", None)  # noqa: B004 - to look at it
+        if any(map(inspect.iscoroutinefunction, (observer, call))):
+            raise ConfigurationError(
+                f"the observer {observer!r} is async, and nobody would await it. Give "
+                "a plain function; it may put events into an asyncio.Queue."
+            )
     return listed

@@ -1,11 +1,21 @@
-"""`Home`: the private loop of an engine, for synchronous callers."""
+"""`Home`: the private loop of an engine, for synchronous callers.
+
+An engine that nobody closes must not be heard of when the interpreter exits, so the
+loop and its thread also end with the garbage collector or at exit. They end after what
+was opened on the loop, because finalizers run in the order of youngest first.
+"""
 
 import asyncio
+import os
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from inf_engine.errors import EngineStateError
+
+_LONGEST_END = 1.0
+"""Seconds to wait for a thread at exit, where code of the user may be stuck in it."""
 
 Check = Callable[[asyncio.AbstractEventLoop | None], None]
 
@@ -22,14 +32,28 @@ class Home:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._finalizer: Any = None
 
-    def call(self, begin: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether there is a private loop, and it is not the running one."""
+        return self._loop is not None and self._loop is not asyncio.get_running_loop()
+
+    def call(
+        self,
+        begin: Callable[[], Coroutine[Any, Any, Any]],
+        check: Check | None = None,
+    ) -> Any:
         """Run a coroutine on the private loop and wait for what it gives.
+
+        Args:
+            begin: Makes the coroutine.
+            check: Instead of the check that was given to the home.
 
         Raises:
             EngineStateError: If the engine cannot be used there, or from here.
         """
-        self._check(self._loop)
+        (check or self._check)(self._loop)
         if self._thread is threading.current_thread():
             raise EngineStateError(
                 "run_sync was called on the engine's own loop, where it would wait for "
@@ -50,9 +74,11 @@ class Home:
         """End the loop and its thread; nothing if there is none."""
         with self._lock:
             loop, thread = self._loop, self._thread
+            finalizer, self._finalizer = self._finalizer, None
             self._loop = self._thread = None
         if loop is None or thread is None:
             return
+        finalizer.detach()
         asyncio.run_coroutine_threadsafe(_wind_up(loop), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
@@ -67,6 +93,9 @@ class Home:
                     target=self._loop.run_forever, name="inf-engine", daemon=True
                 )
                 self._thread.start()
+                self._finalizer = weakref.finalize(
+                    self, _end, self._loop, self._thread, os.getpid()
+                )
             return self._loop
 
 
@@ -78,6 +107,19 @@ async def _guarded(
         return await coroutine, None
     except (KeyboardInterrupt, SystemExit) as exc:
         return None, exc
+
+
+def _end(
+    loop: asyncio.AbstractEventLoop, thread: threading.Thread, process: int
+) -> None:
+    """End the loop of an engine that nobody closed; a forked child has no thread."""
+    if os.getpid() != process or loop.is_closed():
+        return
+    loop.call_soon_threadsafe(loop.stop)
+    if thread is not threading.current_thread():
+        thread.join(_LONGEST_END)
+        if not thread.is_alive():
+            loop.close()
 
 
 async def _wind_up(loop: asyncio.AbstractEventLoop) -> None:

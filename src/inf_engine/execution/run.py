@@ -26,15 +26,8 @@ from inf_engine.execution.forwards import Forwards, Step
 from inf_engine.execution.state import ExecutionState, NodeState
 from inf_engine.execution.work import Work, call_plain
 from inf_engine.graph import SMALL_KINDS, GraphNode
-from inf_engine.tracing.tracer import (
-    Frame,
-    Program,
-    Tracer,
-    compute_small,
-    filled,
-    inputs_of,
-    reopened,
-)
+from inf_engine.tracing.fill import compute_small, filled, inputs_of, reopened
+from inf_engine.tracing.tracer import Frame, Program, Tracer
 
 
 class Run:
@@ -101,7 +94,8 @@ class Run:
         module, program = self.program.module, self.program
         limit = self.work.settings.timeout
         if limit is not None:
-            self._timer = self._loop.call_later(limit, self._expire, limit)
+            expire = lambda: self.cancel(late(self, limit))  # noqa: E731
+            self._timer = self._loop.call_later(limit, expire)
         if self.tracer.is_leaf(module):
             frame, fn = Frame(self.tracer), module.__call__
         else:
@@ -199,9 +193,6 @@ class Run:
                 self._cancel(node, lost)
         for index in self._tasks:
             self._cancel_task(index)
-
-    def _expire(self, limit: float) -> None:
-        self.cancel(late(self, limit))
 
     # -- forwards -------------------------------------------------------------------
 

@@ -85,7 +85,7 @@ class Scheduler:
         *,
         keep: bool = False,
         wants_tokens: Callable[[GraphNode], bool] | None = None,
-        check_output: Callable[[Any], None] | None = None,
+        check_output: Callable[[Any, Run], None] | None = None,
         observers: Iterable[Observer] = (),
     ) -> Run:
         """Start one run; `done` is called when everything in it has ended.
@@ -93,8 +93,7 @@ class Scheduler:
         Raises:
             EngineStateError: If the engine was closed in the meantime.
         """
-        if self.closed:
-            raise _closed()
+        self.check_open()
         listeners = [*self.observers, *observers]
         tell = self._teller(listeners) if listeners else None
         if wants_tokens is None and any(map(_wants_tokens, self.observers)):
@@ -118,7 +117,11 @@ class Scheduler:
                 tell(RunFinished(number, at, spent, work.usage, run.error))
             done(run)
 
-        run = Run(program, args, kwargs, work, ended, check_output)
+        def check(output: Any) -> None:
+            if check_output is not None:
+                check_output(output, run)
+
+        run = Run(program, args, kwargs, work, ended, check)
         self._alive[run] = None
         if tell is not None:
             tell(RunStarted(number, work.began))
@@ -169,9 +172,13 @@ class Scheduler:
         """Cancel every run, wait for its tasks, and close the clients.
 
         Raises:
-            EngineStateError: If the engine is not here at home.
+            EngineStateError: If the engine is not here at home, unless its loop is
+                closed and nothing can be at home there any more.
         """
         if self.closed:
+            return
+        if self._is_orphaned:
+            await self._abandon()
             return
         self._check_home()
         self.closed = True
@@ -182,11 +189,53 @@ class Scheduler:
             await run.wait_closed()
         await self.manager.aclose()
 
+    async def _abandon(self) -> None:
+        """Close what a closed loop has left; no run of it is alive."""
+        self.closed = True
+        try:
+            await self.manager.aclose()
+        except RuntimeError as exc:  # of a foreign client that needs its loop
+            logger.debug("a client did not close: %s", type(exc).__name__)
+
     def _enough(self, program: Program) -> int:
         """Return how many inputs keep every slot of the module's aliases busy."""
         modules = program.module.modules()
         aliases = {m.alias: None for m in modules if isinstance(m, LLMInference)}
-        return max(16, 2 * sum(map(self.manager.slots, aliases)))
+        return max(16, 2 * self.manager.slots(*aliases))
+
+    def check_open(self) -> None:
+        """Make sure that the engine is not closed.
+
+        Raises:
+            EngineStateError: If it is.
+        """
+        if self.closed:
+            raise _closed()
+
+    def check_closable(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Make sure that the engine can be closed on this loop.
+
+        Args:
+            loop: The loop it is to be closed on; None for one that is not there yet.
+
+        Raises:
+            EngineStateError: If it is closed, forked, or at home on another loop.
+        """
+        if self._is_orphaned:
+            return
+        at_home = self._loop is None or loop is self._loop
+        if os.getpid() == self._process and not at_home:
+            raise EngineStateError(
+                "this engine is at home on an event loop that close() cannot wait "
+                "for: await engine.aclose() on that loop."
+            )
+        self.check_usable(loop)
+
+    @property
+    def _is_orphaned(self) -> bool:
+        """Whether the loop that was the engine's home is closed."""
+        loop = self._loop
+        return loop is not None and loop.is_closed() and os.getpid() == self._process
 
     def check_usable(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Make sure that the engine can be used, and on this loop.
@@ -197,8 +246,7 @@ class Scheduler:
         Raises:
             EngineStateError: If it is closed, forked, or at home on another loop.
         """
-        if self.closed:
-            raise _closed()
+        self.check_open()
         if os.getpid() != self._process:
             raise EngineStateError(
                 "this engine was made before a fork, and its connections belong to the "
@@ -225,8 +273,10 @@ class Scheduler:
             for observer in listeners:
                 try:
                     observer(event)
-                except Exception:  # an observer must not hurt a run
-                    logger.exception("an observer failed on %s", type(event).__name__)
+                except Exception as exc:  # noqa: BLE001 - it must not hurt a run
+                    # no text and no traceback: they may hold what a model answered
+                    names = (type(event).__name__, type(exc).__name__)
+                    logger.error("an observer failed on %s with %s", *names)
 
         return tell
 

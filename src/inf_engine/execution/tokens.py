@@ -10,6 +10,7 @@ from typing import Any
 
 from inf_engine.errors import AnswerError
 from inf_engine.execution.events import Event, NodeStarted, TokenDelta
+from inf_engine.execution.run import Run
 from inf_engine.graph import GraphNode
 
 
@@ -24,14 +25,19 @@ class TokenStream:
         self._given = ""
         self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
 
-    def check(self, output: Any) -> None:
+    def check(self, output: Any, run: Run) -> None:
         """Refuse an output that is not the text of one model call.
+
+        Args:
+            output: A node, or the text of one that forward waited for.
+            run: The run that it is the output of.
 
         Raises:
             TypeError: If it is anything else.
         """
-        is_call = isinstance(output, GraphNode) and output.kind == "llm"
-        if not is_call or not output.target.output_type.is_text:
+        if isinstance(output, str):
+            output = _writer(output, run) or output
+        if not _is_text_call(output):
             raise TypeError(
                 "stream_tokens needs a module whose output is the text of one model "
                 f"call, not {_described(output)}. Return that call's output itself, or "
@@ -82,6 +88,22 @@ class TokenStream:
     async def __aiter__(self) -> AsyncIterator[str]:
         while (piece := await self._pieces.get()) is not None:
             yield piece
+
+
+def _is_text_call(output: Any) -> bool:
+    is_call = isinstance(output, GraphNode) and output.kind == "llm"
+    return is_call and output.target.output_type.is_text
+
+
+def _writer(text: str, run: Run) -> GraphNode | None:
+    """Return the model call that wrote a text; of equal ones, the very text's."""
+    values = run.state.values
+    equal = [
+        node
+        for node in filter(_is_text_call, run.state.nodes)
+        if values[node.index] == text
+    ]
+    return next((n for n in equal if values[n.index] is text), next(iter(equal), None))
 
 
 def _described(output: Any) -> str:

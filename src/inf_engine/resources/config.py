@@ -101,22 +101,27 @@ class ResourceConfig:
     """What each alias is bound to.
 
     Args:
-        endpoints: The endpoint of each alias.
+        endpoints: The endpoint of each alias; a dict of its fields will do, and is
+            kept as an `EndpointConfig`.
 
     Raises:
         ConfigurationError: If an alias is no text, or an endpoint no `EndpointConfig`.
     """
 
-    endpoints: Mapping[str, EndpointConfig]
+    endpoints: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         for alias, endpoint in self.endpoints.items():
             if not isinstance(alias, str) or not alias.strip():
                 raise _refusal("ResourceConfig", [("endpoints", _bad_alias(alias))])
-            if not isinstance(endpoint, EndpointConfig):
+            if not isinstance(endpoint, (EndpointConfig, Mapping)):
                 what = _not("an EndpointConfig", endpoint)
                 raise _refusal("ResourceConfig", [(f"endpoints.{alias}", what)])
-        object.__setattr__(self, "endpoints", dict(self.endpoints))
+        problems = _endpoints_problems(self.endpoints) if self.endpoints else []
+        if problems:
+            raise _refusal("ResourceConfig", problems)
+        made = {alias: _endpoint(data) for alias, data in self.endpoints.items()}
+        object.__setattr__(self, "endpoints", made)
 
     @classmethod
     def load(
@@ -126,8 +131,8 @@ class ResourceConfig:
 
         Args:
             source: The path of a ``.toml``, ``.yaml``, ``.yml`` or ``.json`` file, or
-                what such a file holds: ``{"endpoints": {alias: {...}}}``. A
-                `ResourceConfig` is returned as is.
+                what such a file holds: ``{"endpoints": {alias: {...}}}``; a dict may
+                leave that level out. A `ResourceConfig` is returned as is.
 
         Raises:
             ConfigurationError: If it cannot be read, or is wrong; every problem is
@@ -137,7 +142,20 @@ class ResourceConfig:
             return source
         if isinstance(source, (str, os.PathLike)):
             return _from_dict(_read(Path(source)), str(source))
+        if _is_alias_table(source):
+            source = {"endpoints": source}
         return _from_dict(source, "resources")
+
+
+def _is_alias_table(source: Any) -> bool:
+    """Whether a dict binds aliases without the level ``endpoints``."""
+    if not isinstance(source, Mapping) or "endpoints" in source:
+        return False
+    if not all(isinstance(v, (Mapping, EndpointConfig)) for v in source.values()):
+        return False
+    names = {f.name for f in fields(EndpointConfig)}
+    tables = [v for v in source.values() if isinstance(v, Mapping)]
+    return bool(source) and (not tables or any(names & set(t) for t in tables))
 
 
 def _from_dict(data: Any, where: str) -> ResourceConfig:

@@ -10,7 +10,7 @@ import inspect
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from inf_engine.clients.anthropic import AnthropicClient
@@ -56,13 +56,7 @@ class _Endpoint:
     alias: str
     config: EndpointConfig | None
     client: Any
-    gate: Gate = field(init=False)
-
-    def __post_init__(self) -> None:
-        limit = self.config.max_concurrent if self.config else None
-        if self.config and self.config.provider == "local":
-            limit = limit or LOCAL_SLOTS
-        self.gate = Gate(limit)
+    gate: Gate
 
     @property
     def retries(self) -> int:
@@ -94,9 +88,13 @@ class ResourceManager:
         self, resources: Any, *, environ: Mapping[str, str] | None = None
     ) -> None:
         self._environ = os.environ if environ is None else environ
-        self._endpoints = {
-            alias: _Endpoint(alias, *pair) for alias, pair in _bound(resources).items()
-        }
+        self._endpoints: dict[str, _Endpoint] = {}
+        gates: dict[EndpointConfig, Gate] = {}
+        for alias, (config, client) in _bound(resources).items():
+            gate = Gate(None)
+            if config is not None:
+                gate = gates.setdefault(config, Gate(_limit(config)))
+            self._endpoints[alias] = _Endpoint(alias, config, client, gate)
         self._clients: dict[EndpointConfig, Any] = {}
         self._random = random.Random()
 
@@ -123,10 +121,14 @@ class ResourceManager:
             raise UnknownAliasError(alias, self._endpoints, where)
         endpoint.open(self._environ, self._clients)
 
-    def slots(self, alias: str) -> int:
-        """Return how many requests to an alias are worth keeping in flight."""
-        limit = self._endpoints[alias].gate.limit
-        return _UNLIMITED_SLOTS if limit is None else limit
+    def slots(self, *aliases: str) -> int:
+        """Return how many requests to aliases are worth keeping in flight.
+
+        Aliases of equal endpoints share their slots, which count once.
+        """
+        gates = {id(gate): gate for gate in (self._endpoints[a].gate for a in aliases)}
+        limits = (gate.limit for gate in gates.values())
+        return sum(_UNLIMITED_SLOTS if n is None else n for n in limits)
 
     def queue(self, alias: str, order: Any, start: Callable[[], None]) -> Ticket:
         """Ask for a slot of an alias ahead of `complete`.
@@ -253,12 +255,19 @@ def make_client(
         return LocalClient(config.model, threads=config.threads, **extra)
     key = config.api_key(alias, environ)
     options: dict[str, Any] = {"api_key": key, "timeout": config.timeout}
+    options["key_name"] = config.api_key_env
     if config.base_url:
         options["base_url"] = config.base_url
     if config.provider == "anthropic":
         return AnthropicClient(config.model, **options)
     compatible = config.provider == "openai-compatible"
     return OpenAIClient(config.model, compatible=compatible, **options)
+
+
+def _limit(config: EndpointConfig) -> int | None:
+    """Return how many requests an endpoint takes at once."""
+    default = LOCAL_SLOTS if config.provider == "local" else None
+    return config.max_concurrent or default
 
 
 def _bound(resources: Any) -> dict[str, tuple[EndpointConfig | None, Any]]:
@@ -290,6 +299,8 @@ def _config_or_client(alias: Any, value: Any) -> tuple[EndpointConfig | None, An
             f"an alias must be non-empty text, not {alias!r}: it is the name that "
             "modules use."
         )
+    if isinstance(value, Mapping):
+        return ResourceConfig({alias: value}).endpoints[alias], None
     if isinstance(value, type):
         raise ConfigurationError(
             f"the client of alias {alias!r} is the class {value.__name__}; give an "
@@ -309,8 +320,9 @@ async def _send(endpoint: _Endpoint, request: LLMRequest, watch: Watch) -> LLMRe
     if watch.delta is None or not isinstance(client, StreamingClient):
         answer: Any = client.complete(request)
         response = await answer if inspect.isawaitable(answer) else answer
-        if watch.delta is not None and isinstance(response, LLMResponse):
-            watch.delta(response.text)
+        text = response.text if isinstance(response, LLMResponse) else None
+        if watch.delta is not None and isinstance(text, str):
+            watch.delta(text)
     else:
         response = await _streamed(client.stream(request), watch.delta)
     if not isinstance(response, LLMResponse):
@@ -318,6 +330,12 @@ async def _send(endpoint: _Endpoint, request: LLMRequest, watch: Watch) -> LLMRe
             f"the client of alias {endpoint.alias!r} answered with "
             f"{type(response).__name__}; complete() must return an LLMResponse, e.g. "
             "LLMResponse(text='...'), and stream() must yield one as the last."
+        )
+    if not isinstance(response.text, str):
+        raise ConfigurationError(
+            f"the client of alias {endpoint.alias!r} answered with an LLMResponse "
+            f"whose text is of type {type(response.text).__name__}; it must be a str, "
+            "'' for none. For a failure, raise an EndpointError."
         )
     return response
 

@@ -19,7 +19,7 @@ _REFUSED = {
     "branch on": ("bool",),
     "make text of": ("str",),
     "make bytes of": ("bytes",),
-    "iterate over": ("iter", "reversed", "next"),
+    "iterate over": ("iter", "reversed"),
     "measure": ("len",),
     "search in": ("contains",),
     "make a number of": ("int", "float", "complex", "index", "trunc", "floor", "ceil"),
@@ -50,6 +50,9 @@ class Answered(Coroutine[Any, Any, Any]):
     def send(self, value: Any) -> Any:
         """Give the value, as asyncio expects of a coroutine."""
         raise StopIteration(self._value)
+
+    def __next__(self) -> Any:
+        return self.send(None)
 
     def throw(self, *error: Any) -> Any:
         """Raise, as asyncio expects of a coroutine."""

@@ -1,11 +1,13 @@
 """Fake clients: scripted answers, or a function of the request."""
 
 import asyncio
+import dataclasses
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
-from inf_engine.errors import InfEngineError
+from inf_engine.errors import InfEngineError, UsageError
 from inf_engine.types import LLMRequest, LLMResponse, Usage
 
 
@@ -15,8 +17,9 @@ class FunctionClient:
     It counts every request, and how many were open at the same time.
 
     Args:
-        answer: Takes the `LLMRequest`; gives text, an `LLMResponse` or an exception to
-            raise. May be async.
+        answer: Takes the `LLMRequest`; gives text, an `LLMResponse`, an exception to
+            raise, or what is sent as JSON: a dict, a list, a dataclass or a pydantic
+            object. May be async.
         latency: Seconds on the loop's clock before it answers, or a function of the
             request that gives them.
 
@@ -90,8 +93,11 @@ class ScriptedClient(FunctionClient):
     """A client that gives its answers one after the other.
 
     Args:
-        answers: Texts, `LLMResponse` objects or exceptions to raise, one a request.
+        answers: What a `FunctionClient` may answer, one a request.
         latency: Seconds on the loop's clock before each answer.
+
+    Raises:
+        UsageError: If the answers are one text instead of a list.
     """
 
     def __init__(
@@ -99,6 +105,13 @@ class ScriptedClient(FunctionClient):
         answers: Iterable[Any],
         latency: float | Callable[[LLMRequest], float] = 0.0,
     ) -> None:
+        if isinstance(answers, (str, bytes, Mapping)) or not isinstance(
+            answers, Iterable
+        ):
+            raise UsageError(
+                "a ScriptedClient takes a list with an answer for each request, not "
+                f"{type(answers).__name__}: write ScriptedClient([{answers!r:.60}])."
+            )
         self._script = list(answers)
         super().__init__(self._next, latency)
 
@@ -116,9 +129,42 @@ def _as_response(answer: Any, request: LLMRequest) -> LLMResponse:
         raise answer
     if isinstance(answer, LLMResponse):
         return answer
+    text = _as_text(answer)
     read = sum(len(message.text.split()) for message in request.messages)
-    usage = Usage(requests=1, input_tokens=read, output_tokens=len(answer.split()))
-    return LLMResponse(text=answer, usage=usage, model=request.model)
+    usage = Usage(requests=1, input_tokens=read, output_tokens=len(text.split()))
+    return LLMResponse(text=text, usage=usage, model=request.model)
+
+
+def _as_text(answer: Any) -> str:
+    """Return the text of an answer; JSON of what is no text."""
+    if isinstance(answer, str):
+        return answer
+    if isinstance(answer, (dict, list)) or _is_object(answer):
+        return json.dumps(answer, default=_fields, ensure_ascii=False)
+    raise UsageError(
+        f"a fake client cannot answer with {type(answer).__name__}. Return text, an "
+        "LLMResponse, an exception to raise, or for a structured answer a dict, a "
+        "list, a dataclass or a pydantic object."
+    )
+
+
+def _is_object(value: Any) -> bool:
+    """Say whether it is a dataclass instance or a pydantic object."""
+    if isinstance(value, type):
+        return False
+    return dataclasses.is_dataclass(value) or hasattr(value, "__pydantic_fields__")
+
+
+def _fields(value: Any) -> Any:
+    """Return the JSON value of what `json` does not know."""
+    if not _is_object(value):
+        raise UsageError(
+            f"a fake client cannot write {type(value).__name__} inside an answer as "
+            "JSON. Use text, numbers, lists, dicts, dataclasses or pydantic objects."
+        )
+    if hasattr(value, "__pydantic_fields__"):
+        return value.model_dump(mode="json", by_alias=True)
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
 
 
 def _words(text: str) -> list[str]:

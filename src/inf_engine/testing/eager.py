@@ -5,6 +5,7 @@ The rule that tests all of tracing: eager equals traced.
 
 import asyncio
 import copy
+import inspect
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import copy_context
@@ -36,14 +37,26 @@ def eager(
         **kwargs: Keyword inputs.
 
     Returns:
-        What ``forward`` returned; without any inputs, a function that takes them.
+        What ``forward`` returned; a function that takes the inputs if there are none
+        here and ``forward`` takes required ones, or any number of them.
     """
+    if args or kwargs or not _needs_inputs(module):
+        return _called(module, clients, args, kwargs)
+    return lambda *args, **kwargs: _called(module, clients, args, kwargs)
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with _OtherLoop() as other:
-            return given(_Eager(clients, other).call(module, args, kwargs))
 
-    return call(*args, **kwargs) if args or kwargs else call
+def _needs_inputs(module: InferenceModule) -> bool:
+    """Say whether a call without inputs stands for a call with inputs to come."""
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(module.forward).parameters.values()
+    return any(p.kind in several or p.default is p.empty for p in parameters)
+
+
+def _called(
+    module: InferenceModule, clients: Mapping[str, Client], args: Any, kwargs: Any
+) -> Any:
+    with _OtherLoop() as other:
+        return given(_Eager(clients, other).call(module, args, kwargs))
 
 
 def assert_runs_alike(
@@ -60,8 +73,9 @@ def assert_runs_alike(
     Args:
         module: The module.
         *args: Positional inputs; each run gets a copy.
-        clients: A client for each alias, or a function that makes fresh ones for each
-            of the two runs; None for clients that answer as `plausible` does.
+        clients: A client for each alias, of which the plain run gets a copy; or a
+            function that makes fresh ones for each of the two runs; None for clients
+            that answer as `plausible` does.
         **kwargs: Keyword inputs.
 
     Returns:
@@ -71,8 +85,9 @@ def assert_runs_alike(
         AssertionError: If the two differ.
     """
     make = _maker(module, clients)
+    for_eager: Any = make if callable(clients) else lambda: copy.deepcopy(make())
     expected = _outcome(
-        lambda: eager(module, make())(*copy.deepcopy(args), **copy.deepcopy(kwargs))
+        lambda: _called(module, for_eager(), copy.deepcopy(args), copy.deepcopy(kwargs))
     )
     got = _outcome(
         lambda: _traced(module, make(), copy.deepcopy(args), copy.deepcopy(kwargs))

@@ -19,8 +19,9 @@ from inf_engine.errors import TracingError
 from inf_engine.graph import GraphNode, InferenceGraph
 from inf_engine.module import InferenceModule
 from inf_engine.tracing.explain import explained
+from inf_engine.tracing.fill import filled, reopened
 from inf_engine.tracing.proxy import Proxy
-from inf_engine.tracing.tracer import Frame, Program, Tracer, filled, reopened
+from inf_engine.tracing.tracer import Frame, Program, Tracer
 
 
 def trace(module: InferenceModule, /, *args: Any, **kwargs: Any) -> InferenceGraph:

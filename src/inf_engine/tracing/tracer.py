@@ -9,10 +9,10 @@ it for a value when Python cannot go on without one. Decisions that a subclass m
 change: `Tracer.is_leaf` and `Tracer.path_of`.
 """
 
-import operator
 import threading
 from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, Protocol
 
 from inf_engine.dispatch import dispatcher
@@ -22,6 +22,7 @@ from inf_engine.llm import LLMInference
 from inf_engine.module import InferenceModule
 from inf_engine.template import HoleTable, Template, interpolated, is_t_string
 from inf_engine.tracing.explain import linked
+from inf_engine.tracing.fill import filled, is_open
 from inf_engine.tracing.proxy import AsyncProxy, Proxy
 from inf_engine.tree import map_call, map_leaves
 
@@ -192,7 +193,7 @@ class Tracer:
         deps: dict[GraphNode, None] = {}
         for told in linked(error):
             captured, used = self.capture(told.args, "an exception")
-            if _is_open(captured):
+            if is_open(captured):
                 waiting.append((told, captured))
                 deps.update(dict.fromkeys(used))
         return waiting, tuple(deps)
@@ -227,7 +228,10 @@ class Frame:
         """Record a leaf; trace through a composite."""
         tracer = self.tracer
         if tracer.is_leaf(module):
-            kind: NodeKind = "llm" if isinstance(module, LLMInference) else "leaf"
+            kind: NodeKind = "leaf"
+            if isinstance(module, LLMInference):
+                kind = "llm"
+                module.check_call(args, kwargs)
             path = tracer.path_of(module)
             return self._record(kind, path, module, args, kwargs, copy_context())
         child_is_async = tracer.program.is_async(module)
@@ -395,6 +399,8 @@ class Frame:
             self.tracer.host.settle(self, user)
         value = self.tracer.host.wait(self, node, "change")
         args, kwargs = self.resolve((args, kwargs))
+        users = [base, *self.tracer.graph.descendants(base)]
+        self.tracer.holes.keep(users, partial(self.tracer.host.wait, self, why="keep"))
         return change(value, *args, **kwargs)
 
     def class_of(self, proxy: Any) -> Any:
@@ -407,89 +413,3 @@ class Frame:
             self.check_here(proxy._inf_node.name)
             return self.tracer.holes.repr_of(proxy._inf_node)
         return f"<{type(proxy).__name__} {proxy._inf_node.name}>"
-
-
-def filled(value: Any, value_of: Callable[[Any], Any]) -> Any:
-    """Return a captured value with the values of its nodes in it.
-
-    Args:
-        value: What `Tracer.capture` gave.
-        value_of: Gives the value of a node.
-    """
-
-    return map_leaves(_filler(value_of), value)
-
-
-def inputs_of(
-    node: GraphNode, value_of: Callable[[Any], Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a node with the values of other nodes in them.
-
-    Args:
-        node: The node.
-        value_of: Gives the value of a node.
-    """
-    return map_call(_filler(value_of), node.args, node.kwargs)
-
-
-def _filler(value_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return what fills one captured leaf."""
-
-    def fill(leaf: Any) -> Any:
-        kind = type(leaf)
-        if kind is GraphNode:
-            return value_of(leaf)
-        if kind is Template:
-            return leaf.fill(value_of)
-        return leaf
-
-    return fill
-
-
-def reopened(value: Any, frame: Frame) -> Any:
-    """Return a captured value as a forward sees it: proxies, and texts with tokens.
-
-    Args:
-        value: What `Tracer.capture` gave.
-        frame: The forward that it goes to.
-    """
-
-    def reopen(leaf: Any) -> Any:
-        kind = type(leaf)
-        if kind is GraphNode:
-            return frame.proxy(frame, leaf)
-        return leaf.text() if kind is Template else leaf
-
-    return map_leaves(reopen, value)
-
-
-def _is_open(captured: Any) -> bool:
-    """Say whether something in a captured value is not known yet."""
-    found: list[Any] = []
-
-    def look(leaf: Any) -> Any:
-        if type(leaf) is GraphNode or type(leaf) is Template:
-            found.append(leaf)
-        return leaf
-
-    map_leaves(look, captured)
-    return bool(found)
-
-
-def compute_small(node: GraphNode, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """Return the value of a small node, given its arguments."""
-    if node.kind == "getattr":
-        return getattr(args[0], node.target)
-    if node.kind == "getitem":
-        return args[0][args[1]]
-    if node.kind == "call":
-        return args[0](*args[1:], **kwargs)
-    compute = _OPERATORS.get(node.target) or getattr(operator, node.target)
-    return compute(*args)
-
-
-_OPERATORS: dict[str, Callable[..., Any]] = {
-    "round": round,
-    "divmod": divmod,
-    "pow": pow,
-}
