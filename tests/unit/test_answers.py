@@ -7,9 +7,17 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from inf_engine import InferenceModule, LLMInference
+from inf_engine import InferenceModule, LLMInference, Sequential, TracingError, op
 from inf_engine.schema import OutputType
-from inf_engine.testing import FunctionClient, assert_runs_alike, eager, plausible
+from inf_engine.testing import (
+    FunctionClient,
+    ScriptedClient,
+    assert_runs_alike,
+    eager,
+    plausible,
+)
+from inf_engine.testing.answered import Answered
+from inf_engine.tracing.proxy import Proxy
 
 
 class Colour(Enum):

@@ -118,7 +118,10 @@ class Model(pydantic.BaseModel):
     [
         ({"a": [1, None]}, '{"a": [1, null]}'),
         (["é"], '["é"]'),
-        (Fact("x", [Fact("y", [])]), '{"name": "x", "more": [{"name": "y", "more": []}]}'),
+        (
+            Fact("x", [Fact("y", [])]),
+            '{"name": "x", "more": [{"name": "y", "more": []}]}',
+        ),
         ([Model(City="Rome")], '[{"City": "Rome"}]'),
         ("plain", "plain"),
     ],

@@ -20,6 +20,7 @@ from inf_engine import (
     ExecutionError,
     InferenceModule,
     LLMInference,
+    ModuleError,
     RateLimitError,
     op,
 )
@@ -356,3 +357,41 @@ def test_stop_iteration_does_not_hang(threaded: bool) -> None:
         ran(lambda s: next(iter(())))
     with pytest.raises(ExecutionError, match="StopIteration"):
         ran(lambda s: stop())
+
+
+def test_a_text_made_before_a_change_keeps_the_old_value() -> None:
+    """`t = f"{p}"; p.append(4)`: the text says what p was, as in plain Python."""
+
+    @op
+    def numbers(text: str) -> list[int]:
+        return [1, 2, 3]
+
+    def forward(self: Any, x: str) -> Any:
+        p = numbers(x)
+        before, padded = f"{p}", f"{p!r:>12}"
+        p.append(4)
+        return self.llm(before + padded), f"{p}"
+
+    assert ran(forward, "x").output == ("[[1, 2, 3]   [1, 2, 3]]", "[1, 2, 3, 4]")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s, p: s.llm(p, temperature=1), "takes one argument"),
+        (lambda s, p: s.llm(), "takes one argument"),
+        (lambda s, p: s.llm(p, p), "takes one argument"),
+    ],
+)
+def test_a_wrong_call_is_refused_where_it_stands(call: Any, message: str) -> None:
+    """Before the calls that it waits for are paid, and with the user's line."""
+    client = FunctionClient(lambda request: "paid")
+
+    def forward(self: Any, x: str) -> Any:
+        return call(self, self.llm(x))
+
+    with pytest.raises(ModuleError, match=message) as caught:
+        run(module(forward), "x", client=client)
+    assert client.requests == []
+    files = [str(entry.path) for entry in caught.traceback]
+    assert any("test_tracing_breaks.py" in name for name in files)

@@ -1,1 +1,7 @@
 """How a request reaches a provider: one client per API, one transport under them."""
+
+from inf_engine.clients.anthropic import AnthropicClient
+from inf_engine.clients.local import LocalClient
+from inf_engine.clients.openai import OpenAIClient
+
+__all__ = ["AnthropicClient", "LocalClient", "OpenAIClient"]

@@ -23,7 +23,7 @@ from typing import Any
 
 from inf_engine.clients.strict import ANTHROPIC, strict_schema
 from inf_engine.clients.transport import Transport
-from inf_engine.clients.wire import Wire, tokens
+from inf_engine.clients.wire import WholeAnswer, Wire, tokens
 from inf_engine.errors import EndpointConnectionError
 from inf_engine.types import (
     FinishReason,
@@ -60,12 +60,14 @@ class AnthropicClient:
 
     Args:
         model: The model to ask where a request names none.
-        base_url: The address up to and without ``/v1/messages``.
+        base_url: The address up to and without ``/v1/messages``, or with the ``/v1``.
         api_key: The key itself, None to send none. It is never shown.
         timeout: Seconds until the last byte of an answer must have arrived.
         transport: What carries the bytes; None for a connection pool of its own.
         headers: Further headers, sent with every request. They are never shown; an
             ``anthropic-version`` among them wins over the one chosen here.
+
+        key_name: The environment variable that holds the key, for messages.
 
     Raises:
         ConfigurationError: An address or a key that cannot be sent.
@@ -80,15 +82,18 @@ class AnthropicClient:
         timeout: float = 600.0,
         transport: Transport | None = None,
         headers: Mapping[str, str] | None = None,
+        key_name: str = "",
     ) -> None:
         self.model = model
-        self.base_url = base_url.rstrip("/")
+        self.base_url = base_url.rstrip("/").removesuffix("/v1")
         sent = {"anthropic-version": VERSION}
         if api_key:
             sent["x-api-key"] = api_key
         further = {name.lower(): value for name, value in (headers or {}).items()}
         url = f"{self.base_url}/v1/messages"
-        self._wire = Wire(url, {**sent, **further}, api_key, timeout, transport)
+        self._wire = Wire(
+            url, {**sent, **further}, api_key, timeout, transport, key_name=key_name
+        )
         old = {"anthropic-version": SAMPLING_VERSION}
         self._sampling_headers = {**self._wire.headers, **old, **further}
 
@@ -107,8 +112,7 @@ class AnthropicClient:
         """
         start = time.perf_counter()
         body = await self._wire.post(self._payload(request), self._headers(request))
-        with self._wire.reading():
-            return self._response(body, time.perf_counter() - start)
+        return self._read(body, start)
 
     async def stream(self, request: LLMRequest) -> AsyncIterator[str | LLMResponse]:
         """Yield the pieces of the text, then the whole response, once.
@@ -126,6 +130,11 @@ class AnthropicClient:
         events: Any = self._wire.events(payload, self._headers(request))
         async with aclosing(events) as stream:
             async for event in stream:
+                if isinstance(event, WholeAnswer):
+                    response = self._read(event, start)
+                    yield response.text
+                    yield response
+                    return
                 with self._wire.reading():
                     piece = answer.add(event)
                 if piece:
@@ -135,9 +144,7 @@ class AnthropicClient:
                 f"the stream of {self._wire.place} ended before the model had "
                 "finished. Try again; check proxies that cut long answers."
             )
-        with self._wire.reading():
-            response = self._response(answer.body(), time.perf_counter() - start)
-        yield response
+        yield self._read(answer.body(), start)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -164,6 +171,12 @@ class AnthropicClient:
             "output_config": config,
         }
         return {key: value for key, value in payload.items() if value is not None}
+
+    def _read(self, body: Mapping[str, Any], start: float) -> LLMResponse:
+        """The answer in a body, to a request that left at `start`."""
+        with self._wire.reading():
+            response = self._response(body, time.perf_counter() - start)
+        return self._wire.answered(response)
 
     def _response(self, body: Mapping[str, Any], seconds: float) -> LLMResponse:
         """The answer in the library's words."""
@@ -357,11 +370,15 @@ def _arguments(block: Mapping[str, Any]) -> str:
 
 def _join(blocks: list[Any], kind: str) -> str:
     """The text of all blocks of a kind; the field has the name of the kind."""
-    return "".join(
-        str(block.get(kind) or "")
+    texts = [
+        block.get(kind) or ""
         for block in blocks
         if isinstance(block, dict) and block.get("type") == kind
-    )
+    ]
+    odd = next((type(text).__name__ for text in texts if type(text) is not str), "")
+    if odd:
+        raise TypeError(f"a {kind!r} block in it holds a value of type {odd}")
+    return "".join(texts)
 
 
 def _usage(usage: Any) -> Usage:

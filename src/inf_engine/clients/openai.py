@@ -14,8 +14,8 @@ from typing import Any
 
 from inf_engine.clients.strict import OPENAI, strict_schema
 from inf_engine.clients.transport import Transport
-from inf_engine.clients.wire import Wire, tokens
-from inf_engine.errors import EndpointConnectionError
+from inf_engine.clients.wire import LONGEST_REASON, WholeAnswer, Wire, tokens
+from inf_engine.errors import AnswerError, EndpointConnectionError
 from inf_engine.types import (
     FinishReason,
     ImagePart,
@@ -52,6 +52,8 @@ class OpenAIClient:
         transport: What carries the bytes; None for a connection pool of its own.
         headers: Further headers, sent with every request. They are never shown.
 
+        key_name: The environment variable that holds the key, for messages.
+
     Raises:
         ConfigurationError: An address or a key that cannot be sent.
     """
@@ -66,13 +68,21 @@ class OpenAIClient:
         compatible: bool = False,
         transport: Transport | None = None,
         headers: Mapping[str, str] | None = None,
+        key_name: str = "",
     ) -> None:
         self.model = model
         self.base_url = base_url.rstrip("/")
         self.compatible = compatible
         sent = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         url = f"{self.base_url}/chat/completions"
-        self._wire = Wire(url, {**sent, **(headers or {})}, api_key, timeout, transport)
+        self._wire = Wire(
+            url,
+            {**sent, **(headers or {})},
+            api_key,
+            timeout,
+            transport,
+            key_name=key_name,
+        )
 
     def __repr__(self) -> str:
         return f"OpenAIClient(model={self.model!r}, base_url={self.base_url!r})"
@@ -88,8 +98,7 @@ class OpenAIClient:
         """
         start = time.perf_counter()
         body = await self._wire.post(self._payload(request))
-        with self._wire.reading():
-            return self._response(body, time.perf_counter() - start)
+        return self._read(body, start)
 
     async def stream(self, request: LLMRequest) -> AsyncIterator[str | LLMResponse]:
         """Yield the pieces of the text, then the whole response, once.
@@ -107,6 +116,11 @@ class OpenAIClient:
         events: Any = self._wire.events(payload)
         async with aclosing(events) as chunks:
             async for chunk in chunks:
+                if isinstance(chunk, WholeAnswer):
+                    response = self._read(chunk, start)
+                    yield response.text
+                    yield response
+                    return
                 with self._wire.reading():
                     piece = answer.add(chunk)
                 if piece:
@@ -116,9 +130,7 @@ class OpenAIClient:
                 f"the stream of {self._wire.place} ended before the model had "
                 "finished. Try again; check proxies that cut long answers."
             )
-        with self._wire.reading():
-            response = self._response(answer.body(), time.perf_counter() - start)
-        yield response
+        yield self._read(answer.body(), start)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -150,6 +162,12 @@ class OpenAIClient:
             form = {"name": wanted.name, "schema": strict, "strict": True}
         return {"type": "json_schema", "json_schema": form}
 
+    def _read(self, body: Mapping[str, Any], start: float) -> LLMResponse:
+        """The answer in a body, to a request that left at `start`."""
+        with self._wire.reading():
+            response = self._response(body, time.perf_counter() - start)
+        return self._wire.answered(response)
+
     def _response(self, body: Mapping[str, Any], seconds: float) -> LLMResponse:
         """The answer in the library's words."""
         choice, message = self._choice(body)
@@ -158,12 +176,20 @@ class OpenAIClient:
         finish = _FINISH_REASONS.get(choice.get("finish_reason"), "unknown")
         if calls and finish == "stop":
             finish = "tool_calls"
-        if message.get("refusal") and not text:
-            text, finish = str(message["refusal"]), "content_filter"
+        reasoning = _reasoning(message)
+        if message.get("refusal"):
+            raise AnswerError(
+                f"{self._wire.place}: the model refused to answer "
+                f"({str(message['refusal'])[:LONGEST_REASON]!r}). Reword the prompt, "
+                "or use another model."
+            )
+        said_why = finish in ("length", "content_filter")
+        if message.get("content") is None and not (calls or reasoning or said_why):
+            raise self._wire.malformed("'choices[0].message' has no content")
         return LLMResponse(
             text=text,
             tool_calls=calls,
-            reasoning=_reasoning(message),
+            reasoning=reasoning,
             finish_reason=finish,
             usage=_usage(body.get("usage")),
             model=str(body.get("model") or ""),
@@ -290,16 +316,19 @@ def _arguments(given: Any) -> str:
 
 
 def _text(content: Any) -> str:
-    """The text of a content, which some servers send in parts."""
+    """The text of a content, which some servers send in parts; it may be None."""
     if isinstance(content, list):
         parts = (part.get("text") for part in content if isinstance(part, dict))
         return "".join(part for part in parts if isinstance(part, str))
-    return content if isinstance(content, str) else ""
+    if content is not None and not isinstance(content, str):
+        raise TypeError(f"its content is of type {type(content).__name__}")
+    return content or ""
 
 
 def _reasoning(message: Mapping[str, Any]) -> str:
     """The reasoning, under either of the names that servers give it."""
-    return _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+    given = (message.get("reasoning_content"), message.get("reasoning"))
+    return next((_text(r) for r in given if r and isinstance(r, (str, list))), "")
 
 
 def _usage(usage: Any) -> Usage:

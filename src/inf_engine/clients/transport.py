@@ -16,17 +16,23 @@ Rules kept here
   address that nobody configured.
 - Cookies, compression and default headers are left out: they cost CPU and carry
   nothing. The proxy variables are read once, and never used for loopback addresses.
+- A transport that nobody closes is closed by the garbage collector or at exit, without
+  a word: whether its loop runs in a thread, stands still, or is closed by then.
 - Server-sent events are cut from raw chunks, so a line may have any length.
 """
 
 import asyncio
+import contextlib
+import os
 import ssl
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from inf_engine.errors import (
+    ConfigurationError,
     EndpointConnectionError,
     EndpointError,
     EndpointTimeoutError,
@@ -35,6 +41,12 @@ from inf_engine.errors import (
 
 CONNECT_SECONDS = 30.0
 """The longest wait for a TCP or TLS connection, in seconds."""
+
+
+EVENT_STREAM = "text/event-stream"
+
+_EVENT_STARTS = (b"data:", b"event:", b":")
+"""How events begin, for servers that give a stream another content type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +85,11 @@ class Transport(Protocol):
         body: bytes,
         seconds: float,
         refuse: Callable[[HttpResponse], EndpointError],
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncIterator[bytes | HttpResponse]:
         """Post `body` and yield the data of each server-sent event as it arrives.
+
+        A 200 that is no stream of events, as of a server that does not know how to
+        stream, is yielded whole.
 
         Args:
             url: The address.
@@ -105,6 +120,7 @@ class AiohttpTransport:
         self._client_timeout: Callable[[float], Any] = float
         self._deadline: tuple[float, Any] = (0.0, None)
         self._closed = False
+        self._finalizer: Any = None
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._session else "idle"
@@ -127,7 +143,7 @@ class AiohttpTransport:
         body: bytes,
         seconds: float,
         refuse: Callable[[HttpResponse], EndpointError],
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncIterator[bytes | HttpResponse]:
         """Yield the data of each event as it arrives (see `Transport.stream`)."""
         decoder = EventDecoder()
         try:
@@ -135,6 +151,13 @@ class AiohttpTransport:
                 if reply.status != 200:
                     answer = await reply.read()
                     raise refuse(HttpResponse(reply.status, reply.headers, answer))
+                if reply.content_type != EVENT_STREAM:
+                    answer = await reply.read()
+                    if not answer.lstrip().startswith(_EVENT_STARTS):
+                        yield HttpResponse(reply.status, reply.headers, answer)
+                        return
+                    for data in decoder.feed(answer):
+                        yield data
                 async for chunk in reply.content.iter_any():
                     for data in decoder.feed(chunk):
                         yield data
@@ -147,7 +170,12 @@ class AiohttpTransport:
         """Close every connection; sending afterwards is an `EngineStateError`."""
         self._closed = True
         session, self._session = self._session, None
-        if session is not None:
+        if session is None:
+            return
+        self._finalizer.detach()
+        if self._loop is not None and self._loop.is_closed():
+            _cut(session)
+        else:
             await session.close()
 
     def _post(
@@ -190,6 +218,28 @@ class AiohttpTransport:
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
             proxy=_proxy(url),
         )
+        self._finalizer = weakref.finalize(
+            self, _leave, self._session, self._loop, os.getpid()
+        )
+
+
+def _leave(session: Any, loop: asyncio.AbstractEventLoop, process: int) -> None:
+    """Close a session that nobody closed, from any thread, on its loop if it lives."""
+    if session.closed or os.getpid() != process:
+        return
+    if loop.is_closed():
+        _cut(session)
+    elif loop.is_running() or asyncio._get_running_loop() is not None:
+        asyncio.run_coroutine_threadsafe(session.close(), loop)
+    else:
+        loop.run_until_complete(session.close())
+
+
+def _cut(session: Any) -> None:
+    """Close a session whose loop is closed: nothing in it can wait any more."""
+    steps = session.connector.close().__await__()
+    with contextlib.suppress(StopIteration):
+        next(steps)
 
 
 class EventDecoder:
@@ -256,7 +306,22 @@ def _proxy(url: str) -> str | None:
     if _is_loopback(host) or proxy_bypass(host):
         return None
     proxies = getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if proxy and not _is_proxy(proxy):
+        raise ConfigurationError(
+            f"the proxy for {place(url)} in the environment (HTTP_PROXY, HTTPS_PROXY "
+            "or ALL_PROXY) is no address. Set it as http://host:port"
+        )
+    return proxy
+
+
+def _is_proxy(proxy: str) -> bool:
+    """Whether an address is that of a proxy; it is never shown, it may hold a key."""
+    try:
+        parts = urlsplit(proxy)
+        return parts.scheme in ("http", "https") and bool(parts.hostname or parts.port)
+    except ValueError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

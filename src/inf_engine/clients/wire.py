@@ -9,6 +9,7 @@ which that can fail becomes one typed error here, once:
 408, 409, 5xx (529)    `EndpointServerError`, with `retry_after` if the answer has it
 every other status     `RequestRefusedError` (a redirect too: it is not followed)
 200 without the JSON   `MalformedResponseError`
+200 without an answer  `AnswerError`, where the model says why
 =====================  ==========================================================
 
 Messages carry the provider's own words (at most 300 characters), the status and the
@@ -28,6 +29,7 @@ from inf_engine.clients.transport import (
     place,
 )
 from inf_engine.errors import (
+    AnswerError,
     AuthenticationError,
     ConfigurationError,
     EndpointError,
@@ -37,6 +39,7 @@ from inf_engine.errors import (
     RequestRefusedError,
     UsageError,
 )
+from inf_engine.types import LLMResponse
 
 LONGEST_REASON = 300
 """How many characters of the provider's words a message repeats."""
@@ -52,12 +55,12 @@ _SERVER_STATUSES = (408, 409)
 
 _FIXES = {
     400: "Correct the request: the words above say which part.",
-    401: "Check the variable that holds the API key.",
+    401: "Check {key}.",
     402: "Check the billing of the account that the API key belongs to.",
-    403: "Check that the API key may use this model.",
+    403: "Check that {key} may use this model.",
     404: "Check the endpoint's base_url and model.",
     413: "Send a shorter request.",
-    429: "Lower max_concurrent or requests_per_minute of the endpoint.",
+    429: "Lower max_concurrent of the endpoint.",
 }
 
 _NAMED_STATUSES = {
@@ -76,6 +79,10 @@ _NAMED_STATUSES = {
 }
 
 
+class WholeAnswer(dict[str, Any]):
+    """The body of an endpoint that was asked to stream and does not."""
+
+
 class Wire:
     """Posts JSON to one address and gives back the JSON objects of the answer.
 
@@ -85,6 +92,7 @@ class Wire:
         secret: The API key, to be kept out of messages; None if there is none.
         timeout: Seconds until the last byte of an answer must have arrived.
         transport: What carries the bytes; None for a pool of its own on aiohttp.
+        key_name: The environment variable that holds the key, for messages.
 
     Raises:
         ConfigurationError: An address or a key that cannot be sent.
@@ -97,9 +105,10 @@ class Wire:
         secret: str | None,
         timeout: float,
         transport: Transport | None = None,
+        key_name: str = "",
     ) -> None:
         _check_url(url)
-        _check_secret(secret, url)
+        _check_secret(secret, url, key_name)
         if not timeout > 0:
             raise ConfigurationError(
                 f"the timeout of {place(url)} is {timeout!r}. Give seconds above 0."
@@ -107,6 +116,7 @@ class Wire:
         self.url = url
         self.headers = {**_HEADERS, **headers}
         self._secret = secret
+        self._key_name = key_name
         self._timeout = timeout
         self._transport = AiohttpTransport() if transport is None else transport
 
@@ -127,15 +137,14 @@ class Wire:
         )
         if response.status != 200:
             raise self._refusal(response)
-        answer = self._decode(response.body)
-        if answer.get("error"):
-            raise self.stream_error(answer["error"])
-        return answer
+        return self._checked(response.body)
 
     async def events(
         self, payload: Mapping[str, Any], headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[dict[str, Any]]:
         """Post `payload` and yield the object of each event, ``[DONE]`` left out.
+
+        Where the endpoint answers without streaming, a `WholeAnswer` is the only one.
 
         Args:
             payload: JSON values.
@@ -154,12 +163,10 @@ class Wire:
         )
         async with aclosing(chunks) as stream:
             async for data in stream:
-                if data == DONE:
-                    continue
-                event = self._decode(data)
-                if event.get("error"):
-                    raise self.stream_error(event["error"])
-                yield event
+                if isinstance(data, HttpResponse):
+                    yield WholeAnswer(self._checked(data.body))
+                elif data != DONE:
+                    yield self._checked(data)
 
     @property
     def place(self) -> str:
@@ -187,6 +194,27 @@ class Wire:
             raise self.malformed(
                 f"its body has an odd shape ({type(exc).__name__}: {exc})"
             ) from exc
+
+    def answered(self, response: LLMResponse) -> LLMResponse:
+        """Return a response, unless it is none: a failure is never an empty text.
+
+        Raises:
+            AnswerError: Nothing was written, and the model says why.
+        """
+        if response.text or response.tool_calls:
+            return response
+        if response.finish_reason == "length":
+            raise AnswerError(
+                f"{self.place} answered without any text: all tokens that it may write "
+                "were used up before (finish_reason 'length'). Raise max_tokens."
+            )
+        if response.finish_reason == "content_filter":
+            raise AnswerError(
+                f"{self.place} answered without any text: the provider withheld it "
+                "(finish_reason 'content_filter'). Reword the prompt, or use another "
+                "model."
+            )
+        return response
 
     def stream_error(self, error: Any) -> EndpointError:
         """Return the error that an answer with status 200 reports in its body."""
@@ -216,7 +244,9 @@ class Wire:
             words = words[: LONGEST_REASON - 1] + "…"
         what = f"{self.place} answered {status}: {words or 'no reason given'}"
         return _error_type(status)(
-            f"{what.rstrip('.')}. {_fix(status)}", status=status, retry_after=wait
+            f"{what.rstrip('.')}. {_fix(status, self._key_name)}",
+            status=status,
+            retry_after=wait,
         )
 
     def _encode(self, payload: Mapping[str, Any]) -> bytes:
@@ -229,15 +259,32 @@ class Wire:
                 "schemas and sampling settings as plain, finite JSON values."
             ) from exc
 
+    def _checked(self, data: bytes) -> dict[str, Any]:
+        """The JSON object in `data`, unless it reports an error."""
+        answer = self._decode(data)
+        if answer.get("error"):
+            raise self.stream_error(answer["error"])
+        return answer
+
     def _decode(self, data: bytes) -> dict[str, Any]:
         """The JSON object in `data`."""
         try:
             value = json.loads(data)
         except ValueError as exc:
-            raise self.malformed(f"its body is not JSON ({exc})") from exc
+            error = self.malformed(f"its body is not JSON ({exc})")
+            raise error from _without_body(exc)
         if not isinstance(value, dict):
             raise self.malformed(f"its body is a JSON {type(value).__name__}")
         return value
+
+
+def _without_body(exc: ValueError) -> ValueError:
+    """The error of a decoder without the text that it could not decode."""
+    if isinstance(exc, json.JSONDecodeError):
+        exc.doc = ""
+    if isinstance(exc, UnicodeDecodeError):
+        exc.object = b""
+    return exc
 
 
 def tokens(usage: Mapping[str, Any], *path: str) -> int:
@@ -292,11 +339,12 @@ def _error_type(status: int) -> type[EndpointError]:
     return RequestRefusedError
 
 
-def _fix(status: int) -> str:
+def _fix(status: int, key_name: str) -> str:
     """What to do about a status."""
     if status >= 500 or status in _SERVER_STATUSES:
-        return "Try again later, or give the alias a fallback."
-    return _FIXES.get(status, "Check the endpoint's base_url and the request.")
+        return "Try again later."
+    fix = _FIXES.get(status, "Check the endpoint's base_url and the request.")
+    return fix.format(key=f"the API key in {key_name}" if key_name else "the API key")
 
 
 def _status_of(name: Any) -> int:
@@ -329,10 +377,10 @@ def _check_url(url: str) -> None:
         )
 
 
-def _check_secret(secret: str | None, url: str) -> None:
+def _check_secret(secret: str | None, url: str, key_name: str) -> None:
     """Refuse a key that cannot stand in a header."""
     if secret is not None and not (secret.isascii() and secret.isprintable()):
         raise ConfigurationError(
             f"the API key for {place(url)} holds characters that no key has, such as "
-            "a line break. Set its variable again, without them."
+            f"a line break. Set {key_name or 'its variable'} again, without them."
         )

@@ -115,11 +115,23 @@ def _end(
     """End the loop of an engine that nobody closed; a forked child has no thread."""
     if os.getpid() != process or loop.is_closed():
         return
-    loop.call_soon_threadsafe(loop.stop)
+    ending = _stop_when_idle(loop)
+    asyncio.run_coroutine_threadsafe(ending, loop)
     if thread is not threading.current_thread():
         thread.join(_LONGEST_END)
         if not thread.is_alive():
             loop.close()
+
+
+async def _stop_when_idle(loop: asyncio.AbstractEventLoop) -> None:
+    """Stop the running loop once what is on it has closed itself."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        _, late = await asyncio.wait(others, timeout=_LONGEST_END / 2)
+        for task in late:
+            task.cancel()
+        await asyncio.sleep(0)
+    loop.stop()
 
 
 async def _wind_up(loop: asyncio.AbstractEventLoop) -> None:

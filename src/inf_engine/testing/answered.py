@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 from inf_engine.errors import TracingError
-from inf_engine.tree import map_leaves
+from inf_engine.tree import map_call, map_leaves
 
 _REFLECTED = (
     "add sub mul matmul truediv floordiv mod pow lshift rshift and_ or_ xor".split()
@@ -67,7 +67,7 @@ class Answered(Coroutine[Any, Any, Any]):
         return Answered(getattr(self._value, name))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        args, kwargs = given((args, kwargs))
+        args, kwargs = given_call(args, kwargs)
         return Answered(self._value(*args, **kwargs))
 
     def __getitem__(self, key: Any) -> Any:
@@ -93,13 +93,33 @@ def given(value: Any) -> Any:
     found: list[Any] = []
 
     def look(leaf: Any) -> Any:
-        if type(leaf) is not Answered:
-            return leaf
-        found.append(leaf)
-        return leaf._value
+        if type(leaf) is Answered:
+            found.append(leaf)
+        return _known(leaf)
 
     known = map_leaves(look, value)
     return known if found else value
+
+
+def given_call(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call as `given` does, each that was known as it was.
+
+    Args:
+        args: The positional arguments.
+        kwargs: The keyword arguments.
+    """
+    known, named = map_call(_known, args, kwargs)
+    pairs = zip(args, known, strict=True)
+    return (
+        tuple(old if given(old) is old else new for old, new in pairs),
+        {k: v if given(v) is v else named[k] for k, v in kwargs.items()},
+    )
+
+
+def _known(leaf: Any) -> Any:
+    return leaf._value if type(leaf) is Answered else leaf
 
 
 def _operator(name: str, reflected: bool = False) -> Callable[..., Any]:

@@ -19,7 +19,7 @@ from inf_engine.execution.engine import Engine
 from inf_engine.functional import Op, first
 from inf_engine.llm import LLMInference
 from inf_engine.module import InferenceModule
-from inf_engine.testing.answered import Answered, given
+from inf_engine.testing.answered import Answered, given, given_call
 from inf_engine.testing.answers import plausible
 from inf_engine.testing.clients import FunctionClient
 from inf_engine.types import Client, LLMRequest, LLMResponse
@@ -132,7 +132,7 @@ class _Eager:
 
     def call(self, module: Any, args: Any, kwargs: Any) -> Any:
         """Return the value of a call of a module."""
-        args, kwargs = _known(args, kwargs)
+        args, kwargs = given_call(args, kwargs)
         if isinstance(module, LLMInference):
             complete = _completer(self._clients[module.alias])
             return self._other.run(converse(module, args, kwargs, complete))
@@ -150,14 +150,14 @@ class _Eager:
         return self._answer(self.call(module, args, kwargs))
 
     def call_op(self, op: Op[Any, Any], args: Any, kwargs: Any) -> Any:
-        args, kwargs = _known(args, kwargs)
+        args, kwargs = given_call(args, kwargs)
         return self._answer(copy_context().run(self._undisturbed, op.fn, args, kwargs))
 
     def call_branch(self, name: str, fn: Any, args: Any, wait: bool) -> Any:
         """Call `fn` as a forward of its own, which is async if it gives a coroutine."""
         context = copy_context()
         context.run(dispatcher.set, _Eager(self._clients, self._other, False))
-        value = context.run(fn, *_known(args, {})[0])
+        value = context.run(fn, *given_call(args, {})[0])
         if type(value) is CoroutineType:
             context.run(dispatcher.set, _Eager(self._clients, self._other, True))
             value = context.run(self._finished, value)
@@ -220,13 +220,6 @@ class _OtherLoop:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-
-def _known(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a call with everything known in them."""
-    return tuple(map(given, args)), {key: given(kwargs[key]) for key in kwargs}
 
 
 def _completer(client: Client) -> Callable[[LLMRequest], Any]:
