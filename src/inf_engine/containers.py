@@ -22,8 +22,14 @@ class _Container(InferenceModule, Generic[Held]):
         return cast("dict[str, Held]", own)
 
     def _put(self, key: str, value: Any) -> None:
+        value = self._taken(value)
         self._check(value)
         self._register(self._table, key, value)
+
+    def _taken(self, value: Any) -> Any:
+        """Return what to hold for a value: a parameter for a text, where those are."""
+        wanted = self._kind is Parameter and isinstance(value, str)
+        return Parameter(value) if wanted else value
 
     def _check(self, *values: Any) -> None:
         for value in values:
@@ -63,7 +69,7 @@ class _ListOf(_Container[Held]):
 
     def __init__(self, items: Iterable[Held] = ()) -> None:
         super().__init__()
-        self._refill(list(items))
+        self._refill(_unnamed(items))
 
     def append(self, item: Held) -> Self:
         """Add an item at the end and return the list."""
@@ -72,7 +78,7 @@ class _ListOf(_Container[Held]):
 
     def extend(self, items: Iterable[Held]) -> Self:
         """Add items at the end and return the list; none if one of them is wrong."""
-        new = list(items)
+        new = list(map(self._taken, items))
         self._check(*new)
         for item in new:
             self.append(item)
@@ -80,9 +86,9 @@ class _ListOf(_Container[Held]):
 
     def insert(self, index: int, item: Held) -> None:
         """Insert an item before `index`, as list does."""
-        items = list(self)
-        items.insert(index, item)
-        self._refill(items)
+        pairs = self._pairs()
+        pairs.insert(index, ("", item))
+        self._refill(pairs)
 
     def pop(self, index: int = -1) -> Held:
         """Remove and return the item at `index`."""
@@ -97,7 +103,7 @@ class _ListOf(_Container[Held]):
         return any(held is item for held in self)
 
     def __add__(self, items: Iterable[Held]) -> Self:
-        return self._like(list(self) + list(items))
+        return self._like(self._pairs() + _unnamed(items))
 
     def __iadd__(self, items: Iterable[Held]) -> Self:
         return self.extend(items)
@@ -108,29 +114,51 @@ class _ListOf(_Container[Held]):
     def __getitem__(self, index: slice) -> Self: ...
     def __getitem__(self, index: int | slice) -> Held | Self:
         """Return the item at `index`, or a new list of those in a slice."""
-        items = list(self)
-        return self._like(items[index]) if isinstance(index, slice) else items[index]
+        if isinstance(index, slice):
+            return self._like(self._pairs()[index])
+        return list(self)[index]
 
     def __setitem__(self, index: int | slice, item: Any) -> None:
-        items: list[Any] = list(self)
-        items[index] = item
-        self._refill(items)
+        if not isinstance(index, slice):
+            self._place(list(self._table)[index], item)
+            return
+        pairs = self._pairs()
+        pairs[index] = _unnamed(item)
+        self._refill(pairs)
 
     def __delitem__(self, index: int | slice) -> None:
-        items = list(self)
-        del items[index]
-        self._refill(items)
+        pairs = self._pairs()
+        del pairs[index]
+        self._refill(pairs)
 
-    def _like(self, items: list[Held]) -> Self:
+    def _pairs(self) -> list[tuple[str, Any]]:
+        return list(self._table.items())
+
+    def _like(self, pairs: list[tuple[str, Any]]) -> Self:
         """Return a copy of this list with other items."""
         new = copy.copy(self)
-        new._refill(items)
+        new._refill(pairs)
         return new
 
-    def _refill(self, items: list[Held]) -> None:
+    def _refill(self, pairs: list[tuple[str, Any]]) -> None:
+        """Hold these instead, under their names, or under the place of each."""
+        items = [self._taken(item) for _, item in pairs]
         self._check(*items)
         self.clear()
-        self.extend(items)
+        for place, item in enumerate(items):
+            name = pairs[place][0]
+            self._place(name if name and not name.isdigit() else str(place), item)
+
+    def _place(self, key: str, item: Any) -> None:
+        """Put an item; one with a name is an attribute, too."""
+        self._put(key, item)
+        if not key.isdigit():
+            self._shadow(key, self._table[key])
+
+
+def _unnamed(items: Iterable[Any]) -> list[tuple[str, Any]]:
+    """Return items in pairs with the name that they do not have."""
+    return [("", item) for item in items]
 
 
 class _DictOf(_Container[Held]):
@@ -149,7 +177,7 @@ class _DictOf(_Container[Held]):
         **more: Held,
     ) -> None:
         """Put all items of a mapping or of pairs; none if one of them is wrong."""
-        new = {**dict(items), **more}
+        new = {k: self._taken(v) for k, v in {**dict(items), **more}.items()}
         for key in new:
             self._check_key(key)
         self._check(*new.values())
@@ -222,13 +250,16 @@ class ParameterList(_ListOf[Parameter]):
     """A list of parameters, each registered under its index.
 
     Args:
-        items: The parameters.
+        items: The parameters; a text becomes one.
 
     Raises:
         ModuleError: If an item is not a `Parameter`.
     """
 
     _kind = Parameter
+
+    def __init__(self, items: Iterable[Parameter | str] = ()) -> None:
+        super().__init__(cast("Iterable[Parameter]", items))
 
 
 class ModuleDict(_DictOf[InferenceModule]):
@@ -248,7 +279,8 @@ class ParameterDict(_DictOf[Parameter]):
     """A dict of parameters, each registered under its key.
 
     Args:
-        items: A mapping or pairs; keys are non-empty str without dots.
+        items: A mapping or pairs; keys are non-empty str without dots, and a text
+            becomes a parameter.
 
     Raises:
         ModuleError: If a key or an item is of another kind.
@@ -256,18 +288,42 @@ class ParameterDict(_DictOf[Parameter]):
 
     _kind = Parameter
 
+    def __init__(
+        self,
+        items: Mapping[str, Parameter | str]
+        | Iterable[tuple[str, Parameter | str]] = (),
+    ) -> None:
+        super().__init__(cast("Mapping[str, Parameter]", items))
+
 
 class Sequential(_ListOf[InferenceModule]):
     """Modules called one after the other, each with the output of the one before.
 
     Args:
-        modules: The steps, in order. The first takes all arguments of the call.
+        modules: The steps, in order, or one dict of them that gives each its name.
+            The first takes all arguments of the call.
+
+    Example:
+        >>> from inf_engine import LLMInference
+        >>> Sequential({"draft": LLMInference("fast")}).draft.alias
+        'fast'
     """
 
     _kind = InferenceModule
 
-    def __init__(self, *modules: InferenceModule) -> None:
-        super().__init__(modules)
+    def __init__(
+        self, *modules: InferenceModule | Mapping[str, InferenceModule]
+    ) -> None:
+        steps: Any = modules
+        if len(modules) != 1 or not isinstance(modules[0], Mapping):
+            super().__init__(steps)
+            return
+        super().__init__()
+        steps = dict(modules[0])
+        for key in steps:
+            self._check_key(key)
+            self._check_attribute(key)
+        self._refill(list(steps.items()))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the output of the last step; without steps, the single argument."""

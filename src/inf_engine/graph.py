@@ -10,7 +10,7 @@ iterative: a chain of 100,000 nodes is an ordinary graph.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -144,28 +144,29 @@ class InferenceGraph:
                     order.append(node)
         return order
 
-    def ancestors(self, node: GraphNode) -> list[GraphNode]:
-        """Return all nodes that the value of `node` came from, in trace order."""
-        found: dict[int, GraphNode] = {}
-        stack = [*node.deps, *node.inner]
-        while stack:
-            earlier = stack.pop()
-            if earlier.index not in found:
-                found[earlier.index] = earlier
-                stack += [*earlier.deps, *earlier.inner]
-        return [found[index] for index in sorted(found)]
+    def ancestors(self, node: GraphNode | str) -> list[GraphNode]:
+        """Return all nodes that the value of a node came from, in trace order.
 
-    def descendants(self, node: GraphNode) -> list[GraphNode]:
-        """Return all nodes whose value came from that of `node`, in trace order."""
+        Args:
+            node: The node, or its name.
+
+        Raises:
+            GraphError: If it is not in this graph.
+        """
+        return _reached(self._own(node), lambda n: (*n.deps, *n.inner))
+
+    def descendants(self, node: GraphNode | str) -> list[GraphNode]:
+        """Return all nodes whose value came from that of a node; see `ancestors`."""
         below = self.dependents()
-        found: dict[int, GraphNode] = {}
-        stack = list(below[node.index])
-        while stack:
-            later = stack.pop()
-            if later.index not in found:
-                found[later.index] = later
-                stack += below[later.index]
-        return [found[index] for index in sorted(found)]
+        return _reached(self._own(node), lambda n: below[n.index])
+
+    def _own(self, node: Any) -> GraphNode:
+        """Return a node of this graph, given as itself or by name."""
+        if isinstance(node, str):
+            return self.node(node)
+        if not isinstance(node, GraphNode) or not _belongs(self, node):
+            raise GraphError(f"{node!r:.80} is not a node of this graph, nor a name.")
+        return node
 
     def critical_path(
         self, weight: Callable[[GraphNode], float] | None = None
@@ -202,6 +203,8 @@ class InferenceGraph:
         Raises:
             GraphError: With a sentence that says what is damaged, and where.
         """
+        if not isinstance(self.nodes, list):
+            raise GraphError(f"nodes must be a list, not {type(self.nodes).__name__}.")
         names: dict[str, int] = {}
         for place, node in enumerate(self.nodes):
             _lint_node(self, place, node)
@@ -275,6 +278,20 @@ class InferenceGraph:
         lines.append('  out [label="output", shape=oval];')
         lines += [f"  n{node.index} -> out;" for node in nodes_in(self.output)]
         return "\n".join([*lines, "}"])
+
+
+def _reached(
+    start: GraphNode, after: Callable[[GraphNode], Iterable[GraphNode]]
+) -> list[GraphNode]:
+    """Return all nodes that come after one, in trace order."""
+    found: dict[int, GraphNode] = {}
+    stack = list(after(start))
+    while stack:
+        node = stack.pop()
+        if node.index not in found:
+            found[node.index] = node
+            stack += after(node)
+    return [found[index] for index in sorted(found)]
 
 
 def nodes_in(value: Any) -> list[GraphNode]:
@@ -372,6 +389,10 @@ def _target_content(node: GraphNode) -> Any:
 
 
 def _lint_node(graph: InferenceGraph, place: int, node: GraphNode) -> None:
+    if not isinstance(node, GraphNode):
+        raise GraphError(f"place {place} holds {node!r:.80}, which is no GraphNode.")
+    _lint_shape(node)
+    _lint_target(graph, node)
     if node.index != place:
         raise GraphError(
             f"{node.name} stands at place {place} but says it is node {node.index}; "
@@ -397,6 +418,36 @@ def _lint_node(graph: InferenceGraph, place: int, node: GraphNode) -> None:
             f"{node.name} was recorded by {parent.name}, which is not an earlier "
             "branch of this graph."
         )
+
+
+_SHAPES: dict[str, tuple[str, Any]] = {
+    "index": ("an int", int),
+    "path": ("a str", str),
+    "args": ("a tuple", tuple),
+    "kwargs": ("a dict", dict),
+    "deps": ("a tuple of nodes", tuple),
+    "inner": ("a tuple of nodes", tuple),
+    "parent": ("a node or None", (GraphNode, type(None))),
+}
+
+
+def _lint_shape(node: GraphNode) -> None:
+    for name, (wanted, kind) in _SHAPES.items():
+        value = getattr(node, name)
+        items = value if "of nodes" in wanted else ()
+        fits = isinstance(value, kind)
+        if not fits or not all(isinstance(item, GraphNode) for item in items):
+            raise GraphError(f"{name} of {node.name} is {value!r:.80}, not {wanted}.")
+    if len(set(node.deps)) < len(node.deps):
+        raise GraphError(f"{node.name} depends twice on one node; name each once.")
+
+
+def _lint_target(graph: InferenceGraph, node: GraphNode) -> None:
+    if node.kind == "llm" and not hasattr(node.target, "alias"):
+        raise GraphError(f"{node.name} calls {node.target!r:.80}, no LLMInference.")
+    if node.kind in ("llm", "leaf") and not node.path:  # the outermost module, alone
+        if any(n is not node and n.kind != "input" for n in graph):
+            raise GraphError(f"{node.name} has no path; only an outermost module may.")
 
 
 def _lint_deps(graph: InferenceGraph, place: int, node: GraphNode) -> None:
@@ -433,7 +484,8 @@ def _lint_order(graph: InferenceGraph) -> None:
 
 
 def _belongs(graph: InferenceGraph, node: GraphNode) -> bool:
-    inside = 0 <= node.index < len(graph.nodes)
+    index: Any = node.index
+    inside = isinstance(index, int) and 0 <= index < len(graph.nodes)
     return inside and graph.nodes[node.index] is node
 
 

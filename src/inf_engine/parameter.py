@@ -29,7 +29,7 @@ class Parameter(Named):
     """
 
     def __init__(
-        self, value: str, *, description: str = "", requires_grad: bool = True
+        self, value: str, description: str = "", *, requires_grad: bool = True
     ) -> None:
         if not isinstance(description, str):
             raise ParameterTypeError(
@@ -57,9 +57,9 @@ class Parameter(Named):
         return next((name for name, held in named if held is self), "")
 
     @property
-    def feedback(self) -> tuple[Any, ...]:
-        """The feedback collected since the last `zero_feedback`, oldest first."""
-        return tuple(self._feedback)
+    def feedback(self) -> list[Any]:
+        """A copy of the feedback since the last `zero_feedback`, oldest first."""
+        return list(self._feedback)
 
     def accumulate_feedback(self, feedback: Any) -> None:
         """Add feedback to the buffer; ignored if `requires_grad` is False."""

@@ -4,7 +4,8 @@ All are frozen; none knows a provider. Tool arguments and schemas are JSON text 
 JSON values, so that a request hashes and prints the same everywhere.
 """
 
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -39,11 +40,23 @@ Part: TypeAlias = TextPart | ImagePart
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A model's wish to call a tool; `arguments` is JSON text as it came."""
+    """A model's wish to call a tool.
+
+    Args:
+        id: What the answer of the tool refers to.
+        name: The tool.
+        arguments: JSON text as it came; a mapping becomes JSON text.
+    """
 
     id: str
     name: str
     arguments: str
+
+    def __post_init__(self) -> None:
+        given: Any = self.arguments
+        if isinstance(given, Mapping):
+            text = json.dumps(dict(given), ensure_ascii=False)
+            object.__setattr__(self, "arguments", text)
 
 
 @dataclass(frozen=True, slots=True)

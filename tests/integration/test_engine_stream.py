@@ -426,3 +426,34 @@ def test_a_result_is_a_frozen_record_of_one_input() -> None:
     result = Result(0, ("a",), "A", None, Usage(), 1.0)
     assert result.ok
     assert result.unwrap() == "A"
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_generators_of_inputs_are_closed_when_a_stream_is_left(is_async: bool) -> None:
+    """Their finally runs then, not when the garbage collector comes by."""
+    closed = []
+
+    def endless() -> Iterator[str]:
+        try:
+            while True:
+                yield "a"
+        finally:
+            closed.append("sync")
+
+    async def endless_too() -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "b"
+        finally:
+            closed.append("async")
+
+    inputs = [endless(), endless_too()] if is_async else [endless()]
+
+    async def body(engine: Engine) -> None:
+        stream = engine.stream(Flow(lambda m, *x: m.llm(x[0])), *inputs)
+        async for _ in stream:
+            break
+        await stream.aclose()
+        assert closed == (["sync", "async"] if is_async else ["sync"])
+
+    engines(body)

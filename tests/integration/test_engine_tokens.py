@@ -62,6 +62,25 @@ def test_an_output_that_is_not_one_text_is_refused_before_it_is_paid(
     assert client.requests == []
 
 
+class Awaiting(InferenceModule):
+    """An async forward that returns the text it has awaited."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: Any = LLMInference("m")
+        self.second: Any = LLMInference("m")
+
+    async def forward(self, text: str) -> str:
+        return await self.second(await self.first(text))
+
+
+@pytest.mark.parametrize("module", [Awaiting(), Flow(lambda m, x: str(m.llm(x)))])
+def test_a_text_that_forward_waited_for_is_the_text_of_its_node(module: Any) -> None:
+    """It is paid already, so it is handed out and not refused."""
+    got = engines(lambda e: tokens_of(e, module, "a b"))
+    assert "".join(got) == "A B"
+
+
 def test_a_typed_output_is_refused() -> None:
     """The text of a structured answer is not the output."""
     with pytest.raises(TypeError, match="not the llm node 'llm#1'"):

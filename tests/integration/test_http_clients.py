@@ -341,6 +341,9 @@ async def test_openai_finish_reasons(said: Any, meant: str) -> None:
     assert answer.usage == Usage(requests=1)
 
 
+TEXT = [{"type": "text", "text": "hi"}]
+
+
 async def answered(kind: Any, body: Any) -> LLMResponse:
     """What a client makes of a body."""
     async with (
@@ -351,10 +354,7 @@ async def answered(kind: Any, body: Any) -> LLMResponse:
 
 
 async def test_openai_variants() -> None:
-    """Refusals, parts, the other reasoning field and calls after a 'stop'."""
-    refused = {"message": {"content": None, "refusal": "No."}, "finish_reason": "stop"}
-    answer = await answered(OpenAIClient, {"choices": [refused]})
-    assert (answer.text, answer.finish_reason) == ("No.", "content_filter")
+    """Parts, the other reasoning field and calls after a 'stop'."""
     parts = [{"type": "text", "text": "a"}, {"type": "thinking"}, {"text": "b"}]
     call = {"function": {"name": "f"}}
     said = {"content": parts, "reasoning": "hm", "tool_calls": [call]}
@@ -381,7 +381,7 @@ async def test_anthropic_finish_reasons(said: str, meant: str) -> None:
     usage = {"input_tokens": 1, "output_tokens": 2}
     usage |= {"cache_read_input_tokens": 10, "cache_creation_input_tokens": 100}
     answer = await answered(
-        AnthropicClient, {"content": [], "stop_reason": said, "usage": usage}
+        AnthropicClient, {"content": TEXT, "stop_reason": said, "usage": usage}
     )
     assert answer.finish_reason == meant
     assert answer.usage == Usage(1, 111, 2, 10, 0)

@@ -46,7 +46,7 @@ async def failure(
     ("status", "kind_of_error", "fix"),
     [
         (400, RequestRefusedError, "Correct the request"),
-        (401, AuthenticationError, "Check the variable that holds the API key"),
+        (401, AuthenticationError, "Check the API key."),
         (403, AuthenticationError, "the API key may use this model"),
         (404, RequestRefusedError, "base_url and model"),
         (408, EndpointServerError, "Try again later"),
@@ -54,7 +54,7 @@ async def failure(
         (413, RequestRefusedError, "shorter request"),
         (418, RequestRefusedError, "Check the endpoint's base_url"),
         (429, RateLimitError, "Lower max_concurrent"),
-        (500, EndpointServerError, "or give the alias a fallback"),
+        (500, EndpointServerError, "Try again later"),
         (529, EndpointServerError, "Try again later"),
     ],
 )
@@ -184,6 +184,8 @@ async def test_a_body_that_is_no_json(kind: Any) -> None:
     assert isinstance(error, MalformedResponseError)
     assert "answered 200, but its body is not JSON" in str(error)
     assert "Check that base_url and provider" in str(error)
+    assert isinstance(error.__cause__, json.JSONDecodeError)
+    assert error.__cause__.doc == ""
     error = await failure(kind, (200, {}, [1, 2]))
     assert "its body is a JSON list" in str(error)
     bad = (200, {"Content-Type": "text/event-stream"}, "data: {oops\n\n")
@@ -202,6 +204,10 @@ async def test_a_body_that_is_no_json(kind: Any) -> None:
             {"choices": [{"message": {"tool_calls": [{}]}}]},
             "no 'function.name'",
         ),
+        (OpenAIClient, {"choices": [{"message": {}}]}, "has no content"),
+        (OpenAIClient, {"choices": [{"message": {"content": None}}]}, "no content"),
+        (OpenAIClient, {"choices": [{"message": {"content": 5}}]}, "of type int"),
+        (AnthropicClient, {"content": [{"type": "text", "text": 5}]}, "of type int"),
         (AnthropicClient, {}, "no 'content' list"),
         (AnthropicClient, {"content": "hi"}, "no 'content' list"),
         (AnthropicClient, {"content": [{"type": "tool_use"}]}, "no 'id' or 'name'"),

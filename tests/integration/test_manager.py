@@ -17,6 +17,7 @@ from inf_engine import (
     UnknownAliasError,
 )
 from inf_engine.errors import (
+    ConfigurationError,
     EndpointServerError,
     EndpointTimeoutError,
     RateLimitError,
@@ -340,3 +341,36 @@ async def test_every_client_is_closed_once_also_when_one_fails() -> None:
     with pytest.raises(OSError, match="cannot close"):
         await manager.aclose()
     assert (shared.times, bad.times) == (1, 1)
+
+
+def test_aliases_of_equal_endpoints_share_their_slots() -> None:
+    """A limit is that of the deployment, however many names it has."""
+    same = EndpointConfig("openai", model="x", max_concurrent=2)
+    other = EndpointConfig("openai", model="y", max_concurrent=3)
+    client = echo()
+
+    async def main() -> None:
+        manager = ResourceManager({"a": same, "b": same, "c": other}, environ={})
+        for alias in "abc":
+            manager._endpoints[alias].client = client
+        assert (manager.slots("a", "b"), manager.slots("a", "b", "c")) == (2, 5)
+        await asyncio.gather(*(manager.complete(a, HELLO) for a in "aabb"))
+        assert client.max_in_flight == 2
+        await asyncio.gather(*(manager.complete(a, HELLO) for a in "abcabcabc"))
+        assert client.max_in_flight == 5
+
+    virtually(main)
+
+
+async def test_a_client_whose_text_is_none_is_refused() -> None:
+    """A failure is never None; the message says what to do instead."""
+    none: Any = None
+
+    class Client:
+        async def complete(self, request: LLMRequest) -> LLMResponse:
+            return LLMResponse(text=none)
+
+    manager = ResourceManager({"m": Client()})
+    for watch in (None, Watch(lambda piece: None)):
+        with pytest.raises(ConfigurationError, match="text is of type NoneType.*raise"):
+            await manager.complete("m", HELLO, watch=watch)

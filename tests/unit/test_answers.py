@@ -136,8 +136,8 @@ class Operators(InferenceModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.llm = LLMInference("a")
-        self.number = LLMInference("a", response_format=int)
+        self.llm: Any = LLMInference("a")
+        self.number: Any = LLMInference("a", response_format=int)
 
     async def forward(self) -> list[Any]:
         text, n = self.llm("x"), self.number("7")
@@ -157,7 +157,7 @@ class Operators(InferenceModule):
         ]
         boxed = Boxed(text)
         told = f"{text + '!'} {n + 1:>3}"
-        return [*[await w for w in waiting], told, await same_list(boxed, boxed)]
+        return [*[await w for w in waiting], told, await same_list.acall(boxed, boxed)]
 
 
 def asked_prompt(request: Any) -> str:
@@ -217,7 +217,7 @@ def test_what_stands_for_answers_has_every_operation_of_a_proxy() -> None:
 def test_ops_get_the_very_objects_of_a_forward() -> None:
     """Only what holds an unawaited value is rebuilt."""
     seen: list[Any] = []
-    look = op(lambda *given: seen.extend(given))
+    look: Any = op(lambda *given: seen.extend(given))
     held, known = Boxed("x"), ["a", {"b": 1}]
 
     class Hands(InferenceModule):

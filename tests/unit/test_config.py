@@ -385,3 +385,13 @@ class TestMistakes:
                 assert str(exc).startswith("resources: ")
             else:
                 assert ResourceConfig.load({"endpoints": config.endpoints}) == config
+
+
+@pytest.mark.parametrize("load", [ResourceConfig, ResourceConfig.load])
+def test_plain_dicts_become_endpoints(load: Any) -> None:
+    """In Python the level `endpoints` and the class may be left out."""
+    data: Any = {"provider": "openai", "model": "x"}
+    config = load({"a": data, "b": EndpointConfig(**data)})
+    assert config.endpoints["a"] == config.endpoints["b"] == EndpointConfig(**data)
+    with pytest.raises(ConfigurationError, match=r"endpoints\.a\.modle: is no known"):
+        load({"a": {"provider": "openai", "modle": "x"}})

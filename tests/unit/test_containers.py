@@ -15,6 +15,7 @@ from inf_engine import (
     Parameter,
     ParameterDict,
     ParameterList,
+    ParameterValueError,
     Sequential,
 )
 
@@ -146,6 +147,8 @@ def test_a_list_refuses_what_it_does_not_hold(kind: Any, bad: Any) -> None:
     held = items(kind)
     if bad == "other kind":
         bad = Say() if kind is ParameterList else Parameter("x")
+    if kind is ParameterList and bad == "text":
+        bad = b"text"  # a str would become a parameter
     box = build(kind, held)
     message = f"{kind.__name__} holds \\w+ objects, not {type(bad).__name__}"
     for change in (
@@ -227,8 +230,8 @@ def test_a_dict_refuses_keys_that_cannot_be_in_a_name(kind: Any, key: Any) -> No
 def test_a_dict_refuses_what_it_does_not_hold(kind: Any) -> None:
     """Nothing is put when one value is bad."""
     box = kind()
-    with pytest.raises(ModuleError, match=f"{kind.__name__} holds .* not str"):
-        box.update({"good": items(kind, 1)[0], "bad": "text"})
+    with pytest.raises(ModuleError, match=f"{kind.__name__} holds .* not int"):
+        box.update({"good": items(kind, 1)[0], "bad": 5})
     assert not box
     for gone in (lambda: box.pop("gone"), lambda: box.__delitem__("gone")):
         with pytest.raises(KeyError, match="no 'gone'"):
@@ -327,6 +330,45 @@ def test_sequential_refuses_a_list() -> None:
     """Steps are arguments, not a list."""
     with pytest.raises(ModuleError, match="Sequential holds .* not list"):
         Sequential([Say()])  # ty: ignore[invalid-argument-type]
+
+
+def test_sequential_takes_named_steps() -> None:
+    """A dict gives the names, which stay with the steps, and are attributes."""
+    a, b, c = Say("a"), Say("b"), Say("c")
+    steps = Sequential({"first": a, "then": b, "2": c})
+    assert steps("x") == "x a b c"
+    assert keys(steps) == ["first", "then", "2"]
+    assert steps.then is b
+    assert steps.get_submodule("first") is a
+    assert keys(steps[1:]) == ["then", "1"]
+    steps.insert(0, Say("new"))
+    assert keys(steps) == ["0", "first", "then", "3"]
+    steps[1] = c
+    assert steps.first is c
+    assert keys(steps.append(a)) == ["0", "first", "then", "3", "4"]
+    del steps[1]
+    assert not hasattr(steps, "first")
+    with pytest.raises(ModuleError, match="Sequential holds .* not str"):
+        Sequential({"a": "text"})  # ty: ignore[invalid-argument-type]
+    with pytest.raises(ModuleError, match="forward"):
+        Sequential({"forward": a})
+
+
+def test_text_becomes_a_parameter_where_parameters_are_held() -> None:
+    """Wherever it is put; nothing is put when one text is empty."""
+    texts = ParameterList(["a", Parameter("b")])
+    texts.append("c")  # ty: ignore[invalid-argument-type]
+    texts[0] = "A"
+    texts.insert(1, "new")  # ty: ignore[invalid-argument-type]
+    assert [p.value for p in texts] == ["A", "new", "b", "c"]
+    named = ParameterDict({"k": "text"})
+    named["l"] = "more"  # ty: ignore[invalid-assignment]
+    assert {k: p.value for k, p in named.items()} == {"k": "text", "l": "more"}
+    with pytest.raises(ParameterValueError, match="must not be empty"):
+        named.update({"m": "fine", "n": " "})  # ty: ignore[invalid-argument-type]
+    assert "m" not in named
+    with pytest.raises(ModuleError, match="ModuleList holds .* not str"):
+        ModuleList(["text"])  # ty: ignore[invalid-argument-type]
 
 
 def test_the_repr_shows_the_keys() -> None:

@@ -300,11 +300,10 @@ class AsyncMap(InferenceModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.llm = LLMInference("m")
+        self.llm: Any = LLMInference("m")
 
     async def forward(self, words: list[str]) -> list[Any]:
         known = F.map(self.llm, words)
-        assert f"{known}"
         later = F.map(lambda w: self.llm(f"{w}?") + "!", self.llm("p q").split())
 
         async def twice(word: str) -> str:
@@ -317,7 +316,7 @@ class AsyncMap(InferenceModule):
             await F.vote(known),
             await F.vote(self.llm("x"), self.llm("y"), self.llm("x")),
             await F.first([self.llm("f"), self.llm("f")]),
-            await F.gather(self.llm("x"), "y"),
+            [await v for v in [self.llm("x")]],
         ]
 
 
@@ -325,7 +324,7 @@ def test_map_in_an_async_forward_is_one_value_to_await() -> None:
     """Over a list that is known as over one that is not; eager and traced agree."""
     got = assert_runs_alike(AsyncMap(), ["1", "2"], clients=lambda: {"m": echo(0.0)})
     words = ["1", "2"]
-    assert got == [words, ["P?!", "Q?!"], words, "1", "X", "F", ["X", "y"]]
+    assert got == [words, ["P?!", "Q?!"], words, "1", "X", "F", ["X"]]
 
 
 def test_first_of_a_list_races_its_items() -> None:

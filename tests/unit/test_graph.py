@@ -205,6 +205,31 @@ def alien_output(g: InferenceGraph) -> None:
     g.output = {"k": [branched().nodes[5]]}
 
 
+def change(place: int, **fields: Any) -> Callable[[InferenceGraph], None]:
+    """Set fields of a node to what does not belong there."""
+
+    def damage(g: InferenceGraph) -> None:
+        for name, value in fields.items():
+            setattr(g.nodes[place], name, value)
+
+    return damage
+
+
+def doubled(g: InferenceGraph) -> None:
+    """Depend twice on one node."""
+    g.nodes[1].deps *= 2
+
+
+def no_node(g: InferenceGraph) -> None:
+    """Hold something else."""
+    g.nodes[3] = "llm#1"  # ty: ignore[invalid-assignment]
+
+
+def no_list(g: InferenceGraph) -> None:
+    """Hold the nodes otherwise."""
+    g.nodes = tuple(g.nodes)  # ty: ignore[invalid-assignment]
+
+
 DAMAGES: list[tuple[Callable[[InferenceGraph], None], str]] = [
     (misplaced, r"child#1 stands at place 1 but says it is node 2; nodes stand in"),
     (dropped, r"child#1 stands at place 1 but says it is node 2"),
@@ -220,6 +245,20 @@ DAMAGES: list[tuple[Callable[[InferenceGraph], None], str]] = [
     ),
     (circle, r"(child#1|llm#2) waits for (llm#2|child#1), which in turn waits for it"),
     (alien_output, r"the output uses llm#2, which is not a node of this graph"),
+    (no_node, r"place 3 holds 'llm#1', which is no GraphNode"),
+    (no_list, r"nodes must be a list, not tuple"),
+    (change(1, deps=None), r"deps of llm#1 is None, not a tuple of nodes"),
+    (change(1, deps=[]), r"deps of llm#1 is \[\], not a tuple of nodes"),
+    (change(1, deps=("x#1",)), r"deps of llm#1 is \('x#1',\), not a tuple of"),
+    (change(2, inner=(3,)), r"inner of child#1 is \(3,\), not a tuple of nodes"),
+    (change(1, args=["x"]), r"args of llm#1 is \['x'\], not a tuple"),
+    (change(1, kwargs=None), r"kwargs of llm#1 is None, not a dict"),
+    (change(1, path=None), r"path of llm#1 is None, not a str"),
+    (change(1, index="1"), r"index of llm#1 is '1', not an int"),
+    (change(1, parent=2), r"parent of llm#1 is 2, not a node or None"),
+    (change(1, path=""), r"llm#1 has no path; only an outermost module may"),
+    (change(1, target=5), r"llm#1 calls 5, no LLMInference"),
+    (doubled, r"llm#1 depends twice on one node; name each once"),
 ]
 
 
@@ -235,6 +274,24 @@ def test_lint_refuses_damage(
     damage(graph)
     with pytest.raises(GraphError, match=sentence):
         graph.lint()
+
+
+def test_a_leaf_alone_has_no_path() -> None:
+    """It is the outermost module itself."""
+    trace(LLMInference("a"), "x").lint()
+
+
+def test_a_node_may_be_given_by_name() -> None:
+    """To walks that start at one; what is not in the graph is refused."""
+    graph = branched()
+    node = graph.nodes[1]
+    assert graph.ancestors(node.name) == graph.ancestors(node)
+    assert graph.descendants(node.name) == graph.descendants(node)
+    with pytest.raises(GraphError, match="no node 'gone'"):
+        graph.ancestors("gone")
+    for wrong in (3, branched().nodes[1]):
+        with pytest.raises(GraphError, match="is not a node of this graph, nor"):
+            graph.descendants(wrong)  # ty: ignore[invalid-argument-type]
 
 
 # -- content hash -------------------------------------------------------------------

@@ -355,7 +355,7 @@ def test_train_eval_and_requires_grad_reach_everything_below() -> None:
     outer.requires_grad_()
     outer.inner.style.accumulate_feedback("note")
     outer.zero_feedback()
-    assert outer.inner.style.feedback == ()
+    assert outer.inner.style.feedback == []
 
 
 def test_self_reference_and_shared_children_do_not_loop() -> None:

@@ -33,9 +33,10 @@ def test_a_parameter_is_a_described_text_that_may_be_trained() -> None:
     style = Parameter("Be brief.", description="how answers are written")
     assert style.value == "Be brief."
     assert style.description == "how answers are written"
+    assert Parameter("x", "short").description == "short"
     assert style.requires_grad
     assert not Parameter("x", requires_grad=False).requires_grad
-    assert style.feedback == ()
+    assert style.feedback == []
 
 
 @pytest.mark.parametrize("value", [None, 3, b"bytes", ["list"], Parameter("nested")])
@@ -76,7 +77,7 @@ def test_setting_a_bad_value_keeps_the_old_one_and_names_the_parameter(
         with pytest.raises(ParameterError, match="parameter 'style' must"):
             change()
     assert block.style.value == "old"
-    assert block.style.feedback == ("note",)
+    assert block.style.feedback == ["note"]
 
 
 def test_the_value_is_plain_text_whatever_str_it_came_as() -> None:
@@ -91,9 +92,11 @@ def test_feedback_is_collected_in_order_and_cleared() -> None:
     style = Parameter("x")
     style.accumulate_feedback("a")
     style.accumulate_feedback({"score": 1})
-    assert style.feedback == ("a", {"score": 1})
+    assert style.feedback == ["a", {"score": 1}]
+    style.feedback.clear()  # a copy
+    assert len(style.feedback) == 2
     style.zero_feedback()
-    assert style.feedback == ()
+    assert style.feedback == []
     assert style.value == "x"
 
 
@@ -103,14 +106,14 @@ def test_an_update_replaces_the_value_and_clears_the_feedback() -> None:
     style.accumulate_feedback("a")
     style.apply_update("y")
     assert style.value == "y"
-    assert style.feedback == ()
+    assert style.feedback == []
 
 
 def test_a_frozen_parameter_takes_neither_feedback_nor_updates() -> None:
     """Feedback is ignored, an update is refused; requires_grad_ thaws it."""
     style = Parameter("x", requires_grad=False)
     style.accumulate_feedback("a")
-    assert style.feedback == ()
+    assert style.feedback == []
     with pytest.raises(ParameterValueError, match=r"frozen .* requires_grad_\(\)"):
         style.apply_update("y")
     assert style.value == "x"
@@ -123,7 +126,7 @@ def test_setting_the_value_keeps_the_feedback() -> None:
     style = Parameter("x")
     style.accumulate_feedback("a")
     style.value = "y"
-    assert style.feedback == ("a",)
+    assert style.feedback == ["a"]
 
 
 # -- names ----------------------------------------------------------------------------
@@ -219,11 +222,11 @@ def test_a_copy_has_its_own_value_and_feedback_and_no_holder(copied) -> None:
     block.style = Parameter("x", description="d", requires_grad=True)
     block.style.accumulate_feedback("a")
     twin = copied(block.style)
-    assert (twin.value, twin.description, twin.feedback) == ("x", "d", ("a",))
+    assert (twin.value, twin.description, twin.feedback) == ("x", "d", ["a"])
     assert twin.name == ""
     twin.apply_update("y")
     assert block.style.value == "x"
-    assert block.style.feedback == ("a",)
+    assert block.style.feedback == ["a"]
 
 
 def test_parameters_compare_by_identity() -> None:

@@ -12,6 +12,7 @@ from tests.unit.tracing_helpers import module
 from inf_engine import (
     InferenceModule,
     LLMInference,
+    ModuleError,
     ModuleList,
     Sequential,
     TracingError,
@@ -79,7 +80,7 @@ def test_inputs() -> None:
 
     made = module(forward)
     assert names(made)[:-1] == ["a#1", "key#1"]
-    assert names(made, 1, 2, 3, key=4)[:-1] == ["a#1", "b#1", "input2#1", "key#1"]
+    assert names(made, 1, 2, 3, key=4)[:-1] == ["a#1", "b#1", "more#1", "key#1"]
     assert names(made, 1, key=2, opt=3)[:-1] == ["a#1", "key#1", "opt#1"]
 
 
@@ -103,7 +104,38 @@ def test_a_leaf_alone() -> None:
     styled = LLMInference(alias="a", prompt="{q}")
     assert names(styled, q=1) == ["q#1", "llm#1 <q#1"]
     both = Sequential(LLMInference(alias="a"), LLMInference(alias="b"))
-    assert names(both, 1) == ["input0#1", "0#1 <input0#1", "1#1 <0#1"]
+    wanted = ["prompt#1", "0#1 <prompt#1", "1#1 <0#1"]
+    assert names(both, 1) == names(both) == wanted
+
+
+def test_a_sequential_has_the_inputs_of_its_first_step() -> None:
+    """However deep that is; an empty one has its own."""
+    join = module(lambda s, left, *, right: s.llm(f"{left} {right}"))
+    nested = Sequential(Sequential(join), LLMInference(alias="b"))
+    assert names(nested)[:2] == ["left#1", "right#1"]
+    assert names(nested, 1, right=2) == names(nested)
+    assert names(Sequential()) == ["args#1"]
+    itself = Sequential()
+    with pytest.raises(RecursionError):
+        trace(itself.append(itself))
+
+
+def test_any_number_of_inputs() -> None:
+    """As many as are given; one if none is."""
+    made = module(lambda s, *a: s.llm(f"{a[0]}"))
+    assert names(made) == ["a#1", "llm#1 <a#1"]
+    assert names(made, 1, 2) == ["a#1", "a#2", "llm#1 <a#1"]
+    after = module(lambda s, x, *a: s.llm(f"{x} {len(a)}"))
+    assert names(after, 1, 2, 3)[:3] == ["x#1", "a#1", "a#2"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what"), [(3, "int"), (Sequential, "the class Sequential"), (len, "bui")]
+)
+def test_what_is_no_module_is_refused(wrong: Any, what: str) -> None:
+    """A class, too: an instance is wanted."""
+    with pytest.raises(ModuleError, match=f"not {what}.*pass an instance of it"):
+        trace(wrong)
 
 
 def test_no_leaf() -> None:

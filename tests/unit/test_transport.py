@@ -132,3 +132,24 @@ def test_importing_the_clients_loads_no_http_library() -> None:
         "assert not {'aiohttp', 'httpx', 'openai', 'anthropic'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "http://me:secret@[::1",
+        "http://me:secret@host:99999",
+        "socks5://me:secret@host:1",
+        "me:secret@host",
+    ],
+)
+def test_a_proxy_that_is_no_address_is_never_shown(
+    proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may hold a password; the message names the variables."""
+    monkeypatch.setenv("https_proxy", proxy)
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(ConfigurationError, match="HTTPS_PROXY .*http://host") as caught:
+        _proxy("https://api.test/v1")
+    assert "secret" not in str(caught.value)
+    assert caught.value.__context__ is None

@@ -16,8 +16,9 @@ Rules kept here
   address that nobody configured.
 - Cookies, compression and default headers are left out: they cost CPU and carry
   nothing. The proxy variables are read once, and never used for loopback addresses.
-- A transport that nobody closes is closed by the garbage collector or at exit, without
-  a word: whether its loop runs in a thread, stands still, or is closed by then.
+- A transport that nobody closes is closed without a word: by its loop, which closes
+  its asynchronous generators when it ends (`_keeper` is one); else by the garbage
+  collector or at exit.
 - Server-sent events are cut from raw chunks, so a line may have any length.
 """
 
@@ -26,7 +27,7 @@ import contextlib
 import os
 import ssl
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -120,6 +121,7 @@ class AiohttpTransport:
         self._client_timeout: Callable[[float], Any] = float
         self._deadline: tuple[float, Any] = (0.0, None)
         self._closed = False
+        self._keeper: AsyncGenerator[None, None] | None = None
         self._finalizer: Any = None
 
     def __repr__(self) -> str:
@@ -170,13 +172,14 @@ class AiohttpTransport:
         """Close every connection; sending afterwards is an `EngineStateError`."""
         self._closed = True
         session, self._session = self._session, None
-        if session is None:
+        keeper, self._keeper = self._keeper, None
+        if session is None or keeper is None or self._loop is None:
             return
         self._finalizer.detach()
-        if self._loop is not None and self._loop.is_closed():
+        if not self._loop.is_closed():
+            await keeper.aclose()
+        elif not session.closed:
             _cut(session)
-        else:
-            await session.close()
 
     def _post(
         self, url: str, headers: Mapping[str, str], body: bytes, seconds: float
@@ -218,9 +221,20 @@ class AiohttpTransport:
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
             proxy=_proxy(url),
         )
+        self._keeper = _keeper(self._session)
+        with contextlib.suppress(StopIteration):
+            self._keeper.__anext__().send(None)
         self._finalizer = weakref.finalize(
             self, _leave, self._session, self._loop, os.getpid()
         )
+
+
+async def _keeper(session: Any) -> AsyncGenerator[None, None]:
+    """Close a session when this is closed, at the latest with the loop."""
+    try:
+        yield
+    finally:
+        await session.close()
 
 
 def _leave(session: Any, loop: asyncio.AbstractEventLoop, process: int) -> None:
@@ -319,9 +333,10 @@ def _is_proxy(proxy: str) -> bool:
     """Whether an address is that of a proxy; it is never shown, it may hold a key."""
     try:
         parts = urlsplit(proxy)
-        return parts.scheme in ("http", "https") and bool(parts.hostname or parts.port)
+        has_host = bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
+    return has_host and parts.scheme in ("http", "https")
 
 
 def _is_loopback(host: str) -> bool:

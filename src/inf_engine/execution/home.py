@@ -131,6 +131,7 @@ async def _stop_when_idle(loop: asyncio.AbstractEventLoop) -> None:
         for task in late:
             task.cancel()
         await asyncio.sleep(0)
+    await loop.shutdown_asyncgens()
     loop.stop()
 
 

@@ -11,11 +11,13 @@ import inspect
 import threading
 from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from inf_engine.containers import Sequential
 from inf_engine.dispatch import dispatcher
-from inf_engine.errors import TracingError
+from inf_engine.errors import ModuleError, TracingError
 from inf_engine.graph import GraphNode, InferenceGraph
 from inf_engine.module import InferenceModule
 from inf_engine.tracing.explain import explained
@@ -30,10 +32,11 @@ def trace(module: InferenceModule, /, *args: Any, **kwargs: Any) -> InferenceGra
     Args:
         module: The module.
         *args: One for each positional input; only how many matters. With no inputs at
-            all, the required arguments of ``forward`` are taken.
+            all, the required arguments of ``forward`` are taken, and one for ``*args``.
         **kwargs: Keyword inputs, likewise.
 
     Raises:
+        ModuleError: If it is not a module.
         TracingError: If ``forward`` needs a value that only a run can give.
         TypeError: If the inputs do not fit the signature of ``forward``.
 
@@ -45,6 +48,13 @@ def trace(module: InferenceModule, /, *args: Any, **kwargs: Any) -> InferenceGra
           llm#1                    llm alias=fast <- prompt#1
           output <- llm#1
     """
+    if not isinstance(module, InferenceModule):
+        kind = f"the class {module.__name__}" if isinstance(module, type) else ""
+        raise ModuleError(
+            "trace takes InferenceModule objects, not "
+            f"{kind or type(module).__name__}: subclass InferenceModule, and pass an "
+            "instance of it."
+        )
     return _SymbolicHost(Program(module)).run(args, kwargs)
 
 
@@ -86,14 +96,12 @@ class _SymbolicHost:
             node = self.tracer.add("input", name, name, (), {}, (), None)
             return Proxy(frame, node)
 
-        names, required, by_keyword = _input_names(module)
+        inputs = _inputs_of(module)
         if not args and not kwargs:
-            args, kwargs = required, dict.fromkeys(by_keyword)
-        proxies = [
-            stand_in(names[place] if place < len(names) else f"input{place}")
-            for place in range(len(args))
-        ]
-        return tuple(proxies), {name: stand_in(name) for name in kwargs}
+            args, kwargs = inputs.required, dict.fromkeys(inputs.by_keyword)
+        names = [*inputs.places, *[inputs.more] * len(args)]
+        proxies = tuple([stand_in(name) for name in names[: len(args)]])
+        return proxies, {name: stand_in(name) for name in kwargs}
 
     def _call(
         self,
@@ -171,24 +179,39 @@ class _Unknown:
         return repr(self)
 
 
-def _input_names(
-    module: InferenceModule,
-) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return the positional arguments, the required ones, and those by keyword."""
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """The names of positional inputs, of further ones, and of what has to be given."""
+
+    places: tuple[str, ...]
+    more: str
+    required: tuple[str, ...]
+    by_keyword: tuple[str, ...]
+
+
+def _inputs_of(module: InferenceModule) -> _Inputs:
+    """Return the inputs of a module; a Sequential has those of its first step."""
+    for _ in module.modules():  # no more often, should a Sequential be its own step
+        if type(module).forward is not Sequential.forward or not module._modules:
+            break
+        module = next(iter(module._modules.values()))
     if module.leaf:
-        return ("prompt",), ("prompt",), ()
+        return _Inputs(("prompt",), "prompt", ("prompt",), ())
+    kind = inspect.Parameter
     parameters = inspect.signature(module.forward).parameters.values()
-    wanted = (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    )
-    places = [p for p in parameters if p.kind in wanted]
-    required = [p for p in parameters if p.default is inspect.Parameter.empty]
-    by_keyword = [p for p in required if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    return (
-        tuple([p.name for p in places]),
-        tuple([p.name for p in required if p in places]),
-        tuple([p.name for p in by_keyword]),
+    places = [
+        p.name
+        for p in parameters
+        if p.kind in (kind.POSITIONAL_ONLY, kind.POSITIONAL_OR_KEYWORD)
+    ]
+    free = [p.name for p in parameters if p.kind is kind.VAR_POSITIONAL]
+    needed = {p.name: p.kind for p in parameters if p.default is kind.empty}
+    required = [name for name in needed if name in places]
+    return _Inputs(
+        tuple(places),
+        free[0] if free else "input",
+        (*required, *(free if len(required) == len(places) else ())),
+        tuple([n for n in needed if needed[n] is kind.KEYWORD_ONLY]),
     )
 
 
