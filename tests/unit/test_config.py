@@ -208,7 +208,7 @@ class TestDefaults:
         table["b"] = EMBEDDED
         assert list(config.endpoints) == ["a"]
         with pytest.raises(dataclasses.FrozenInstanceError):
-            config.endpoints["a"].retries = 3  # type: ignore
+            config.endpoints["a"].retries = 3
         assert copy.deepcopy(BOTH) == BOTH
         assert pickle.loads(pickle.dumps(BOTH)) == BOTH
         assert dataclasses.replace(FAST, retries=1).retries == 1
@@ -353,7 +353,7 @@ class TestMistakes:
         with pytest.raises(ConfigurationError, match="EndpointConfig: retries: has to"):
             EndpointConfig("openai", "m", retries=-1)
         with pytest.raises(ConfigurationError, match="endpoints.a: has to be an Endp"):
-            ResourceConfig({"a": "gpt"})  # type: ignore
+            ResourceConfig({"a": "gpt"})
         with pytest.raises(ConfigurationError, match="an alias that is int"):
             ResourceConfig({1: EMBEDDED})  # type: ignore
 

@@ -20,10 +20,10 @@ from inf_engine.errors import (
 
 
 def tree(kind: type, above: str = "") -> Iterator[tuple[str, str]]:
-    """Yield base and name of every error class."""
+    """Yield base and name of every error class, those of `ExecutionError.of` aside."""
     yield above, kind.__name__
     for below in kind.__subclasses__():
-        if below.__module__ == errors.__name__:
+        if vars(errors).get(below.__name__) is below:
             yield from tree(below, kind.__name__)
 
 
