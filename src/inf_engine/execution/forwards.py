@@ -77,6 +77,10 @@ def _done(job: Job) -> _Done:
         return _Done(None, exc)
 
 
+def _nothing(*args: Any) -> None:
+    """Stand where the callbacks of an ended run stood."""
+
+
 class Forwards:
     """Starts, pauses and ends forwards.
 
@@ -157,6 +161,10 @@ class Forwards:
                 if type(done) is _Done:
                     done.take()
                     self._pool.give(running)
+
+    def release(self) -> None:
+        """Forget the run, once it has ended: no cycle is to keep it alive."""
+        self._later = self._resume = self._ended = self._drain = _nothing
 
     def open_tasks(self) -> list[asyncio.Task[None]]:
         """Return the tasks that have not ended."""

@@ -27,7 +27,7 @@ from inf_engine.execution.state import ExecutionState, NodeState
 from inf_engine.execution.work import Work, call_plain
 from inf_engine.graph import SMALL_KINDS, GraphNode
 from inf_engine.tracing.fill import compute_small, filled, inputs_of, reopened
-from inf_engine.tracing.tracer import Frame, Program, Tracer
+from inf_engine.tracing.tracer import NOBODY, Frame, Program, Tracer
 
 
 class Run:
@@ -69,6 +69,7 @@ class Run:
         self._contexts: dict[int, Context] = {}
         self._waiting: dict[int, list[Step]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self.later = self._agenda.append
         self._forwards = Forwards(
             self.later,
             self.when_ended,
@@ -146,10 +147,6 @@ class Run:
             self._stop(exc)
         return True
 
-    def later(self, step: Step) -> None:
-        """Put a step on the agenda."""
-        self._agenda.append(step)
-
     def _settle(self) -> bool:
         """Finish if nothing is left; say whether there is more to drain."""
         if not self._returned:
@@ -176,7 +173,10 @@ class Run:
         self.finished = True
         if self._timer is not None:
             self._timer.cancel()
-        self._done(self)
+        done, self._done, self._check_output = self._done, _nothing, None
+        self.tracer.host = NOBODY
+        self._forwards.release()
+        done(self)
 
     def _stop(self, error: BaseException) -> None:
         """Set the outcome and cancel all that is unfinished."""
@@ -487,6 +487,10 @@ class Run:
             self._agenda.append(then)
         else:
             self._waiting.setdefault(node.index, []).append(then)
+
+
+def _nothing(run: Run) -> None:
+    """Stand where the callback stood, once it has been called."""
 
 
 def _wake(turn: asyncio.Future[None]) -> None:

@@ -27,6 +27,10 @@ class Ticket:
         self.gone = False
 
 
+def _started() -> None:
+    """Stand where `start` stood, which would keep alive what it has started."""
+
+
 class Gate:
     """At most `limit` holders at a time; who waits is served lowest order first.
 
@@ -72,9 +76,10 @@ class Gate:
             if ticket.gone:
                 self._gone -= 1
             else:
+                start, ticket.start = ticket.start, _started
                 ticket.gone = True
                 self.in_use += 1
-                ticket.start()
+                start()
 
     async def acquire(self, order: Any = ()) -> None:
         """Take a slot, waiting for it."""

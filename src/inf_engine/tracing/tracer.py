@@ -56,6 +56,21 @@ class Host(Protocol):
         ...
 
 
+class Nobody:
+    """The host of a run that has ended; with it, no cycle keeps the run alive."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise TracingError(
+            "the run of this proxy has ended. Keep results (the output of engine.run), "
+            "not what forward sees while it is traced."
+        )
+
+    added = wait = wait_async = settle = _refuse
+
+
+NOBODY = Nobody()
+
+
 class Program:
     """A module as every run of it sees it: the paths of its modules, worked out once.
 
