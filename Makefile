@@ -51,7 +51,7 @@ lint: $(VENV)/has-core ## check format and style
 	@$(PY) -m ruff format --check --quiet || { echo 'make format mends the format' >&2; exit 1; }
 	@$(PY) -m ruff check --quiet
 
-types: $(VENV)/has-core ## check the types
+types: setup ## check the types
 	@$(PY) -m ty check --no-progress --python $(VENV)
 	@if [ -d tests/typing ]; then $(PY) -m mypy tests/typing; fi
 
