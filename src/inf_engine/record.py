@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from inf_engine.errors import GraphError
+from inf_engine.errors import UsageError
 from inf_engine.graph import GraphNode, InferenceGraph
 from inf_engine.llm import LLMInference
 from inf_engine.parameter import Parameter
@@ -145,13 +145,13 @@ class RunRecord:
             The path.
 
         Raises:
-            GraphError: If the folder does not exist or cannot be written to.
+            UsageError: If the folder does not exist or cannot be written to.
         """
         target = Path(path)
         try:
             write_report(self, target)
         except OSError as exc:
-            raise GraphError(
+            raise UsageError(
                 f"cannot write the report to {target}: {exc.strerror}. Give a file in "
                 "a folder that exists."
             ) from exc

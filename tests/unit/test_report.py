@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from inf_engine.errors import ExecutionError, GraphError, RateLimitError
+from inf_engine.errors import ExecutionError, RateLimitError, UsageError
 from inf_engine.graph import GraphNode, InferenceGraph, NodeKind
 from inf_engine.llm import LLMInference
 from inf_engine.pages.markup import escape, seconds_text, text_block, value_block
@@ -447,7 +447,7 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     target = tmp_path / "nowhere" / "run.html"
     with pytest.raises(FileNotFoundError):
         write_report(two_steps(), target)
-    with pytest.raises(GraphError, match="cannot write the report to .*nowhere"):
+    with pytest.raises(UsageError, match="cannot write the report to .*nowhere"):
         two_steps().report(target)
 
 
