@@ -225,7 +225,7 @@ class AiohttpTransport:
         with contextlib.suppress(StopIteration):
             self._keeper.__anext__().send(None)
         self._finalizer = weakref.finalize(
-            self, _leave, self._session, self._loop, os.getpid()
+            self, _leave, self._session, self._keeper, self._loop, os.getpid()
         )
 
 
@@ -237,16 +237,25 @@ async def _keeper(session: Any) -> AsyncGenerator[None, None]:
         await session.close()
 
 
-def _leave(session: Any, loop: asyncio.AbstractEventLoop, process: int) -> None:
+async def _end(keeper: AsyncGenerator[None, None]) -> None:
+    await keeper.aclose()
+
+
+def _leave(
+    session: Any,
+    keeper: AsyncGenerator[None, None],
+    loop: asyncio.AbstractEventLoop,
+    process: int,
+) -> None:
     """Close a session that nobody closed, from any thread, on its loop if it lives."""
     if session.closed or os.getpid() != process:
         return
     if loop.is_closed():
         _cut(session)
     elif loop.is_running() or asyncio._get_running_loop() is not None:
-        asyncio.run_coroutine_threadsafe(session.close(), loop)
+        asyncio.run_coroutine_threadsafe(_end(keeper), loop)
     else:
-        loop.run_until_complete(session.close())
+        loop.run_until_complete(_end(keeper))
 
 
 def _cut(session: Any) -> None:
