@@ -141,9 +141,7 @@ class _SymbolicHost:
         if node.kind != "branch" or node.deps or context is None:
             return
         fn = node.target
-        owner = getattr(fn, "__self__", None)
-        is_async = isinstance(owner, InferenceModule) and self.program.is_async(owner)
-        frame = Frame(self.tracer, node, is_async)
+        frame = Frame(self.tracer, node, inspect.iscoroutinefunction(fn))
         args, kwargs = reopened((node.args, node.kwargs), frame)
         context.run(dispatcher.set, frame)
         output = self._call(frame, fn, args, kwargs, context)
