@@ -355,13 +355,18 @@ class _Connection(asyncio.Protocol):
         server._changed()
         wait = server._wait(request)
         if wait > 0:
-            self._timer = self._loop.call_later(wait, self._answer, request)
+            self._loop.call_soon(self._answer_at, now + wait, request)
         else:
-            self._answer(request)
+            self._answer(server._reply(request))
 
-    def _answer(self, request: ServerRequest) -> None:
+    def _answer_at(self, then: float, request: ServerRequest) -> None:
+        """Make the reply while its latency passes; the other requests are read first."""
+        if self._busy:
+            reply = self._server._reply(request)
+            self._timer = self._loop.call_at(then, self._answer, reply)
+
+    def _answer(self, reply: _Reply) -> None:
         """Send the reply, or do what the fault says."""
-        reply = self._server._reply(request)
         self._server.statuses[reply.fault or reply.status] += 1
         if reply.fault == "hang":
             return
