@@ -78,9 +78,7 @@ def _tuple(fn: Leaf, value: tuple[Any, ...], memo: Memo) -> tuple[Any, ...]:
 
 def _items(fn: Leaf, value: Any, memo: Memo) -> list[Any]:
     """Return the mapped items, with a short way for the plainest leaves."""
-    return [
-        fn(item) if type(item) in _LEAVES else _map(fn, item, memo) for item in value
-    ]
+    return [fn(item) if type(item) in PLAIN else _map(fn, item, memo) for item in value]
 
 
 def _dict(fn: Leaf, value: dict[Any, Any], memo: Memo) -> dict[Any, Any]:
@@ -186,7 +184,9 @@ def _walk_of(kind: type) -> Walk | None:
     return None
 
 
-_LEAVES: frozenset[type] = frozenset((str, int, float, bool, bytes, type(None)))
+PLAIN: frozenset[type] = frozenset((str, int, float, bool, bytes, type(None)))
+"""The types whose values are leaves that nothing can change or stand in."""
+
 _WALKS: dict[type, Walk | None] = {
     list: _list,
     tuple: _tuple,
@@ -194,5 +194,5 @@ _WALKS: dict[type, Walk | None] = {
     set: _set,
     frozenset: _set,
     slice: _slice,
-    **dict.fromkeys(_LEAVES),
+    **dict.fromkeys(PLAIN),
 }

@@ -375,12 +375,12 @@ class Run:
         return self._contexts.pop(node.index).run(call_plain, fn, args, kwargs)
 
     async def _perform(self, node: GraphNode) -> None:
-        task = asyncio.current_task()
         try:
             args, kwargs = self._inputs(node)
             value = await self.work.perform(node, args, kwargs)
         except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001
             self.fail(node, exc)
+            task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
         except BaseException as exc:  # noqa: BLE001 - it ends the run, not the loop

@@ -1,8 +1,9 @@
 """`Work`: does what suspends for one run, and keeps the books of it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from inf_engine.dispatch import dispatcher
@@ -157,10 +158,10 @@ class Work:
 
     # -- what suspends ----------------------------------------------------------------
 
-    async def perform(
+    def perform(
         self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Return the value of a model call, an async leaf, or an op that suspends.
+    ) -> Awaitable[Any]:
+        """Begin a model call, an async leaf, or an op that suspends; await its value.
 
         Args:
             node: The node.
@@ -172,12 +173,17 @@ class Work:
         """
         limit = self.settings.node_timeout
         if limit is None:
-            return await self._perform(node, args, kwargs)
+            return self._begin(node, args, kwargs)
+        return self._in_time(node, args, kwargs, limit)
+
+    async def _in_time(
+        self, node: GraphNode, args: Any, kwargs: Any, limit: float
+    ) -> Any:
         entry = self.entries.setdefault(node.index, Entry())
         entry.deadline = asyncio.timeout(None)
         try:
             async with entry.deadline:
-                return await self._perform(node, args, kwargs)
+                return await self._begin(node, args, kwargs)
         except TimeoutError as exc:
             if not entry.deadline.expired():
                 raise
@@ -186,31 +192,27 @@ class Work:
                 "with engine.using(node_timeout=...)."
             ) from exc
 
-    async def _perform(self, node: GraphNode, args: Any, kwargs: Any) -> Any:
+    def _begin(self, node: GraphNode, args: Any, kwargs: Any) -> Awaitable[Any]:
         if node.kind == "llm":
-            return await self._converse(node, args, kwargs)
+            return converse(node.target, args, kwargs, partial(self._complete, node))
         self.started(node)
         if node.kind == "leaf":
-            return await node.target.forward(*args, **kwargs)
+            return node.target.forward(*args, **kwargs)
         if node.target.mode == "thread":
-            return await asyncio.to_thread(_returned, node.target.fn, args, kwargs)
-        return await node.target.fn(*args, **kwargs)
+            return asyncio.to_thread(_returned, node.target.fn, args, kwargs)
+        return node.target.fn(*args, **kwargs)
 
-    async def _converse(self, node: GraphNode, args: Any, kwargs: Any) -> Any:
+    def _complete(self, node: GraphNode, request: LLMRequest) -> Awaitable[LLMResponse]:
         entry = self.entries[node.index]
-
-        async def complete(request: LLMRequest) -> LLMResponse:
-            holds_slot, entry.holds_slot = entry.holds_slot, False
-            return await self.manager.complete(
-                node.target.alias,
-                request,
-                order=entry.order,
-                retries=self.settings.retries,
-                watch=_Bookkeeper(self, node, request, self._delta(node)),
-                holds_slot=holds_slot,
-            )
-
-        return await converse(node.target, args, kwargs, complete)
+        holds_slot, entry.holds_slot = entry.holds_slot, False
+        return self.manager.complete(
+            node.target.alias,
+            request,
+            order=entry.order,
+            retries=self.settings.retries,
+            watch=_Bookkeeper(self, node, request, self._delta(node)),
+            holds_slot=holds_slot,
+        )
 
     def _delta(self, node: GraphNode) -> Callable[[str], None] | None:
         tell = self._tell

@@ -203,7 +203,10 @@ class ResourceManager:
             watch.sent()
             outcome: LLMResponse | EndpointError
             try:
-                outcome = await _send(endpoint, request, watch)
+                answer = _send(endpoint.client, request, watch.delta)
+                if inspect.isawaitable(answer):
+                    answer = await answer
+                outcome = _checked(endpoint.alias, answer)
             except EndpointError as exc:
                 outcome = exc
             except Exception as exc:  # of a client that a user handed in
@@ -315,25 +318,36 @@ def _config_or_client(alias: Any, value: Any) -> tuple[EndpointConfig | None, An
     return None, value
 
 
-async def _send(endpoint: _Endpoint, request: LLMRequest, watch: Watch) -> LLMResponse:
-    client: Client = endpoint.client
-    if watch.delta is None or not isinstance(client, StreamingClient):
-        answer: Any = client.complete(request)
-        response = await answer if inspect.isawaitable(answer) else answer
-        text = response.text if isinstance(response, LLMResponse) else None
-        if watch.delta is not None and isinstance(text, str):
-            watch.delta(text)
-    else:
-        response = await _streamed(client.stream(request), watch.delta)
+def _send(
+    client: Client, request: LLMRequest, delta: Callable[[str], None] | None
+) -> Any:
+    """Return the answer, or what to await for it."""
+    if delta is None:
+        return client.complete(request)
+    if isinstance(client, StreamingClient):
+        return _streamed(client.stream(request), delta)
+    return _whole(client.complete(request), delta)
+
+
+async def _whole(answer: Any, delta: Callable[[str], None]) -> Any:
+    """Return the answer of a client that cannot stream: it is one piece."""
+    response = await answer if inspect.isawaitable(answer) else answer
+    if isinstance(response, LLMResponse) and isinstance(response.text, str):
+        delta(response.text)
+    return response
+
+
+def _checked(alias: str, response: Any) -> LLMResponse:
+    """Return what a client answered with, if it is an answer."""
     if not isinstance(response, LLMResponse):
         raise ConfigurationError(
-            f"the client of alias {endpoint.alias!r} answered with "
+            f"the client of alias {alias!r} answered with "
             f"{type(response).__name__}; complete() must return an LLMResponse, e.g. "
             "LLMResponse(text='...'), and stream() must yield one as the last."
         )
     if not isinstance(response.text, str):
         raise ConfigurationError(
-            f"the client of alias {endpoint.alias!r} answered with an LLMResponse "
+            f"the client of alias {alias!r} answered with an LLMResponse "
             f"whose text is of type {type(response.text).__name__}; it must be a str, "
             "'' for none. For a failure, raise an EndpointError."
         )

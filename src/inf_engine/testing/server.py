@@ -360,7 +360,7 @@ class _Connection(asyncio.Protocol):
             self._answer(server._reply(request))
 
     def _answer_at(self, then: float, request: ServerRequest) -> None:
-        """Make the reply while its latency passes; the other requests are read first."""
+        """Make the reply while its latency passes; other requests are read first."""
         if self._busy:
             reply = self._server._reply(request)
             self._timer = self._loop.call_at(then, self._answer, reply)

@@ -6,7 +6,7 @@ from typing import Any
 
 from inf_engine.graph import GraphNode
 from inf_engine.template import Template
-from inf_engine.tree import map_call, map_leaves
+from inf_engine.tree import PLAIN, map_call, map_leaves
 
 
 def filled(value: Any, value_of: Callable[[Any], Any]) -> Any:
@@ -29,7 +29,28 @@ def inputs_of(
         node: The node.
         value_of: Gives the value of a node.
     """
+    flat = None if node.kwargs else _flat(node.args, value_of)
+    if flat is not None:
+        return flat, {}
     return map_call(_filler(value_of), node.args, node.kwargs)
+
+
+def _flat(
+    captured: tuple[Any, ...], value_of: Callable[[Any], Any]
+) -> tuple[Any, ...] | None:
+    """Return filled arguments the short way, None if one of them is nested."""
+    args = []
+    for arg in captured:
+        kind = type(arg)
+        if kind is GraphNode:
+            args.append(value_of(arg))
+        elif kind is Template:
+            args.append(arg.fill(value_of))
+        elif kind in PLAIN:
+            args.append(arg)
+        else:
+            return None
+    return tuple(args)
 
 
 def _filler(value_of: Callable[[Any], Any]) -> Callable[[Any], Any]:

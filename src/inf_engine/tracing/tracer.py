@@ -24,7 +24,7 @@ from inf_engine.template import HoleTable, Template, interpolated, is_t_string
 from inf_engine.tracing.explain import linked
 from inf_engine.tracing.fill import filled, is_open
 from inf_engine.tracing.proxy import AsyncProxy, Proxy
-from inf_engine.tree import map_call, map_leaves
+from inf_engine.tree import PLAIN, map_call, map_leaves
 
 _FOREIGN_PROXY = (
     "a proxy of another run reached {where}: it was kept from an earlier forward. Keep "
@@ -164,9 +164,28 @@ class Tracer:
         Raises:
             TracingError: Like `capture`.
         """
+        flat = None if kwargs else self._flat(args)
+        if flat is not None:
+            return flat
         deps: dict[GraphNode, None] = {}
         look = self._looker(f"a call of {path!r}", deps)
         return *map_call(look, args, kwargs), tuple(deps)
+
+    def _flat(self, args: tuple[Any, ...]) -> tuple[Any, Any, Any] | None:
+        """Capture arguments the short way; None if one is nested or may have holes."""
+        captured: list[Any] = []
+        deps: dict[GraphNode, None] = {}
+        for arg in args:
+            kind = type(arg)
+            if (kind is Proxy or kind is AsyncProxy) and arg._inf_frame.tracer is self:
+                node = arg._inf_node
+                deps[node] = None
+                captured.append(node)
+            elif kind in PLAIN and kind is not str and kind is not bytes:
+                captured.append(arg)
+            else:
+                return None
+        return tuple(captured), {}, tuple(deps)
 
     def _looker(self, where: str, deps: dict[GraphNode, None]) -> Callable[[Any], Any]:
         """Return what captures one leaf, and collects the nodes that it uses."""
