@@ -329,7 +329,7 @@ def _aliases(record: RecordShape) -> str:
 
 def _row(alias: str, nodes: Sequence[NodeRecordShape]) -> str:
     calls = [call for node in nodes for call in node.calls]
-    usage = sum((node.usage for node in nodes), Usage())
+    usage = Usage.total(node.usage for node in nodes)
     cells = [
         *(alias, f"{len(nodes):,}", f"{len(calls):,}"),
         f"{sum(call.error is not None for call in calls):,}",

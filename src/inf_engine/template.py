@@ -16,6 +16,7 @@ What stays invisible: operations that leave tokens whole but would have changed 
 value (``replace``, ``strip``, ``split``, padding of a template that goes on whole).
 """
 
+import itertools
 import re
 import secrets
 import sys
@@ -26,9 +27,10 @@ from typing import Any, ClassVar
 from inf_engine.errors import TracingError
 
 _START, _END = "\U00016e40", "\U00016e41"
-_DIGITS = [chr(0x16E60 + digit) for digit in range(16)]
-_VALUES = {letter: digit for digit, letter in enumerate(_DIGITS)}
+_DIGITS = {ord(digit): chr(0x16E60 + int(digit, 16)) for digit in "0123456789abcdef"}
+_VALUES = {ord(letter): chr(digit) for digit, letter in _DIGITS.items()}
 _NONCE = _NUMBER = 8  # digits; tokens are all of one length, so a cut one shows
+_NONCES = itertools.count(secrets.randbits(4 * _NONCE))
 _BAIT = "\\'\"&<"  # what repr, JSON, HTML, re.escape and shells put escapes before
 _TOKEN = re.compile(
     f"{_START}{re.escape(_BAIT)}([\U00016e60-\U00016e6f]{{{_NONCE + _NUMBER}}}){_END}"
@@ -138,7 +140,7 @@ class HoleTable:
     ) -> str:
         """Return a token that stands for the value of `source` in a text."""
         if not self._nonce:
-            self._nonce = _encode(secrets.randbits(4 * _NONCE), _NONCE)
+            self._nonce = _encode(next(_NONCES) % 16**_NONCE, _NONCE)
         number = len(self._holes)
         token = f"{_START}{_BAIT}{self._nonce}{_encode(number, _NUMBER)}{_END}"
         hole = Hole(source, spec, conversion, _user_line(), known, token)
@@ -274,14 +276,11 @@ def _foreign(where: str) -> str:
 
 
 def _encode(number: int, width: int) -> str:
-    return "".join([_DIGITS[int(digit, 16)] for digit in f"{number:0{width}x}"])
+    return f"{number:0{width}x}".translate(_DIGITS)
 
 
 def _decode(letters: str) -> int:
-    number = 0
-    for letter in letters:
-        number = number * 16 + _VALUES[letter]
-    return number
+    return int(letters.translate(_VALUES), 16)
 
 
 def _user_line() -> str:

@@ -5,7 +5,7 @@ JSON values, so that a request hashes and prints the same everywhere.
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -165,10 +165,19 @@ class Usage:
             self.reasoning_tokens + other.reasoning_tokens,
         )
 
+    @staticmethod
+    def total(usages: "Iterable[Usage]") -> "Usage":
+        """Return the sum of any number of usages."""
+        each = list(usages)
+        return each[0] if len(each) == 1 else sum(each, _NO_USAGE)
+
     @property
     def total_tokens(self) -> int:
         """Tokens read and written."""
         return self.input_tokens + self.output_tokens
+
+
+_NO_USAGE = Usage()
 
 
 @dataclass(frozen=True, slots=True)

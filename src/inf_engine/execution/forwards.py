@@ -10,7 +10,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from types import CoroutineType
-from typing import Any
+from typing import Any, Protocol
 
 from greenlet import getcurrent, greenlet
 
@@ -77,33 +77,53 @@ def _done(job: Job) -> _Done:
         return _Done(None, exc)
 
 
-def _nothing(*args: Any) -> None:
-    """Stand where the callbacks of an ended run stood."""
+class Owner(Protocol):
+    """The run that forwards belong to."""
+
+    @property
+    def later(self) -> Callable[[Step], None]:
+        """What takes a step for the agenda of the run."""
+        ...
+
+    def when_ended(self, node: GraphNode, then: Step) -> None:
+        """Make a step once a node has ended."""
+        ...
+
+    def forward_ended(
+        self, frame: Frame, output: Any, error: BaseException | None
+    ) -> None:
+        """Take over what a forward returned, or raised."""
+        ...
+
+    def drain(self) -> None:
+        """Work off the agenda."""
+        ...
+
+
+class _Nobody:
+    """Stands where the run stood that has ended."""
+
+    def _ignore(self, *args: Any) -> None:
+        pass
+
+    later = when_ended = forward_ended = drain = _ignore
+
+
+_NOBODY = _Nobody()
 
 
 class Forwards:
     """Starts, pauses and ends forwards.
 
     Args:
-        later: Takes a step for the agenda of the run.
-        resume: Takes a node and the step to make once it has ended.
-        ended: Called with frame, output and error when a forward has ended.
-        drain: Works off the agenda.
+        owner: The run that they belong to.
         pool: Where fibers come from.
     """
 
-    def __init__(
-        self,
-        later: Callable[[Step], None],
-        resume: Callable[[GraphNode, Step], None],
-        ended: Callable[[Frame, Any, BaseException | None], None],
-        drain: Step,
-        pool: FiberPool,
-    ) -> None:
-        self._later = later
-        self._resume = resume
-        self._ended = ended
-        self._drain = drain
+    __slots__ = ("_open", "_owner", "_pool")
+
+    def __init__(self, owner: Owner, pool: FiberPool) -> None:
+        self._owner = owner
         self._pool = pool
         self._open: dict[Frame, asyncio.Task[None] | Fiber] = {}
 
@@ -128,7 +148,9 @@ class Forwards:
         fiber = self._open[frame] = self._pool.take()
         fiber.owner = self
         fiber.gr_context = context
-        self._later(partial(self._switch, frame, fiber, partial(fn, *args, **kwargs)))
+        self._owner.later(
+            partial(self._switch, frame, fiber, partial(fn, *args, **kwargs))
+        )
 
     def pause(self, node: GraphNode, why: str) -> None:
         """Pause the forward that runs now until a node has ended.
@@ -164,7 +186,7 @@ class Forwards:
 
     def release(self) -> None:
         """Forget the run, once it has ended: no cycle is to keep it alive."""
-        self._later = self._resume = self._ended = self._drain = _nothing
+        self._owner = _NOBODY
 
     def open_tasks(self) -> list[asyncio.Task[None]]:
         """Return the tasks that have not ended."""
@@ -177,7 +199,7 @@ class Forwards:
             return
         result = fiber.switch(job)
         if type(result) is not _Done:
-            self._resume(result, partial(self._switch, frame, fiber))
+            self._owner.when_ended(result, partial(self._switch, frame, fiber))
             return
         output, error = result.take()
         context = fiber.gr_context
@@ -203,14 +225,14 @@ class Forwards:
             self._close(frame, output, error)
         else:
             self._open.pop(frame, None)
-        self._drain()
+        self._owner.drain()
 
     def _task_ended(self, frame: Frame, task: asyncio.Task[None]) -> None:
         """Forget a cancelled task, which may not even have begun."""
         self._open.pop(frame, None)
-        self._drain()
+        self._owner.drain()
 
     def _close(self, frame: Frame, output: Any, error: BaseException | None) -> None:
         frame.open = False
         del self._open[frame]
-        self._ended(frame, output, error)
+        self._owner.forward_ended(frame, output, error)

@@ -19,9 +19,9 @@ from typing import Any
 
 from inf_engine.dispatch import dispatcher
 from inf_engine.errors import ConfigurationError, TracingError
+from inf_engine.execution import endings
 from inf_engine.execution.books import dropped, failure_of, keep_record, late
 from inf_engine.execution.choice import Choice
-from inf_engine.execution.endings import Endings
 from inf_engine.execution.forwards import Forwards, Step
 from inf_engine.execution.state import ExecutionState, NodeState
 from inf_engine.execution.work import Work, call_plain
@@ -39,8 +39,8 @@ class Run:
         kwargs: Its keyword inputs.
         work: Starts what suspends, and keeps the books of it.
         done: Called once, with this run, when everything in it has ended.
-        check_output: Called with the captured output when forward has returned; if it
-            raises a TypeError, nothing more is started.
+        check_output: Called with the captured output and this run when forward has
+            returned; if it raises a TypeError, nothing more is started.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Run:
         kwargs: dict[str, Any],
         work: Work,
         done: Callable[["Run"], None],
-        check_output: Callable[[Any], None] | None = None,
+        check_output: Callable[[Any, "Run"], None] | None = None,
     ) -> None:
         self.program = program
         self.args = args
@@ -70,19 +70,13 @@ class Run:
         self._waiting: dict[int, list[Step]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self.later = self._agenda.append
-        self._forwards = Forwards(
-            self.later,
-            self.when_ended,
-            Endings(self).forward_ended,
-            self.drain,
-            work.fibers,
-        )
+        self._forwards = Forwards(self, work.fibers)
         self.choices: list[GraphNode] = []
         self._failed: list[GraphNode] = []
         self._caught_nodes: set[int] = set()
         self._caught_errors: dict[int, BaseException] = {}
         self._captured: Any = None
-        self._outputs: set[int] = set()
+        self._outputs: tuple[GraphNode, ...] = ()
         self._unopened = 0
         self._returned = False
         self._draining = False
@@ -196,6 +190,12 @@ class Run:
 
     # -- forwards -------------------------------------------------------------------
 
+    def forward_ended(
+        self, frame: Frame, output: Any, error: BaseException | None
+    ) -> None:
+        """Take over what a forward returned, or raised."""
+        endings.forward_ended(self, frame, output, error)
+
     def is_traced(self) -> bool:
         """Say whether every forward has ended, those of branches too."""
         return not self._forwards and not self._unopened
@@ -203,11 +203,11 @@ class Run:
     def returned(self, captured: Any, deps: tuple[GraphNode, ...]) -> None:
         """Take over what the outermost forward returned."""
         self._captured = self.tracer.graph.output = captured
-        self._outputs = {dep.index for dep in deps}
+        self._outputs = deps
         self._returned = True
         if self._check_output is not None:
             try:
-                self._check_output(captured)
+                self._check_output(captured, self)
             except TypeError as exc:
                 self._stop(exc)
 
@@ -350,7 +350,7 @@ class Run:
             self._open_branch(node)
         elif kind == "llm":
             below = self.state.below(node.index)
-            self.work.queue(node, below, partial(self._spawn, node))
+            self.work.queue(node, below, self._spawn)
         else:
             self._spawn(node)
 
@@ -449,7 +449,8 @@ class Run:
 
     def _is_wanted(self, index: int) -> bool:
         """Say whether a node or the output waits for a node."""
-        return index in self._outputs or bool(self.state.users(index))
+        wanted = any(dep.index == index for dep in self._outputs)
+        return wanted or bool(self.state.users(index))
 
     def _cancel(self, node: GraphNode, error: BaseException) -> None:
         """End a node that has not ended, and tell if it had begun."""

@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from inf_engine.errors import EngineStateError, ModuleError
@@ -17,7 +18,7 @@ from inf_engine.execution.events import Event, Observer, RunFinished, RunStarted
 from inf_engine.execution.forwards import FiberPool
 from inf_engine.execution.run import Run
 from inf_engine.execution.settings import ExecutionSettings
-from inf_engine.execution.work import Work
+from inf_engine.execution.work import Tell, Work
 from inf_engine.graph import GraphNode
 from inf_engine.llm import LLMInference
 from inf_engine.module import InferenceModule
@@ -94,8 +95,7 @@ class Scheduler:
             EngineStateError: If the engine was closed in the meantime.
         """
         self.check_open()
-        listeners = [*self.observers, *observers]
-        tell = self._teller(listeners) if listeners else None
+        tell = self._teller([*self.observers, *observers])
         if wants_tokens is None and any(map(_wants_tokens, self.observers)):
             wants_tokens = _every_node
         number = next(self._numbers)
@@ -108,25 +108,22 @@ class Scheduler:
             keep,
             fibers=self._fibers,
         )
-
-        def ended(run: Run) -> None:
-            self._alive.pop(run, None)
-            if tell is not None:
-                at = work.now()
-                spent = at - work.began
-                tell(RunFinished(number, at, spent, work.usage, run.error))
-            done(run)
-
-        def check(output: Any) -> None:
-            if check_output is not None:
-                check_output(output, run)
-
-        run = Run(program, args, kwargs, work, ended, check)
+        ended = partial(self._ended, tell, done)
+        run = Run(program, args, kwargs, work, ended, check_output)
         self._alive[run] = None
         if tell is not None:
             tell(RunStarted(number, work.began))
         run.start()
         return run
+
+    def _ended(self, tell: Tell | None, done: Callable[[Run], None], run: Run) -> None:
+        """Forget a run that has ended, and say so."""
+        self._alive.pop(run, None)
+        if tell is not None:
+            work, at = run.work, run.work.now()
+            spent = at - work.began
+            tell(RunFinished(work.number, at, spent, work.usage, run.error))
+        done(run)
 
     async def outcome(self, begin: Callable[[Callable[[Run], None]], Run]) -> Run:
         """Start a run and wait until it has ended; cancelling this cancels it.
@@ -268,7 +265,10 @@ class Scheduler:
         else:  # asyncio itself no longer knows its loop
             self.check_usable(None)
 
-    def _teller(self, listeners: list[Observer]) -> Callable[[Event], None]:
+    def _teller(self, listeners: list[Observer]) -> Tell | None:
+        if not listeners:
+            return None
+
         def tell(event: Event) -> None:
             for observer in listeners:
                 try:

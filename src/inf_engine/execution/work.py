@@ -45,8 +45,9 @@ class Entry:
     @property
     def usage(self) -> Usage:
         """The sum over the calls that were answered."""
-        answers = (call.response for call in self.calls)
-        return sum((a.usage for a in answers if a is not None), Usage())
+        return Usage.total(
+            [call.response.usage for call in self.calls if call.response is not None]
+        )
 
 
 class Work:
@@ -91,7 +92,7 @@ class Work:
     @property
     def usage(self) -> Usage:
         """The sum over all calls of the run."""
-        return sum((entry.usage for entry in self.entries.values()), Usage())
+        return Usage.total([e.usage for e in self.entries.values() if e.calls])
 
     # -- books ------------------------------------------------------------------------
 
@@ -129,22 +130,26 @@ class Work:
 
     # -- slots ------------------------------------------------------------------------
 
-    def queue(self, node: GraphNode, below: int, start: Callable[[], None]) -> None:
+    def queue(
+        self, node: GraphNode, below: int, start: Callable[[GraphNode], None]
+    ) -> None:
         """Ask for the slot of a model call.
 
         Args:
             node: The node.
             below: The length of the longest recorded path below it.
-            start: Called when the slot is there.
+            start: Called with the node when the slot is there.
         """
         entry = self.entries[node.index]
         entry.order = (-self.settings.priority, self.number, -below, node.index)
-
-        def granted() -> None:
-            entry.holds_slot = True
-            start()
-
+        granted = partial(self._granted, entry, start, node)
         entry.ticket = self.manager.queue(node.target.alias, entry.order, granted)
+
+    def _granted(
+        self, entry: Entry, start: Callable[[GraphNode], None], node: GraphNode
+    ) -> None:
+        entry.holds_slot = True
+        start(node)
 
     def leave(self, node: GraphNode) -> None:
         """Leave the queue, or give the slot back if nothing was sent on it."""

@@ -20,7 +20,7 @@ from inf_engine.errors import TracingError
 from inf_engine.graph import GraphNode, InferenceGraph, NodeKind
 from inf_engine.llm import LLMInference
 from inf_engine.module import InferenceModule
-from inf_engine.template import HoleTable, Template, interpolated, is_t_string
+from inf_engine.template import Hole, HoleTable, Template, interpolated, is_t_string
 from inf_engine.tracing.explain import linked
 from inf_engine.tracing.fill import filled, is_open
 from inf_engine.tracing.proxy import AsyncProxy, Proxy
@@ -164,15 +164,15 @@ class Tracer:
         Raises:
             TracingError: Like `capture`.
         """
-        flat = None if kwargs else self._flat(args)
+        flat = None if kwargs else self._flat(args, path)
         if flat is not None:
             return flat
         deps: dict[GraphNode, None] = {}
         look = self._looker(f"a call of {path!r}", deps)
         return *map_call(look, args, kwargs), tuple(deps)
 
-    def _flat(self, args: tuple[Any, ...]) -> tuple[Any, Any, Any] | None:
-        """Capture arguments the short way; None if one is nested or may have holes."""
+    def _flat(self, args: tuple[Any, ...], path: str) -> tuple[Any, Any, Any] | None:
+        """Capture arguments the short way; None if one of them is nested."""
         captured: list[Any] = []
         deps: dict[GraphNode, None] = {}
         for arg in args:
@@ -181,7 +181,9 @@ class Tracer:
                 node = arg._inf_node
                 deps[node] = None
                 captured.append(node)
-            elif kind in PLAIN and kind is not str and kind is not bytes:
+            elif kind is str:
+                captured.append(self._text(arg, f"a call of {path!r}", deps))
+            elif kind in PLAIN and kind is not bytes:
                 captured.append(arg)
             else:
                 return None
@@ -189,7 +191,6 @@ class Tracer:
 
     def _looker(self, where: str, deps: dict[GraphNode, None]) -> Callable[[Any], Any]:
         """Return what captures one leaf, and collects the nodes that it uses."""
-        scan = self.holes.scan
 
         def look(leaf: Any) -> Any:
             kind = type(leaf)
@@ -200,16 +201,21 @@ class Tracer:
                 return leaf._inf_node
             if kind is str or issubclass(kind, str) or is_t_string(leaf):
                 text = interpolated(leaf) if is_t_string(leaf) else leaf
-                leaf = scan(text, where)
-                if type(leaf) is Template:
-                    for hole in leaf.holes:
-                        if hole.known is None:
-                            deps[hole.source] = None
-            elif issubclass(kind, bytes):
+                return self._text(text, where, deps)
+            if issubclass(kind, bytes):
                 self.holes.check_bytes(leaf, where)
             return leaf
 
         return look
+
+    def _text(self, text: str, where: str, deps: dict[GraphNode, None]) -> Any:
+        """Capture a text, and collect the nodes that fill its holes."""
+        found = self.holes.scan(text, where)
+        if type(found) is Template:
+            for part in found.parts:
+                if type(part) is Hole and part.known is None:
+                    deps[part.source] = None
+        return found
 
     def capture_error(
         self, error: BaseException
