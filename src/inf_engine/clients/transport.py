@@ -133,8 +133,8 @@ class AiohttpTransport:
     ) -> HttpResponse:
         """Post `body` and return the whole answer (see `Transport.send`)."""
         try:
-            async with self._post(url, headers, body, seconds) as reply:
-                return HttpResponse(reply.status, reply.headers, await reply.read())
+            reply = await self._post(url, headers, body, seconds)
+            return HttpResponse(reply.status, reply.headers, await reply.read())
         except (OSError, self._client_error) as exc:
             raise _failure(exc, url, seconds) from exc
 
@@ -184,7 +184,11 @@ class AiohttpTransport:
     def _post(
         self, url: str, headers: Mapping[str, str], body: bytes, seconds: float
     ) -> Any:
-        """The request as an async context manager, in this loop's session."""
+        """The request in this loop's session: await it, or enter it.
+
+        Entering also ends an answer that nobody reads to its end; `read` does so
+        itself, whatever becomes of it.
+        """
         if self._session is None:
             self._open(url)
         elif asyncio.get_running_loop() is not self._loop:

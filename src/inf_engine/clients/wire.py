@@ -17,8 +17,8 @@ address, never the request; the key is cut out should the provider repeat it.
 """
 
 import json
-from collections.abc import AsyncIterator, Generator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -185,15 +185,9 @@ class Wire:
             status=200,
         )
 
-    @contextmanager
-    def reading(self) -> Generator[None]:
+    def reading(self) -> "_Reading":
         """Turn what trips over an odd answer into a `MalformedResponseError`."""
-        try:
-            yield
-        except (AttributeError, LookupError, TypeError, ValueError) as exc:
-            raise self.malformed(
-                f"its body has an odd shape ({type(exc).__name__}: {exc})"
-            ) from exc
+        return _Reading(self)
 
     def answered(self, response: LLMResponse) -> LLMResponse:
         """Return a response, unless it is none: a failure is never an empty text.
@@ -276,6 +270,24 @@ class Wire:
         if not isinstance(value, dict):
             raise self.malformed(f"its body is a JSON {type(value).__name__}")
         return value
+
+
+class _Reading:
+    """See `Wire.reading`; a class, because it is entered for every answer."""
+
+    __slots__ = ("_wire",)
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
+        if isinstance(exc, (AttributeError, LookupError, TypeError, ValueError)):
+            raise self._wire.malformed(
+                f"its body has an odd shape ({type(exc).__name__}: {exc})"
+            ) from exc
 
 
 def _without_body(exc: ValueError) -> ValueError:
