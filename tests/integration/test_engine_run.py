@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import weakref
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -325,6 +326,19 @@ def test_the_oldest_of_those_that_wait_goes_first() -> None:
         await engine.map(AsyncChain(), ["a", "b", "c"])
 
     assert prompts_of(main) == ["a0", "b0", "A01", "B01", "c0", "C01"]
+
+
+def test_no_slot_is_idle_at_the_end_of_a_batch() -> None:
+    """50 x (2 + 1) calls on 10 slots take 15 rounds: the last joins leave together."""
+    client = echo()
+
+    async def main() -> None:
+        async with Engine(limited(client, 10), progress=False) as engine:
+            inputs = [str(n) for n in range(50)]
+            await engine.map(Compare(), inputs, inputs)
+
+    virtually(main)
+    assert Counter(client.arrivals) == dict.fromkeys(map(float, range(15)), 10)
 
 
 def test_of_one_input_the_longest_path_goes_first_then_trace_order() -> None:

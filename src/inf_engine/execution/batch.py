@@ -152,6 +152,8 @@ class Batch:
         limit: The most inputs alive at once.
         ordered: Whether results come in input order instead of as they finish.
         record: Whether results carry records.
+        told: Takes this batch with False when it begins to pull inputs, with True
+            when it has pulled all of them, with None when it is done.
     """
 
     def __init__(
@@ -162,7 +164,9 @@ class Batch:
         *,
         ordered: bool,
         record: bool,
+        told: Callable[["Batch", bool | None], None],
     ) -> None:
+        self._told = told
         self._rows = rows
         self._start = start
         self._limit = limit
@@ -175,6 +179,7 @@ class Batch:
         self._changed = asyncio.Event()
         self._broken: Exception | None = None
         self._stopped: BaseException | None = None
+        self._told_end = False
 
     async def results(self) -> AsyncGenerator[Result, None]:
         """Yield a result for each input; leaving the loop cancels what is alive.
@@ -183,6 +188,7 @@ class Batch:
             Exception: What the iterables raised, once all that had been pulled before
                 has its result.
         """
+        self._told(self, False)
         try:
             while True:
                 self._changed.clear()
@@ -209,7 +215,7 @@ class Batch:
         while not self._rows.ended and not self._is_full:
             inputs = self._take()
             if inputs is None:
-                return
+                break
             index = self._pulled
             self._pulled += 1
             if self._ordered:
@@ -219,6 +225,9 @@ class Batch:
                 self._alive[run] = None
             if run.finished or self._pulled % _BREATHE_EVERY == 0:
                 await asyncio.sleep(0)
+        if self._rows.ended and not self._told_end:
+            self._told_end = True
+            self._told(self, True)
 
     def _take(self) -> tuple[Any, ...] | None:
         try:
@@ -238,6 +247,7 @@ class Batch:
         self._changed.set()
 
     async def _stop(self) -> None:
+        self._told(self, None)
         try:
             await self._rows.aclose()
         finally:

@@ -51,6 +51,7 @@ class Scheduler:
         self._numbers = itertools.count()
         self._fibers = FiberPool()
         self._alive: dict[Run, None] = {}
+        self._batches: dict[Batch, bool] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = os.getpid()
 
@@ -163,7 +164,18 @@ class Scheduler:
             )
 
         limit = self.max_inflight or self._enough(program)
-        return Batch(Rows(iterables), start, limit, ordered=ordered, record=record)
+        rows = Rows(iterables)
+        return Batch(
+            rows, start, limit, ordered=ordered, record=record, told=self._pulled
+        )
+
+    def _pulled(self, batch: Batch, all_of_it: bool | None) -> None:
+        """Take note of whether a batch has pulled all inputs; None when it is done."""
+        if all_of_it is None:
+            del self._batches[batch]
+        else:
+            self._batches[batch] = all_of_it
+        self.manager.end(bool(self._batches) and all(self._batches.values()))
 
     async def aclose(self) -> None:
         """Cancel every run, wait for its tasks, and close the clients.

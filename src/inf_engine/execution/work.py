@@ -21,7 +21,7 @@ from inf_engine.execution.forwards import FiberPool
 from inf_engine.execution.settings import ExecutionSettings
 from inf_engine.graph import GraphNode
 from inf_engine.record import Call
-from inf_engine.resources.gate import Ticket
+from inf_engine.resources.gate import Order, Ticket
 from inf_engine.resources.manager import ResourceManager, Watch
 from inf_engine.types import LLMRequest, LLMResponse, Usage
 
@@ -38,7 +38,7 @@ class Entry:
     calls: list[Call] = field(default_factory=list)
     attempts: int = 0
     deadline: asyncio.Timeout | None = None
-    order: tuple[int, ...] = ()
+    order: Order = Order(0, 0, 0, 0)
     ticket: Ticket | None = None
     holds_slot: bool = False
 
@@ -141,7 +141,8 @@ class Work:
             start: Called with the node when the slot is there.
         """
         entry = self.entries[node.index]
-        entry.order = (-self.settings.priority, self.number, -below, node.index)
+        priority = -self.settings.priority
+        entry.order = Order(priority, self.number, -below, node.index)
         granted = partial(self._granted, entry, start, node)
         entry.ticket = self.manager.queue(node.target.alias, entry.order, granted)
 

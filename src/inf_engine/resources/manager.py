@@ -22,7 +22,7 @@ from inf_engine.errors import (
     UnknownAliasError,
 )
 from inf_engine.resources.config import EndpointConfig, ResourceConfig
-from inf_engine.resources.gate import Gate, Ticket
+from inf_engine.resources.gate import Gate, Order, Ticket
 from inf_engine.resources.retry import should_retry, wait_seconds
 from inf_engine.types import Client, LLMRequest, LLMResponse, StreamingClient
 
@@ -130,7 +130,7 @@ class ResourceManager:
         limits = (gate.limit for gate in gates.values())
         return sum(_UNLIMITED_SLOTS if n is None else n for n in limits)
 
-    def queue(self, alias: str, order: Any, start: Callable[[], None]) -> Ticket:
+    def queue(self, alias: str, order: Order, start: Callable[[], None]) -> Ticket:
         """Ask for a slot of an alias ahead of `complete`.
 
         Args:
@@ -153,6 +153,11 @@ class ResourceManager:
         """Hand out free slots now: all who are ready have asked."""
         for endpoint in self._endpoints.values():
             endpoint.gate.grant()
+
+    def end(self, ending: bool) -> None:
+        """Take note that no more inputs come, or that they do (see `Gate`)."""
+        for endpoint in self._endpoints.values():
+            endpoint.gate.end(ending)
 
     async def complete(
         self,
