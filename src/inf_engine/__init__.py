@@ -12,6 +12,7 @@ from inf_engine.containers import (
 from inf_engine.errors import (
     AnswerError,
     AuthenticationError,
+    BudgetExceededError,
     ConfigurationError,
     DeadlineError,
     EndpointConnectionError,
@@ -22,6 +23,7 @@ from inf_engine.errors import (
     ExecutionError,
     GraphError,
     InfEngineError,
+    JournalError,
     MalformedResponseError,
     MissingKeyError,
     ModuleError,
@@ -57,6 +59,7 @@ from inf_engine.types import LLMRequest, LLMResponse
 __all__ = [
     "AnswerError",
     "AuthenticationError",
+    "BudgetExceededError",
     "ConfigurationError",
     "DeadlineError",
     "EndpointConfig",
@@ -73,6 +76,7 @@ __all__ = [
     "InfEngineError",
     "InferenceGraph",
     "InferenceModule",
+    "JournalError",
     "LLMInference",
     "LLMRequest",
     "LLMResponse",

@@ -29,6 +29,8 @@
     │   ├── OutputParseError          it does not fit the response format
     │   ├── ToolLoopError             it kept calling tools
     │   └── ToolArgumentError         it called a tool with unusable arguments
+    ├── BudgetExceededError           a budget does not allow the next request
+    ├── JournalError                  the journal or cache file
     ├── ExecutionError                a node failed: where, and why (`cause`)
     └── DeadlineError                 a run or node timeout (also a TimeoutError)
 
@@ -142,6 +144,7 @@ class EndpointError(InfEngineError):
         message: What happened, where, and the fix.
         status: The HTTP status, if there was an answer.
         retry_after: Seconds after which the endpoint asks to be tried again.
+        limits: What the answer said about rate limits (a `RateHint`), None if nothing.
     """
 
     retryable = False
@@ -152,10 +155,12 @@ class EndpointError(InfEngineError):
         *,
         status: int | None = None,
         retry_after: float | None = None,
+        limits: Any = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+        self.limits = limits
 
 
 class EndpointConnectionError(EndpointError):
@@ -221,6 +226,14 @@ class ToolLoopError(AnswerError):
 
 class ToolArgumentError(AnswerError):
     """The model called a tool with unusable arguments; the message is for it."""
+
+
+class BudgetExceededError(InfEngineError):
+    """A budget does not allow the next request; it was not sent."""
+
+
+class JournalError(InfEngineError):
+    """The journal or cache file cannot be used, or not trusted."""
 
 
 class DeadlineError(InfEngineError, TimeoutError):

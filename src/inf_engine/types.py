@@ -181,6 +181,38 @@ _NO_USAGE = Usage()
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """One rate limit as an answer's headers tell of it; None is what they leave out.
+
+    Args:
+        limit: What is allowed per minute.
+        remaining: What is left of it now.
+        reset: Seconds until all of it is there again.
+    """
+
+    limit: float | None = None
+    remaining: float | None = None
+    reset: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RateHint:
+    """What the headers of an answer say about rate limits.
+
+    Args:
+        requests: The limit of requests.
+        tokens: The limit of tokens read and written.
+        input_tokens: The limit of tokens read, where it is one of its own.
+        output_tokens: The limit of tokens written, where it is one of its own.
+    """
+
+    requests: Quota | None = None
+    tokens: Quota | None = None
+    input_tokens: Quota | None = None
+    output_tokens: Quota | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LLMResponse:
     """A model's answer, independent of the provider.
 
@@ -193,6 +225,8 @@ class LLMResponse:
         model: The model that answered, as it names itself.
         id: The provider's id of the answer.
         seconds: Wall time from sending to the last byte.
+        limits: What its headers said about rate limits, None if nothing.
+        cost: What it cost in USD, None where no price is known.
     """
 
     text: str = ""
@@ -203,6 +237,8 @@ class LLMResponse:
     model: str = ""
     id: str = ""
     seconds: float = 0.0
+    limits: RateHint | None = field(default=None, repr=False, compare=False)
+    cost: float | None = None
 
 
 @runtime_checkable

@@ -32,7 +32,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "types", "tree"),
     1: (
         *("dispatch", "naming", "parameter", "schema", "tools", "template"),
-        *("messages", "pages", "clients"),
+        *("messages", "pages", "clients", "journal"),
     ),
     2: ("module", "llm", "resources"),
     3: ("graph", "svg", "report", "containers", "functional"),
@@ -46,10 +46,11 @@ USER_TOWER = (
     *("template", "messages", "graph", "containers", "functional", "tracing", "record"),
     *("pages", "svg", "report"),
 )
-PROVIDER_TOWER = ("clients", "resources")
+PROVIDER_TOWER = ("clients", "resources", "journal")
 
 LATE = (
     *("aiohttp", "anthropic", "httpx", "openai", "rich", "tenacity", "xllamacpp"),
+    *("genai_prices", "sqlite3"),
     *("pydantic", "pydantic_core", "typing_extensions"),  # they come together
     *("yaml", "urllib.request", "email.utils"),
 )
