@@ -57,7 +57,7 @@ def limited(client: Any, slots: int = 1) -> ResourceManager:
     """A manager with one alias, so many slots, and a fake client."""
     config = EndpointConfig("openai", model="x", max_concurrent=slots)
     manager = ResourceManager({"m": config}, environ={})
-    manager._endpoints["m"].client = client
+    manager._routes["m"].deployments[0].client = client
     return manager
 
 

@@ -29,7 +29,7 @@ from inf_engine import (
     LLMInference,
     op,
 )
-from inf_engine.errors import RateLimitError
+from inf_engine.errors import EndpointServerError, RateLimitError
 from inf_engine.testing import VirtualTimeLoop
 
 
@@ -375,7 +375,7 @@ def test_a_retry_waits_without_a_slot() -> None:
     def answer(request: Any) -> Any:
         tried.append(request.prompt)
         if tried.count("a") == 1 and request.prompt == "a":
-            return RateLimitError("slow down", retry_after=5.0)
+            return EndpointServerError("down", retry_after=5.0)
         return "ok"
 
     client = echo(1.0, answer)
@@ -387,3 +387,17 @@ def test_a_retry_waits_without_a_slot() -> None:
     virtually(main)
     assert client.prompts == ["a", "b", "c", "a"]
     assert client.arrivals == [0.0, 1.0, 2.0, 6.0]
+
+
+def test_a_rate_limit_pauses_the_endpoint_for_all() -> None:
+    """After the pause the refused request is the probe, in front of all others."""
+    script: list[Any] = [RateLimitError("slow down", retry_after=5.0)]
+    client = echo(1.0, lambda r: script.pop() if script else r.prompt)
+
+    async def main() -> None:
+        async with Engine(limited(client)) as engine:
+            await engine.map(Ask(), ["a", "b", "c"])
+
+    virtually(main)
+    assert client.prompts == ["a", "a", "b", "c"]
+    assert client.arrivals == [0.0, 6.0, 7.0, 8.0]

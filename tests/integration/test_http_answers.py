@@ -14,8 +14,8 @@ from inf_engine.errors import (
     EndpointServerError,
     MalformedResponseError,
 )
+from inf_engine.resources.binding import make_client
 from inf_engine.resources.config import EndpointConfig
-from inf_engine.resources.manager import make_client
 from inf_engine.testing.server import LoopbackServer
 
 

@@ -1,6 +1,7 @@
 """The HTTP clients against a real server: what arrives there, what comes back."""
 
 import asyncio
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -23,12 +24,20 @@ from tests.integration.http_helpers import (
 from inf_engine.clients.anthropic import MAX_TOKENS, AnthropicClient
 from inf_engine.clients.openai import OpenAIClient
 from inf_engine.errors import EngineStateError, UsageError
+from inf_engine.testing.replies import (
+    anthropic_body,
+    anthropic_events,
+    openai_body,
+    openai_events,
+)
 from inf_engine.testing.server import LoopbackServer
 from inf_engine.types import (
     ImagePart,
     LLMRequest,
     LLMResponse,
     Message,
+    Quota,
+    RateHint,
     ResponseSchema,
     TextPart,
     ToolCall,
@@ -287,6 +296,38 @@ async def test_a_streamed_answer(kind: Any) -> None:
 
 
 @Both
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_limits_come_with_an_answer(kind: Any, streamed: bool) -> None:
+    """What the headers say about rate limits stands on the response."""
+    headers = {
+        "Content-Type": "text/event-stream" if streamed else "application/json",
+        "X-RateLimit-Limit-Requests": "60",
+        "X-RateLimit-Remaining-Tokens": "149984",
+    }
+    if not streamed:
+        make = openai_body if kind is OpenAIClient else anthropic_body
+        body = json.dumps(make(RICH))
+    else:
+        events = openai_events if kind is OpenAIClient else anthropic_events
+        body = b"".join(events(RICH)).decode()
+    async with (
+        LoopbackServer(errors=[(200, headers, body), None]) as server,
+        client_of(kind, server) as client,
+    ):
+        ask = pieces_of if streamed else completed
+        *_, answer = await ask(client, HELLO)
+        assert answer.limits == RateHint(Quota(limit=60), Quota(remaining=149_984))
+        assert replace(answer, seconds=0.0) == RICH
+        *_, answer = await ask(client, HELLO)
+        assert answer.limits is None
+
+
+async def completed(client: Any, request: LLMRequest) -> list[LLMResponse]:
+    """The answer alone, like the end of a stream."""
+    return [await client.complete(request)]
+
+
+@Both
 async def test_pieces_come_as_they_are_written(kind: Any) -> None:
     """The first piece is there while the server is still writing."""
     async with (
@@ -310,6 +351,7 @@ async def test_leaving_a_stream_hangs_up(kind: Any) -> None:
         stream: Any = client.stream(HELLO)
         assert await anext(stream) == "a"
         await stream.aclose()
+        assert len(asyncio.all_tasks()) == 1
         await server.until(lambda: server.disconnects)
         assert server.in_flight == 0
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import pickle
 import socket
 from typing import Any
 
@@ -10,6 +11,7 @@ from tests.integration.http_helpers import HELLO, KEY, Both, client_of, pieces_o
 
 from inf_engine.clients.anthropic import AnthropicClient
 from inf_engine.clients.openai import OpenAIClient
+from inf_engine.clients.transport import AiohttpTransport
 from inf_engine.errors import (
     AuthenticationError,
     EndpointConnectionError,
@@ -20,7 +22,9 @@ from inf_engine.errors import (
     RateLimitError,
     RequestRefusedError,
 )
+from inf_engine.testing.replies import anthropic_body, openai_body
 from inf_engine.testing.server import LoopbackServer
+from inf_engine.types import LLMResponse, Quota, RateHint
 
 
 async def failure(
@@ -51,10 +55,13 @@ async def failure(
         (404, RequestRefusedError, "base_url and model"),
         (408, EndpointServerError, "Try again later"),
         (409, EndpointServerError, "Try again later"),
+        (402, RequestRefusedError, "Check the billing of the account"),
         (413, RequestRefusedError, "shorter request"),
         (418, RequestRefusedError, "Check the endpoint's base_url"),
+        (422, RequestRefusedError, "Check the endpoint's base_url"),
         (429, RateLimitError, "Lower max_concurrent"),
         (500, EndpointServerError, "Try again later"),
+        (503, EndpointServerError, "Try again later"),
         (529, EndpointServerError, "Try again later"),
     ],
 )
@@ -65,8 +72,43 @@ async def test_each_status_is_its_error(
     error = await failure(kind, status, streamed=streamed)
     assert type(error) is kind_of_error
     assert error.status == status
+    assert error.retryable is (status in (408, 409, 429) or status >= 500)
     assert f"answered {status}: the loopback server was told" in str(error)
     assert fix in str(error)
+
+
+@Both
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("named", ["code", "type"])
+async def test_no_money_left_is_not_tried_again(
+    kind: Any, streamed: bool, named: str
+) -> None:
+    """A 429 that no wait ends is not retryable, and the fix is the bill."""
+    body = {"error": {"message": "You have no money.", named: "insufficient_quota"}}
+    error = await failure(kind, (429, {}, body), streamed=streamed)
+    assert type(error) is RateLimitError
+    assert error.retryable is False
+    assert "answered 429: You have no money. Check the billing of the" in str(error)
+    error = await failure(kind, (200, {}, body), streamed=streamed)
+    assert (type(error), error.retryable) == (RateLimitError, False)
+    assert pickle.loads(pickle.dumps(error)).retryable is False
+    assert RateLimitError("another").retryable is True
+
+
+@Both
+@pytest.mark.parametrize("status", [429, 200])
+async def test_a_failure_tells_of_limits(kind: Any, status: int) -> None:
+    """What its headers say stands on the error, also where the status is a 200."""
+    headers = {
+        "X-RateLimit-Remaining-Requests": "0",
+        "X-RateLimit-Reset-Requests": "9s",
+    }
+    body = {"error": {"message": "slow", "code": "rate_limit_exceeded"}}
+    error = await failure(kind, (status, headers, body))
+    assert error.limits == RateHint(Quota(remaining=0, reset=9.0))
+    assert (
+        await failure(kind, status if status == 429 else "malformed")
+    ).limits is None
 
 
 @Both
@@ -161,6 +203,56 @@ async def test_the_deadline_covers_the_whole_stream(kind: Any) -> None:
     ):
         with pytest.raises(EndpointTimeoutError, match=r"within 0\.08 s"):
             await pieces_of(client, HELLO)
+
+
+@Both
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_an_answer_that_is_too_large(kind: Any, streamed: bool) -> None:
+    """It is refused by its announced length; the connection is given up."""
+    async with LoopbackServer("x" * 5_000_000) as server:
+        transport = AiohttpTransport(largest=1000)
+        async with client_of(kind, server, transport=transport) as client:
+            with pytest.raises(
+                MalformedResponseError, match=r"more than .* MiB.* the rest was not"
+            ):
+                await (pieces_of if streamed else type(client).complete)(client, HELLO)
+            await server.until(lambda: not server.open_connections)
+
+
+async def test_an_answer_of_unknown_length_that_grows_too_large() -> None:
+    """One in chunks is read up to the limit, and no further."""
+    async with LoopbackServer("x" * 5_000_000) as server:
+        transport = AiohttpTransport(largest=1000)
+        url = f"{server.base_url}/chat/completions"
+        with pytest.raises(MalformedResponseError, match="no model's answer"):
+            await transport.send(url, {}, b'{"stream": true}', seconds=5.0)
+        await server.until(lambda: not server.open_connections)
+        await transport.aclose()
+
+
+@Both
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_page_is_no_answer(kind: Any, streamed: bool) -> None:
+    """A 200 with a page says what came, and not that JSON is damaged only."""
+    page = (200, {"Content-Type": "text/html; charset=utf-8"}, "<h1>Log in</h1>")
+    error = await failure(kind, page, streamed=streamed)
+    assert type(error) is MalformedResponseError
+    assert "its body is not JSON but a page (text/html), as of a proxy" in str(error)
+    other = (200, {"Content-Type": "application/xml"}, "<error/>")
+    error = await failure(kind, other, streamed=streamed)
+    assert "its body is not JSON but application/xml (" in str(error)
+
+
+@Both
+async def test_json_under_another_content_type_is_read(kind: Any) -> None:
+    """Some servers call their JSON text; an answer is an answer."""
+    make = openai_body if kind is OpenAIClient else anthropic_body
+    body = json.dumps(make(LLMResponse(text="hi")))
+    async with (
+        LoopbackServer(errors=[(200, {"Content-Type": "text/plain"}, body)]) as server,
+        client_of(kind, server) as client,
+    ):
+        assert (await client.complete(HELLO)).text == "hi"
 
 
 @Both

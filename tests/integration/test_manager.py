@@ -23,7 +23,8 @@ from inf_engine.errors import (
     RateLimitError,
     RequestRefusedError,
 )
-from inf_engine.resources.manager import ResourceManager, Watch
+from inf_engine.resources.job import Job, Order
+from inf_engine.resources.manager import ResourceManager
 from inf_engine.testing import FunctionClient, LoopbackServer, VirtualTimeLoop
 from inf_engine.types import LLMRequest, LLMResponse, Message
 
@@ -125,7 +126,7 @@ async def test_a_key_comes_from_the_environment_and_goes_to_the_server_only() ->
         async with Engine(manager) as engine:
             record = await engine.record(Ask(), "x")
         assert server.requests[0].headers["authorization"] == "Bearer sk-secret"
-        assert "sk-secret" not in repr(record) + repr(manager._endpoints) + repr(engine)
+        assert "sk-secret" not in repr(record) + repr(manager._routes) + repr(engine)
 
 
 async def test_anthropic_is_a_provider() -> None:
@@ -155,11 +156,9 @@ async def test_timeout_is_for_one_attempt() -> None:
 async def test_retries_are_tries_after_the_first(retries: int, tries: int) -> None:
     """Counted at the server."""
     async with LoopbackServer("ok", errors=lambda n, body: 500) as server:
-        manager = ResourceManager({"endpoints": {"m": compatible(server, retries=0)}})
+        table = compatible(server, retries=retries)
+        manager = ResourceManager({"endpoints": {"m": table}})
         manager._random.random = lambda: 0.0
-        manager._endpoints["m"].config = EndpointConfig(
-            **compatible(server, retries=retries)
-        )
         async with Engine(manager) as engine:
             with pytest.raises(ExecutionError, match="answered 500"):
                 await engine.run(Ask(), "x")
@@ -249,14 +248,15 @@ def test_retry_after_is_obeyed() -> None:
 
 
 def test_a_slot_is_free_while_a_try_waits() -> None:
-    """And is asked for again afterwards, in order."""
+    """And is asked for again afterwards, in front."""
     script: list[Any] = [EndpointServerError("down")]
     client = echo(1.0, lambda r: script.pop() if script else r.prompt)
     manager = limited(client)
     manager._random.random = lambda: 0.999
 
     async def ask(text: str) -> None:
-        await manager.complete("m", LLMRequest((Message("user", text),)), order=text)
+        request = LLMRequest((Message("user", text),))
+        await manager.complete("m", request, order=Order(age=ord(text)))
 
     async def main() -> None:
         await asyncio.gather(*map(ask, "abc"))
@@ -269,12 +269,10 @@ def test_a_slot_is_free_while_a_try_waits() -> None:
 # -- the manager by itself --------------------------------------------------------
 
 
-class Listener(Watch):
+class Listener(Job):
     """Puts all that it is told into a list."""
 
-    def __init__(self, told: list[Any], delta: Any = None) -> None:
-        super().__init__(delta)
-        self.told = told
+    told: list[Any]
 
     def sent(self) -> None:
         self.told.append("sent")
@@ -282,33 +280,38 @@ class Listener(Watch):
     def received(self, outcome: Any) -> None:
         self.told.append(outcome)
 
+    def ended(self, outcome: Any) -> None:
+        self.told.append(("ended", outcome))
 
-async def test_a_watch_is_told_of_every_try() -> None:
-    """Sent, then the outcome, each time; pieces if it wants them."""
-    script: list[Any] = [RateLimitError("slow"), "a b"]
-    manager = ResourceManager({"m": FunctionClient(lambda request: script.pop(0))})
+
+async def told_of(script: list[Any], *, stream: bool = False) -> list[Any]:
+    """What a job is told while the client answers with a script."""
+    client = FunctionClient(lambda request: script.pop(0))
+    manager = ResourceManager({"m": client})
     manager._random.random = lambda: 0.0
-    told: list[Any] = []
-    watch = Listener(told, told.append)
-    response = await manager.complete("m", HELLO, watch=watch)
-    assert [type(t).__name__ if not isinstance(t, str) else t for t in told] == [
-        "sent",
-        "RateLimitError",
-        "sent",
-        "a",
-        " b",
-        "LLMResponse",
-    ]
-    assert told[-1] is response
+    manager.check("m")
+    job = Listener("m", HELLO)
+    job.told = []
+    job.delta = job.told.append if stream else None
+    manager.submit(job)
+    assert not job.told
+    await until(lambda: bool(job.told) and isinstance(job.told[-1], tuple))
+    return job.told
+
+
+async def test_a_job_is_told_of_every_try() -> None:
+    """Sent, then the outcome, each time; pieces if it wants them; the end once."""
+    error = EndpointServerError("down")
+    told = await told_of([error, "a b"], stream=True)
+    assert told[:5] == ["sent", error, "sent", "a", " b"]
+    assert told[6:] == [("ended", told[5])]
+    assert told[5].text == "a b"
 
 
 async def test_a_clients_own_exception_is_told_and_not_retried() -> None:
     """What is no EndpointError leaves at once, and is still one of the calls."""
-    manager = ResourceManager({"m": FunctionClient(lambda request: OSError("x"))})
-    told: list[Any] = []
-    with pytest.raises(OSError, match="x"):
-        await manager.complete("m", HELLO, watch=Listener(told))
-    assert [type(t) for t in told[1:]] == [OSError]
+    sent, error, end = await told_of([OSError("x"), "never"])
+    assert (sent, type(error), end) == ("sent", OSError, ("ended", error))
 
 
 async def test_an_unknown_alias_lists_the_known_ones() -> None:
@@ -352,7 +355,7 @@ def test_aliases_of_equal_endpoints_share_their_slots() -> None:
     async def main() -> None:
         manager = ResourceManager({"a": same, "b": same, "c": other}, environ={})
         for alias in "abc":
-            manager._endpoints[alias].client = client
+            manager._routes[alias].deployments[0].client = client
         assert (manager.slots("a", "b"), manager.slots("a", "b", "c")) == (2, 5)
         await asyncio.gather(*(manager.complete(a, HELLO) for a in "aabb"))
         assert client.max_in_flight == 2
@@ -371,6 +374,6 @@ async def test_a_client_whose_text_is_none_is_refused() -> None:
             return LLMResponse(text=none)
 
     manager = ResourceManager({"m": Client()})
-    for watch in (None, Watch(lambda piece: None)):
+    for delta in (None, lambda piece: None):
         with pytest.raises(ConfigurationError, match="text is of type NoneType.*raise"):
-            await manager.complete("m", HELLO, watch=watch)
+            await manager.complete("m", HELLO, delta=delta)

@@ -180,6 +180,7 @@ class TestDefaults:
         config = EndpointConfig("openai", "gpt")
         assert dataclasses.astuple(config) == (
             "openai", "gpt", "", "OPENAI_API_KEY", None, 600.0, 2, None, None,
+            None, None, None, (), (),
         )  # fmt: skip
 
     @pytest.mark.parametrize(
@@ -262,6 +263,13 @@ class TestKeys:
             {"api_key": SECRET},
             {"timeout": SECRET},
             {"max_concurrent": SECRET},
+            {"tokens_per_minute": SECRET},
+            {"price": {"input": 1, "output": SECRET}},
+            {"fallbacks": [SECRET * 2]},
+            {"fallbacks": SECRET},
+            {"deployments": [{"api_key_env": SECRET}]},
+            {"deployments": [{}, {"base_url": SECRET}]},
+            {"deployments": [SECRET]},
         ],
     )
     def test_elsewhere(self, fields: dict[str, Any]) -> None:
@@ -274,8 +282,7 @@ class TestMistakes:
         ("fields", "match"),
         [
             ({"modle": "m"}, r"modle: is no known key; known: .*mean 'model'\?"),
-            ({"requests_per_minute": 5}, r"requests_per_minute: is no known key"),
-            ({"fallbacks": []}, r"fallbacks: is no known key"),
+            ({"request_per_minute": 5}, r"request_p.* mean 'requests_per_minute'\?"),
             ({"provider": "opnai"}, r"provider: 'opnai' is no .*mean 'openai'\?"),
             ({"provider": 5}, "provider: has to be text, not int"),
             ({"provider": None}, "provider: has to be text, not null"),
@@ -300,7 +307,26 @@ class TestMistakes:
             ({"timeout": True}, "timeout: has to be a number of seconds, not true/fa"),
             ({"timeout": "30"}, "timeout: has to be a number of seconds, not text"),
             ({"timeout": None}, "timeout: has to be a number of seconds, not null"),
+            ({"timeout": 10**5000}, "timeout: .* finite, not a number so long"),
+            ({"requests_per_minute": 0}, "requests_per_minute: .* than 0 req.*, not 0"),
+            ({"requests_per_minute": True}, "requests_p.* of requests, not true/false"),
+            ({"requests_per_minute": "9"}, "requests_p.* number of requests, not text"),
+            ({"tokens_per_minute": -0.5}, "tokens_per_minute: .* tokens .*, not -0.5"),
+            (
+                {"tokens_per_minute": float("nan")},
+                "tokens_per_minute: .* finite, not n",
+            ),
+            (
+                {"tokens_per_minute": float("inf")},
+                "tokens_per_minute: .* finite, not i",
+            ),
+            ({"tokens_per_minute": 10**400}, "tokens_per_minute: .* a number so long"),
+            ({"price": 0.5}, r"price: has to be a table like \{input = .*, not float"),
+            ({"price": {"input": 1}}, "price: output is missing"),
+            ({"price": {"input": 1, "output": "2"}}, "price: output has to be a num"),
+            ({"price": {"inptu": 1}}, r"price: inptu is no known.* mean 'input'\?"),
             ({"retries": -1}, "retries: has to be at least 0, not -1"),
+            ({"retries": -(10**5000)}, "retries: has .* 0, not a number so long"),
             ({"retries": False}, "retries: has to be a whole number, not true/false"),
             ({"context": 512}, "context: means nothing to provider 'openai'. Drop it"),
             ({"threads": 2}, "threads: means nothing to provider 'openai'"),
@@ -378,6 +404,8 @@ class TestMistakes:
             {"endpoints": data},
             {"endpoints": {"a": data}},
             one(model=data, base_url=data, timeout=data, retries=data),
+            one(deployments=[data]),
+            one(price=data, fallbacks=data, tokens_per_minute=data),
         ):
             try:
                 config = ResourceConfig.load(source)

@@ -1,7 +1,5 @@
 """The parts of the transport and the wire that need no network."""
 
-import datetime
-import email.utils
 import subprocess
 import sys
 
@@ -9,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inf_engine.clients.events import EventDecoder
 from inf_engine.clients.openai import OpenAIClient
-from inf_engine.clients.transport import AiohttpTransport, EventDecoder, _proxy, place
-from inf_engine.clients.wire import retry_after
+from inf_engine.clients.transport import AiohttpTransport, _proxy, place
 from inf_engine.errors import ConfigurationError
 
 STREAM = (
@@ -39,38 +37,18 @@ def test_half_a_line_is_no_event() -> None:
     assert decoder.end() == []
 
 
+def test_a_long_line_is_put_together_once() -> None:
+    """A line that comes in many chunks is one event, in time that grows with it."""
+    decoder = EventDecoder()
+    assert decoder.feed(b"data: ") == []
+    for _ in range(20_000):
+        assert decoder.feed(b"x" * 1000) == []
+    assert decoder.feed(b"\n\n") == [b"x" * 20_000_000]
+
+
 def test_place_holds_no_secret() -> None:
     """A place is scheme, host and path: no user, no password, no query."""
     assert place("https://u:pw@h.test:8/v1/chat?key=s#f") == "https://h.test:8/v1/chat"
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({}, None),
-        ({"retry-after": "7"}, 7.0),
-        ({"retry-after": "0.25"}, 0.25),
-        ({"retry-after": "-3"}, 0.0),
-        ({"retry-after": "nan"}, None),
-        ({"retry-after": "inf"}, None),
-        ({"retry-after": "soon"}, None),
-        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
-        ({"retry-after-ms": "x", "retry-after": "9"}, 9.0),
-    ],
-)
-def test_retry_after_in_seconds(headers: dict[str, str], seconds: float | None) -> None:
-    """Seconds and milliseconds are read, the milliseconds first; nonsense is None."""
-    assert retry_after(headers) == seconds
-
-
-def test_retry_after_date_is_read_against_the_answers_date() -> None:
-    """A date counts from the answer's Date, whatever the clock here says."""
-    now = datetime.datetime(2001, 2, 3, 4, 5, 6, tzinfo=datetime.UTC)
-    later = now + datetime.timedelta(seconds=90)
-    date, then = (email.utils.format_datetime(t, usegmt=True) for t in (now, later))
-    assert retry_after({"date": date, "retry-after": then}) == 90.0
-    assert retry_after({"date": then, "retry-after": date}) == 0.0
-    assert retry_after({"retry-after": then}) is None
 
 
 def test_nothing_is_opened_at_construction() -> None:

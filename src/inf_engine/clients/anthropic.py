@@ -15,16 +15,13 @@ What differs from chat completions, and how a request is mapped:
 """
 
 import json
-import time
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import aclosing
 from itertools import groupby
 from typing import Any
 
 from inf_engine.clients.strict import ANTHROPIC, strict_schema
 from inf_engine.clients.transport import Transport
-from inf_engine.clients.wire import WholeAnswer, Wire, tokens
-from inf_engine.errors import EndpointConnectionError
+from inf_engine.clients.wire import Wire, tokens
 from inf_engine.types import (
     FinishReason,
     ImagePart,
@@ -32,6 +29,7 @@ from inf_engine.types import (
     LLMResponse,
     Message,
     Part,
+    RateHint,
     ToolCall,
     ToolSpec,
     Usage,
@@ -110,11 +108,10 @@ class AnthropicClient:
         Raises:
             EndpointError: The endpoint failed; the type says how.
         """
-        start = time.perf_counter()
-        body = await self._wire.post(self._payload(request), self._headers(request))
-        return self._read(body, start)
+        payload = self._payload(request)
+        return await self._wire.post(payload, self._response, self._headers(request))
 
-    async def stream(self, request: LLMRequest) -> AsyncIterator[str | LLMResponse]:
+    def stream(self, request: LLMRequest) -> AsyncIterator[str | LLMResponse]:
         """Yield the pieces of the text, then the whole response, once.
 
         Args:
@@ -124,27 +121,9 @@ class AnthropicClient:
         Raises:
             EndpointError: The endpoint failed, or the stream ended too soon.
         """
-        start = time.perf_counter()
         payload = {**self._payload(request), "stream": True}
-        answer = _StreamedAnswer()
-        events: Any = self._wire.events(payload, self._headers(request))
-        async with aclosing(events) as stream:
-            async for event in stream:
-                if isinstance(event, WholeAnswer):
-                    response = self._read(event, start)
-                    yield response.text
-                    yield response
-                    return
-                with self._wire.reading():
-                    piece = answer.add(event)
-                if piece:
-                    yield piece
-        if not answer.finished:
-            raise EndpointConnectionError(
-                f"the stream of {self._wire.place} ended before the model had "
-                "finished. Try again; check proxies that cut long answers."
-            )
-        yield self._read(answer.body(), start)
+        headers = self._headers(request)
+        return self._wire.stream(payload, self._response, _StreamedAnswer(), headers)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -172,13 +151,9 @@ class AnthropicClient:
         }
         return {key: value for key, value in payload.items() if value is not None}
 
-    def _read(self, body: Mapping[str, Any], start: float) -> LLMResponse:
-        """The answer in a body, to a request that left at `start`."""
-        with self._wire.reading():
-            response = self._response(body, time.perf_counter() - start)
-        return self._wire.answered(response)
-
-    def _response(self, body: Mapping[str, Any], seconds: float) -> LLMResponse:
+    def _response(
+        self, body: Mapping[str, Any], limits: RateHint | None, seconds: float
+    ) -> LLMResponse:
         """The answer in the library's words."""
         blocks = body.get("content")
         if not isinstance(blocks, list):
@@ -194,6 +169,7 @@ class AnthropicClient:
             model=str(body.get("model") or ""),
             id=str(body.get("id") or ""),
             seconds=seconds,
+            limits=limits,
         )
 
     def _tool_calls(self, blocks: list[Any]) -> tuple[ToolCall, ...]:

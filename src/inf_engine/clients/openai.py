@@ -7,15 +7,14 @@ llama.cpp, OpenRouter and the like, which differ in two fields: they take
 """
 
 import json
-import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
 from typing import Any
 
+from inf_engine.clients.refusal import LONGEST_REASON
 from inf_engine.clients.strict import OPENAI, strict_schema
 from inf_engine.clients.transport import Transport
-from inf_engine.clients.wire import LONGEST_REASON, WholeAnswer, Wire, tokens
-from inf_engine.errors import AnswerError, EndpointConnectionError
+from inf_engine.clients.wire import Wire, tokens
+from inf_engine.errors import AnswerError
 from inf_engine.types import (
     FinishReason,
     ImagePart,
@@ -23,6 +22,7 @@ from inf_engine.types import (
     LLMResponse,
     Message,
     Part,
+    RateHint,
     ResponseSchema,
     ToolCall,
     ToolSpec,
@@ -96,11 +96,10 @@ class OpenAIClient:
         Raises:
             EndpointError: The endpoint failed; the type says how.
         """
-        start = time.perf_counter()
-        body = await self._wire.post(self._payload(request))
-        return self._read(body, start)
+        payload = self._payload(request)
+        return await self._wire.post(payload, self._response)
 
-    async def stream(self, request: LLMRequest) -> AsyncIterator[str | LLMResponse]:
+    def stream(self, request: LLMRequest) -> AsyncIterator[str | LLMResponse]:
         """Yield the pieces of the text, then the whole response, once.
 
         Args:
@@ -109,28 +108,9 @@ class OpenAIClient:
         Raises:
             EndpointError: The endpoint failed, or the stream ended too soon.
         """
-        start = time.perf_counter()
         payload = self._payload(request)
         payload |= {"stream": True, "stream_options": {"include_usage": True}}
-        answer = _StreamedAnswer()
-        events: Any = self._wire.events(payload)
-        async with aclosing(events) as chunks:
-            async for chunk in chunks:
-                if isinstance(chunk, WholeAnswer):
-                    response = self._read(chunk, start)
-                    yield response.text
-                    yield response
-                    return
-                with self._wire.reading():
-                    piece = answer.add(chunk)
-                if piece:
-                    yield piece
-        if not answer.finish:
-            raise EndpointConnectionError(
-                f"the stream of {self._wire.place} ended before the model had "
-                "finished. Try again; check proxies that cut long answers."
-            )
-        yield self._read(answer.body(), start)
+        return self._wire.stream(payload, self._response, _StreamedAnswer())
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -162,13 +142,9 @@ class OpenAIClient:
             form = {"name": wanted.name, "schema": strict, "strict": True}
         return {"type": "json_schema", "json_schema": form}
 
-    def _read(self, body: Mapping[str, Any], start: float) -> LLMResponse:
-        """The answer in a body, to a request that left at `start`."""
-        with self._wire.reading():
-            response = self._response(body, time.perf_counter() - start)
-        return self._wire.answered(response)
-
-    def _response(self, body: Mapping[str, Any], seconds: float) -> LLMResponse:
+    def _response(
+        self, body: Mapping[str, Any], limits: RateHint | None, seconds: float
+    ) -> LLMResponse:
         """The answer in the library's words."""
         choice, message = self._choice(body)
         calls = self._tool_calls(message.get("tool_calls"))
@@ -195,6 +171,7 @@ class OpenAIClient:
             model=str(body.get("model") or ""),
             id=str(body.get("id") or ""),
             seconds=seconds,
+            limits=limits,
         )
 
     def _choice(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -231,20 +208,25 @@ class _StreamedAnswer:
     """Puts the chunks of a stream together, to the body of a plain answer."""
 
     def __init__(self) -> None:
-        self.finish: str | None = None
+        self._finish: str | None = None
         self._head: dict[str, Any] = {}
         self._parts: dict[str, list[str]] = {"content": [], "reasoning": []}
         self._parts["refusal"] = []
         self._calls: dict[int, dict[str, Any]] = {}
 
-    def add(self, chunk: Mapping[str, Any]) -> str:
+    @property
+    def finished(self) -> bool:
+        """Whether the model came to its end."""
+        return bool(self._finish)
+
+    def add(self, event: Mapping[str, Any]) -> str:
         """Take in one chunk and return the piece of text in it."""
         for key in ("id", "model", "usage"):
-            if chunk.get(key):
-                self._head[key] = chunk[key]
-        choices: Any = chunk.get("choices") or ({},)
+            if event.get(key):
+                self._head[key] = event[key]
+        choices: Any = event.get("choices") or ({},)
         delta = choices[0].get("delta") or {}
-        self.finish = choices[0].get("finish_reason") or self.finish
+        self._finish = choices[0].get("finish_reason") or self._finish
         piece = _text(delta.get("content"))
         self._parts["content"].append(piece)
         self._parts["reasoning"].append(_reasoning(delta))
@@ -266,7 +248,7 @@ class _StreamedAnswer:
         """The body that the endpoint would have answered with, unstreamed."""
         message: dict[str, Any] = {k: "".join(v) for k, v in self._parts.items()}
         message["tool_calls"] = [self._calls[index] for index in sorted(self._calls)]
-        choice = {"message": message, "finish_reason": self.finish}
+        choice = {"message": message, "finish_reason": self._finish}
         return {**self._head, "choices": [choice]}
 
 

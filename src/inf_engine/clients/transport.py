@@ -19,7 +19,7 @@ Rules kept here
 - A transport that nobody closes is closed without a word: by its loop, which closes
   its asynchronous generators when it ends (`_keeper` is one); else by the garbage
   collector or at exit.
-- Server-sent events are cut from raw chunks, so a line may have any length.
+- An answer that grows beyond any model's is refused, not read to its end.
 """
 
 import asyncio
@@ -27,27 +27,35 @@ import contextlib
 import os
 import ssl
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterator,
+    Mapping,
+)
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from inf_engine.clients.events import EVENT_STREAM, EventDecoder, looks_like_events
 from inf_engine.errors import (
     ConfigurationError,
     EndpointConnectionError,
     EndpointError,
     EndpointTimeoutError,
     EngineStateError,
+    MalformedResponseError,
 )
 
 CONNECT_SECONDS = 30.0
 """The longest wait for a TCP or TLS connection, in seconds."""
 
+LARGEST_ANSWER = 64 * 2**20
+"""The most bytes that are read of an answer; four times as many of a stream's events,
+which wrap each token into some 300 bytes."""
 
-EVENT_STREAM = "text/event-stream"
-
-_EVENT_STARTS = (b"data:", b"event:", b":")
-"""How events begin, for servers that give a stream another content type."""
+_ENCODED = "content-encoding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +66,13 @@ class HttpResponse:
         status: The HTTP status.
         headers: The headers, to be looked up by lower-case names.
         body: Every byte of the body.
+        streamed: Events follow, and `body` is empty.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    streamed: bool = False
 
 
 class Transport(Protocol):
@@ -76,6 +86,7 @@ class Transport(Protocol):
         Raises:
             EndpointConnectionError: No connection, or one cut before the last byte.
             EndpointTimeoutError: The last byte did not arrive in time.
+            MalformedResponseError: The answer is too large to be one.
         """
         ...
 
@@ -89,6 +100,7 @@ class Transport(Protocol):
     ) -> AsyncIterator[bytes | HttpResponse]:
         """Post `body` and yield the data of each server-sent event as it arrives.
 
+        The head of the stream may come first, as an `HttpResponse` that is `streamed`.
         A 200 that is no stream of events, as of a server that does not know how to
         stream, is yielded whole.
 
@@ -111,10 +123,14 @@ class AiohttpTransport:
 
     Args:
         verify: Check TLS certificates; or a context that says how.
+        largest: The most bytes that are read of an answer, see `LARGEST_ANSWER`.
     """
 
-    def __init__(self, *, verify: bool | ssl.SSLContext = True) -> None:
+    def __init__(
+        self, *, verify: bool | ssl.SSLContext = True, largest: int = LARGEST_ANSWER
+    ) -> None:
         self._verify = verify
+        self._largest = largest
         self._session: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client_error: type[Exception] = OSError
@@ -134,9 +150,14 @@ class AiohttpTransport:
         """Post `body` and return the whole answer (see `Transport.send`)."""
         try:
             reply = await self._post(url, headers, body, seconds)
-            return HttpResponse(reply.status, reply.headers, await reply.read())
+            size = reply.content_length
+            if size is None or size > self._largest or _ENCODED in reply.headers:
+                whole = await self._measured(reply, url)
+            else:
+                whole = await reply.read()
+            return HttpResponse(reply.status, reply.headers, whole)
         except (OSError, self._client_error) as exc:
-            raise _failure(exc, url, seconds) from exc
+            raise failure(exc, url, seconds) from exc
 
     async def stream(
         self,
@@ -147,26 +168,29 @@ class AiohttpTransport:
         refuse: Callable[[HttpResponse], EndpointError],
     ) -> AsyncIterator[bytes | HttpResponse]:
         """Yield the data of each event as it arrives (see `Transport.stream`)."""
-        decoder = EventDecoder()
         try:
             async with self._post(url, headers, body, seconds) as reply:
-                if reply.status != 200:
-                    answer = await reply.read()
-                    raise refuse(HttpResponse(reply.status, reply.headers, answer))
-                if reply.content_type != EVENT_STREAM:
-                    answer = await reply.read()
-                    if not answer.lstrip().startswith(_EVENT_STARTS):
-                        yield HttpResponse(reply.status, reply.headers, answer)
-                        return
-                    for data in decoder.feed(answer):
-                        yield data
-                async for chunk in reply.content.iter_any():
-                    for data in decoder.feed(chunk):
-                        yield data
-                for data in decoder.end():
-                    yield data
+                head = HttpResponse(reply.status, reply.headers, b"", streamed=True)
+                chunks = reply.content.iter_any()
+                if head.status == 200 and reply.content_type == EVENT_STREAM:
+                    yield head
+                    events = cut(chunks, url, 4 * self._largest)
+                    async with contextlib.aclosing(events):
+                        async for data in events:
+                            yield data
+                    return
+                whole = await self._measured(reply, url)
+                for part in parts_of(replace(head, body=whole, streamed=False), refuse):
+                    yield part
         except (OSError, self._client_error) as exc:
-            raise _failure(exc, url, seconds) from exc
+            raise failure(exc, url, seconds) from exc
+
+    async def _measured(self, reply: Any, url: str) -> bytes:
+        """The body of a reply that may be too large; it is not read further then."""
+        with contextlib.closing(reply):
+            if (reply.content_length or 0) > self._largest:
+                raise too_large(url, self._largest)
+            return await joined(reply.content.iter_any(), url, self._largest)
 
     async def aclose(self) -> None:
         """Close every connection; sending afterwards is an `EngineStateError`."""
@@ -269,33 +293,78 @@ def _cut(session: Any) -> None:
         next(steps)
 
 
-class EventDecoder:
-    """Cuts a stream of bytes into the data of server-sent events.
+async def joined(chunks: AsyncIterator[bytes], url: str, largest: int) -> bytes:
+    """Return the chunks of a body as one.
 
-    Comments, event names and ids are left out: both providers repeat the name in the
-    data. Lines end in ``\\n`` or ``\\r\\n``.
+    Args:
+        chunks: What is still to be read of it.
+        url: Where it comes from.
+        largest: The most bytes that it may have.
+
+    Raises:
+        MalformedResponseError: It has more; the rest is not read.
     """
+    whole: list[bytes] = []
+    left = largest
+    async for chunk in chunks:
+        left -= len(chunk)
+        if left < 0:
+            raise too_large(url, largest)
+        whole.append(chunk)
+    return whole[0] if len(whole) == 1 else b"".join(whole)
 
-    def __init__(self) -> None:
-        self._tail = b""
-        self._lines: list[bytes] = []
 
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the data of the events that `chunk` completes, in order."""
-        *lines, self._tail = (self._tail + chunk).split(b"\n")
-        events = []
-        for line in lines:
-            line = line.removesuffix(b"\r")
-            if line.startswith(b"data:"):
-                self._lines.append(line[5:].removeprefix(b" "))
-            elif not line:
-                events.extend(self.end())
-        return events
+async def cut(
+    chunks: AsyncIterator[bytes], url: str, largest: int
+) -> AsyncGenerator[bytes]:
+    """Yield the data of each event in the chunks of a stream.
 
-    def end(self) -> list[bytes]:
-        """Return the event whose lines are complete but for the blank one, if any."""
-        lines, self._lines = self._lines, []
-        return [b"\n".join(lines)] if lines else []
+    Args:
+        chunks: The stream.
+        url: Where it comes from.
+        largest: The most bytes that it may have.
+
+    Raises:
+        MalformedResponseError: It has more; the rest is not read.
+    """
+    decoder = EventDecoder()
+    left = largest
+    async for chunk in chunks:
+        left -= len(chunk)
+        if left < 0:
+            raise too_large(url, largest)
+        for data in decoder.feed(chunk):
+            yield data
+    for data in decoder.end():
+        yield data
+
+
+def parts_of(
+    answer: HttpResponse, refuse: Callable[[HttpResponse], EndpointError]
+) -> Iterator[bytes | HttpResponse]:
+    """Yield what `Transport.stream` does for an answer that had to be read whole.
+
+    Args:
+        answer: Of another status than 200, or of another type than a stream.
+        refuse: Makes the error to raise from an answer that is not a 200.
+    """
+    if answer.status != 200:
+        raise refuse(answer)
+    if not looks_like_events(answer.body):
+        yield answer
+        return
+    decoder = EventDecoder()
+    yield replace(answer, body=b"", streamed=True)
+    yield from decoder.feed(answer.body)
+    yield from decoder.end()
+
+
+def too_large(url: str, largest: int) -> MalformedResponseError:
+    """Return the error for an answer of more than `largest` bytes."""
+    return MalformedResponseError(
+        f"{place(url)} answered with more than {largest / 2**20:g} MiB, which is no "
+        "model's answer; the rest was not read. Check that base_url is right."
+    )
 
 
 def place(url: str) -> str:
@@ -304,8 +373,14 @@ def place(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _failure(exc: Exception, url: str, seconds: float) -> EndpointError:
-    """The library's error for what the network did."""
+def failure(exc: BaseException, url: str, seconds: float) -> EndpointError:
+    """Return the library's error for what the network did.
+
+    Args:
+        exc: A `TimeoutError`, or anything else for a connection that failed.
+        url: Where the request went.
+        seconds: The time that it had.
+    """
     where = place(url)
     why = type(exc).__name__ + (f": {exc}" if str(exc) else "")
     if type(exc).__name__ == "ConnectionTimeoutError":

@@ -1,27 +1,27 @@
 """JSON over a transport: what the OpenAI and the Anthropic client share.
 
 A `Wire` posts a payload to one address and gives back JSON objects. Every way in
-which that can fail becomes one typed error here, once:
+which that can fail becomes one typed error, once:
 
-=====================  ==========================================================
-401, 403               `AuthenticationError`
-429                    `RateLimitError`, with `retry_after` in seconds
-408, 409, 5xx (529)    `EndpointServerError`, with `retry_after` if the answer has it
-every other status     `RequestRefusedError` (a redirect too: it is not followed)
-200 without the JSON   `MalformedResponseError`
-200 without an answer  `AnswerError`, where the model says why
-=====================  ==========================================================
-
-Messages carry the provider's own words (at most 300 characters), the status and the
-address, never the request; the key is cut out should the provider repeat it.
+==========================  =====================================================
+no answer, or half of one   `EndpointConnectionError`, `EndpointTimeoutError`
+another status than 200     see the table of `refusal.py`
+200 with an error in it     the same, as the status that the error stands for
+200 without the JSON        `MalformedResponseError`
+200 without an answer       `AnswerError`, where the model says why
+==========================  =====================================================
 """
 
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from inf_engine.clients.events import EVENT_STREAM
+from inf_engine.clients.headers import rate_hint
+from inf_engine.clients.refusal import Refusals
 from inf_engine.clients.transport import (
     AiohttpTransport,
     HttpResponse,
@@ -30,19 +30,12 @@ from inf_engine.clients.transport import (
 )
 from inf_engine.errors import (
     AnswerError,
-    AuthenticationError,
     ConfigurationError,
-    EndpointError,
-    EndpointServerError,
+    EndpointConnectionError,
     MalformedResponseError,
-    RateLimitError,
-    RequestRefusedError,
     UsageError,
 )
-from inf_engine.types import LLMResponse
-
-LONGEST_REASON = 300
-"""How many characters of the provider's words a message repeats."""
+from inf_engine.types import LLMResponse, RateHint
 
 DONE = b"[DONE]"
 """The data of the event that ends an OpenAI stream."""
@@ -51,36 +44,37 @@ _dumps = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 _HEADERS = {"Content-Type": "application/json", "User-Agent": "inf-engine"}
 
-_SERVER_STATUSES = (408, 409)
+_LONGEST_TYPE = 80
 
-_FIXES = {
-    400: "Correct the request: the words above say which part.",
-    401: "Check {key}.",
-    402: "Check the billing of the account that the API key belongs to.",
-    403: "Check that {key} may use this model.",
-    404: "Check the endpoint's base_url and model.",
-    413: "Send a shorter request.",
-    429: "Lower max_concurrent of the endpoint.",
-}
+_ODD = (AttributeError, LookupError, TypeError, ValueError)
+"""What a reader trips with over a body of an odd shape."""
 
-_NAMED_STATUSES = {
-    "authentication_error": 401,
-    "billing_error": 402,
-    "insufficient_quota": 429,
-    "invalid_api_key": 401,
-    "invalid_request_error": 400,
-    "not_found_error": 404,
-    "overloaded_error": 529,
-    "permission_error": 403,
-    "rate_limit_error": 429,
-    "rate_limit_exceeded": 429,
-    "request_too_large": 413,
-    "timeout_error": 504,
-}
+_NO_HEADERS: Mapping[str, str] = {}
 
 
-class WholeAnswer(dict[str, Any]):
-    """The body of an endpoint that was asked to stream and does not."""
+class Accumulator(Protocol):
+    """Puts the events of a stream together, to the body of a plain answer."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model came to its end."""
+        ...
+
+    def add(self, event: Mapping[str, Any]) -> str:
+        """Take in one event and return the piece of text in it."""
+        ...
+
+    def body(self) -> dict[str, Any]:
+        """Return the body that the endpoint would have answered with, unstreamed."""
+        ...
+
+
+class Reader(Protocol):
+    """Reads the response in a body; the request left `seconds` ago."""
+
+    def __call__(
+        self, body: Mapping[str, Any], limits: RateHint | None, seconds: float
+    ) -> LLMResponse: ...
 
 
 class Wire:
@@ -115,58 +109,77 @@ class Wire:
             )
         self.url = url
         self.headers = {**_HEADERS, **headers}
-        self._secret = secret
-        self._key_name = key_name
+        self._refusals = Refusals(place(url), secret, key_name)
         self._timeout = timeout
         self._transport = AiohttpTransport() if transport is None else transport
 
     async def post(
-        self, payload: Mapping[str, Any], headers: Mapping[str, str] | None = None
-    ) -> dict[str, Any]:
-        """Post `payload` and return the object that the endpoint answered with.
+        self,
+        payload: Mapping[str, Any],
+        read: Reader,
+        headers: Mapping[str, str] | None = None,
+    ) -> LLMResponse:
+        """Post `payload` and return the response.
 
         Args:
             payload: JSON values.
+            read: Makes it from the object that the endpoint answered with.
             headers: Sent instead of the usual ones.
 
         Raises:
             EndpointError: One of the errors drawn at the top of this file.
+            AnswerError: The model wrote nothing, and says why.
         """
+        start = time.perf_counter()
         response = await self._transport.send(
             self.url, headers or self.headers, self._encode(payload), self._timeout
         )
         if response.status != 200:
-            raise self._refusal(response)
-        return self._checked(response.body)
+            raise self._refusals.of_answer(response)
+        return self._whole(response, read, start)
 
-    async def events(
-        self, payload: Mapping[str, Any], headers: Mapping[str, str] | None = None
-    ) -> AsyncIterator[dict[str, Any]]:
-        """Post `payload` and yield the object of each event, ``[DONE]`` left out.
+    async def stream(
+        self,
+        payload: Mapping[str, Any],
+        read: Reader,
+        answer: Accumulator,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[str | LLMResponse]:
+        """Post `payload` and yield the pieces of the text, then the whole response.
 
-        Where the endpoint answers without streaming, a `WholeAnswer` is the only one.
+        Where the endpoint answers without streaming, the text is one piece.
 
         Args:
             payload: JSON values.
+            read: Makes the response from the object that a plain answer would be.
+            answer: Puts that object together.
             headers: Sent instead of the usual ones.
 
         Raises:
             EndpointError: One of the errors drawn at the top of this file, also when
                 the endpoint reports it in the middle of the stream.
+            AnswerError: The model wrote nothing, and says why.
         """
-        chunks: Any = self._transport.stream(
-            self.url,
-            headers or self.headers,
-            self._encode(payload),
-            self._timeout,
-            self._refusal,
-        )
-        async with aclosing(chunks) as stream:
-            async for data in stream:
-                if isinstance(data, HttpResponse):
-                    yield WholeAnswer(self._checked(data.body))
-                elif data != DONE:
-                    yield self._checked(data)
+        start = time.perf_counter()
+        got = _NO_HEADERS
+        async with aclosing(self._opened(payload, headers)) as parts:
+            async for part in parts:
+                if not isinstance(part, HttpResponse):
+                    if piece := self._piece(part, answer, got):
+                        yield piece
+                elif part.streamed:
+                    got = part.headers
+                else:
+                    response = self._whole(part, read, start)
+                    yield response.text
+                    yield response
+                    return
+        if not answer.finished:
+            raise EndpointConnectionError(
+                f"the stream of {self.place} ended before the model had "
+                "finished. Try again; check proxies that cut long answers."
+            )
+        yield self._read(answer.body(), rate_hint(got), read, start)
 
     @property
     def place(self) -> str:
@@ -185,16 +198,8 @@ class Wire:
             status=200,
         )
 
-    def reading(self) -> "_Reading":
-        """Turn what trips over an odd answer into a `MalformedResponseError`."""
-        return _Reading(self)
-
-    def answered(self, response: LLMResponse) -> LLMResponse:
-        """Return a response, unless it is none: a failure is never an empty text.
-
-        Raises:
-            AnswerError: Nothing was written, and the model says why.
-        """
+    def _answered(self, response: LLMResponse) -> LLMResponse:
+        """The response, unless it is none: a failure is never an empty text."""
         if response.text or response.tool_calls:
             return response
         if response.finish_reason == "length":
@@ -210,37 +215,53 @@ class Wire:
             )
         return response
 
-    def stream_error(self, error: Any) -> EndpointError:
-        """Return the error that an answer with status 200 reports in its body."""
-        names = (
-            (error.get("code"), error.get("type")) if isinstance(error, dict) else ()
+    def _opened(
+        self, payload: Mapping[str, Any], headers: Mapping[str, str] | None
+    ) -> Any:
+        """The parts of a streamed answer, see `Transport.stream`."""
+        return self._transport.stream(
+            self.url,
+            headers or self.headers,
+            self._encode(payload),
+            self._timeout,
+            self._refusals.of_answer,
         )
-        status = next(filter(None, map(_status_of, names)), 500)
-        return self._error(status, _words({"error": error}), None)
 
-    def _refusal(self, response: HttpResponse) -> EndpointError:
-        """The error for an answer that is not a 200."""
+    def _piece(
+        self, data: bytes, answer: Accumulator, headers: Mapping[str, str]
+    ) -> str:
+        """The text in the data of an event, which goes into `answer`."""
+        if data == DONE:
+            return ""
+        event = self._checked(data, headers)
         try:
-            words = _words(json.loads(response.body))
-        except ValueError:
-            words = response.body[: 4 * LONGEST_REASON].decode("utf-8", "replace")
-        if 300 <= response.status < 400:
-            target = place(response.headers.get("location", ""))
-            words = f"a redirect to {target}, which is not followed"
-        return self._error(response.status, words, retry_after(response.headers))
+            return answer.add(event)
+        except _ODD as exc:
+            raise self._odd(exc) from exc
 
-    def _error(self, status: int, words: str, wait: float | None) -> EndpointError:
-        """The typed error for a status, with what, where and the fix."""
-        if self._secret:
-            words = words.replace(self._secret, "***")
-        words = " ".join(words.split())
-        if len(words) > LONGEST_REASON:
-            words = words[: LONGEST_REASON - 1] + "…"
-        what = f"{self.place} answered {status}: {words or 'no reason given'}"
-        return _error_type(status)(
-            f"{what.rstrip('.')}. {_fix(status, self._key_name)}",
-            status=status,
-            retry_after=wait,
+    def _whole(self, answer: HttpResponse, read: Reader, start: float) -> LLMResponse:
+        """The response in a whole answer, to a request that left at `start`."""
+        body = self._checked(answer.body, answer.headers)
+        return self._read(body, rate_hint(answer.headers), read, start)
+
+    def _read(
+        self,
+        body: Mapping[str, Any],
+        limits: RateHint | None,
+        read: Reader,
+        start: float,
+    ) -> LLMResponse:
+        """The response in a body, to a request that left at `start`."""
+        try:
+            response = read(body, limits, time.perf_counter() - start)
+        except _ODD as exc:
+            raise self._odd(exc) from exc
+        return self._answered(response)
+
+    def _odd(self, exc: Exception) -> MalformedResponseError:
+        """The error for an answer over whose shape its reader tripped."""
+        return self.malformed(
+            f"its body has an odd shape ({type(exc).__name__}: {exc})"
         )
 
     def _encode(self, payload: Mapping[str, Any]) -> bytes:
@@ -253,41 +274,29 @@ class Wire:
                 "schemas and sampling settings as plain, finite JSON values."
             ) from exc
 
-    def _checked(self, data: bytes) -> dict[str, Any]:
+    def _checked(self, data: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
         """The JSON object in `data`, unless it reports an error."""
-        answer = self._decode(data)
-        if answer.get("error"):
-            raise self.stream_error(answer["error"])
-        return answer
-
-    def _decode(self, data: bytes) -> dict[str, Any]:
-        """The JSON object in `data`."""
         try:
             value = json.loads(data)
         except ValueError as exc:
-            error = self.malformed(f"its body is not JSON ({exc})")
+            what = f"its body is not JSON{_but(headers)} ({exc})"
+            error = self.malformed(what)
             raise error from _without_body(exc)
         if not isinstance(value, dict):
             raise self.malformed(f"its body is a JSON {type(value).__name__}")
+        if value.get("error"):
+            raise self._refusals.of_body(value["error"], headers)
         return value
 
 
-class _Reading:
-    """See `Wire.reading`; a class, because it is entered for every answer."""
-
-    __slots__ = ("_wire",)
-
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
-        if isinstance(exc, (AttributeError, LookupError, TypeError, ValueError)):
-            raise self._wire.malformed(
-                f"its body has an odd shape ({type(exc).__name__}: {exc})"
-            ) from exc
+def _but(headers: Mapping[str, str]) -> str:
+    """What the headers of an answer call a body that is not JSON."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "text/html":
+        return " but a page (text/html), as of a proxy or a login"
+    if not kind or len(kind) > _LONGEST_TYPE or "json" in kind:
+        return ""
+    return "" if kind == EVENT_STREAM else f" but {kind}"
 
 
 def _without_body(exc: ValueError) -> ValueError:
@@ -305,73 +314,6 @@ def tokens(usage: Mapping[str, Any], *path: str) -> int:
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value if isinstance(value, int) else 0
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that an answer asks to wait, None if it does not say.
-
-    Args:
-        headers: The answer's headers. A date is read against the answer's own
-            ``Date``, so that the clocks of the two machines need not agree.
-    """
-    milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    text = headers.get("retry-after")
-    seconds = _number(text)
-    if seconds is not None or not text:
-        return seconds
-    from email.utils import parsedate_to_datetime  # noqa: PLC0415
-
-    try:
-        then = parsedate_to_datetime(text)
-        now = parsedate_to_datetime(headers.get("date", ""))
-        return max(0.0, (then - now).total_seconds())
-    except (TypeError, ValueError):
-        return None
-
-
-def _number(text: str | None) -> float | None:
-    """The number, at least 0, that `text` holds, if it does."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return max(0.0, value) if value < float("inf") else None
-
-
-def _error_type(status: int) -> type[EndpointError]:
-    """Whose fault a status is."""
-    if status in (401, 403):
-        return AuthenticationError
-    if status == 429:
-        return RateLimitError
-    if status >= 500 or status in _SERVER_STATUSES:
-        return EndpointServerError
-    return RequestRefusedError
-
-
-def _fix(status: int, key_name: str) -> str:
-    """What to do about a status."""
-    if status >= 500 or status in _SERVER_STATUSES:
-        return "Try again later."
-    fix = _FIXES.get(status, "Check the endpoint's base_url and the request.")
-    return fix.format(key=f"the API key in {key_name}" if key_name else "the API key")
-
-
-def _status_of(name: Any) -> int:
-    """The status that an error in a body means, 0 if its name says nothing."""
-    if isinstance(name, int):
-        return name if 400 <= name < 600 else 0
-    return _NAMED_STATUSES.get(name, 0) if isinstance(name, str) else 0
-
-
-def _words(body: Any) -> str:
-    """The provider's own words in the body of a failure."""
-    error = body.get("error", body) if isinstance(body, dict) else body
-    if isinstance(error, dict):
-        error = error.get("message") or error.get("detail") or error.get("type") or ""
-    return error if isinstance(error, str) else json.dumps(error)
 
 
 def _check_url(url: str) -> None:

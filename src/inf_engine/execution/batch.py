@@ -149,7 +149,7 @@ class Batch:
     Args:
         rows: The inputs.
         start: Starts a run on an input, given what to call when it has ended.
-        limit: The most inputs alive at once.
+        limit: Says how many inputs may be alive now.
         ordered: Whether results come in input order instead of as they finish.
         record: Whether results carry records.
         told: Takes this batch with False when it begins to pull inputs, with True
@@ -160,7 +160,7 @@ class Batch:
         self,
         rows: Rows,
         start: Callable[[tuple[Any, ...], Callable[[Run], None]], Run],
-        limit: int,
+        limit: Callable[[], int],
         *,
         ordered: bool,
         record: bool,
@@ -208,7 +208,7 @@ class Batch:
 
     @property
     def _is_full(self) -> bool:
-        return len(self._alive) + len(self._ready) >= self._limit
+        return len(self._alive) + len(self._ready) >= self._limit()
 
     async def _fill(self) -> None:
         """Start runs until enough are alive or no input is there."""

@@ -24,7 +24,7 @@ class Choice:
         """Look now, and again each time a candidate has ended."""
         run, node = self._run, self._node
         run.state.add(node, ())
-        run.choices.append(node)
+        run.failures.choices.append(node)
         run.state.start(node.index)
         run.later(self._look)
         for dep in node.deps:
@@ -64,7 +64,7 @@ class Choice:
         states = self._run.state.states
         for loser in self._node.deps:
             if states[loser.index] is not NodeState.DONE:
-                self._run.caught(loser)
+                self._run.failures.caught(loser)
                 self._run.abandon(loser, self._lost(loser))
 
     def _lost(self, loser: GraphNode) -> ExecutionError:

@@ -12,20 +12,22 @@ run (`errors="raise"`) or lets independent work finish first (`errors="collect"`
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 
 from inf_engine.dispatch import dispatcher
 from inf_engine.errors import ConfigurationError, TracingError
-from inf_engine.execution import endings
+from inf_engine.execution import asking, endings
 from inf_engine.execution.books import dropped, failure_of, keep_record, late
 from inf_engine.execution.choice import Choice
+from inf_engine.execution.failures import Failures
 from inf_engine.execution.forwards import Forwards, Step
 from inf_engine.execution.state import ExecutionState, NodeState
 from inf_engine.execution.work import Work, call_plain
 from inf_engine.graph import SMALL_KINDS, GraphNode
+from inf_engine.resources.job import Job
 from inf_engine.tracing.fill import compute_small, filled, inputs_of, reopened
 from inf_engine.tracing.tracer import NOBODY, Frame, Program, Tracer
 
@@ -69,12 +71,10 @@ class Run:
         self._contexts: dict[int, Context] = {}
         self._waiting: dict[int, list[Step]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self.jobs: dict[int, Job] = {}
         self.later = self._agenda.append
         self._forwards = Forwards(self, work.fibers)
-        self.choices: list[GraphNode] = []
-        self._failed: list[GraphNode] = []
-        self._caught_nodes: set[int] = set()
-        self._caught_errors: dict[int, BaseException] = {}
+        self.failures = Failures(self.state)
         self._captured: Any = None
         self._outputs: tuple[GraphNode, ...] = ()
         self._unopened = 0
@@ -102,7 +102,7 @@ class Run:
     def cancel(self, error: BaseException) -> None:
         """Stop everything; `error` is the outcome."""
         if not self.finished:
-            self._stop(error)
+            self.stop(error)
             self.drain()
 
     async def wait_closed(self) -> None:
@@ -138,18 +138,18 @@ class Run:
         except BaseException as exc:  # noqa: BLE001 - e.g. KeyboardInterrupt in an op
             if self.error is not None:
                 raise
-            self._stop(exc)
+            self.stop(exc)
         return True
 
     def _settle(self) -> bool:
         """Finish if nothing is left; say whether there is more to drain."""
         if not self._returned:
             return False
-        if self.error is None and self._failed:
-            failed = next((n for n in self._failed if not self._is_caught(n)), None)
+        failed = self.failures.open() if self.error is None else None
+        if failed is not None:
             at_once = self.work.settings.errors == "raise" or not self.state.unfinished
-            if failed is not None and at_once:
-                self._stop(failure_of(self, failed))
+            if at_once:
+                self.stop(failure_of(self, failed))
         if self._agenda or self._ready:
             return True
         if not self.state.unfinished and not self._forwards and not self._tasks:
@@ -172,7 +172,7 @@ class Run:
         self._forwards.release()
         done(self)
 
-    def _stop(self, error: BaseException) -> None:
+    def stop(self, error: BaseException) -> None:
         """Set the outcome and cancel all that is unfinished."""
         if self.error is None:
             self.error = error
@@ -185,8 +185,8 @@ class Run:
         for node in self.state.nodes:
             if not self.state.is_final(node.index):
                 self._cancel(node, lost)
-        for index in self._tasks:
-            self._cancel_task(index)
+        for index in [*self.jobs, *self._tasks]:
+            self.release(index)
 
     # -- forwards -------------------------------------------------------------------
 
@@ -209,18 +209,16 @@ class Run:
             try:
                 self._check_output(captured, self)
             except TypeError as exc:
-                self._stop(exc)
+                self.stop(exc)
 
     def stop_with(self, error: BaseException) -> None:
         """Stop everything; the outcome names the node, if it is a node's failure."""
-        self._stop(self._named(error))
+        self.stop(self._named(error))
 
     def _named(self, error: BaseException) -> BaseException:
         """Return what a run raises for an error, which may be that of a node."""
-        for node in self._failed:
-            if self.state.errors.get(node.index) is error:
-                return failure_of(self, node)
-        return error
+        node = self.failures.node_of(error)
+        return error if node is None else failure_of(self, node)
 
     # -- the tracer's host ------------------------------------------------------------
 
@@ -287,7 +285,7 @@ class Run:
         error = self.state.errors.get(node.index)
         if error is None:
             return self.state.values[node.index]
-        self.caught(node)
+        self.failures.caught(node)
         raise error
 
     def value_of(self, node: GraphNode) -> Any:
@@ -296,38 +294,6 @@ class Run:
         if error is not None:
             raise error
         return self.state.values[node.index]
-
-    # -- failures ---------------------------------------------------------------------
-
-    def caught(self, node: GraphNode) -> None:
-        """Note that a failure was raised into a forward, which may go on from it."""
-        for here in (node, *node.deps) if node.kind == "first" else (node,):
-            self._caught_nodes.add(here.index)
-            error = self.state.errors.get(here.index)
-            if error is not None:
-                self._caught_errors[id(error)] = error
-
-    def _is_caught(self, node: GraphNode) -> bool:
-        """Say whether a failure was caught, as itself or as that of its branch."""
-        error = self.state.errors[node.index]
-        if id(error) in self._caught_errors or self._may_not_matter(error):
-            return True
-        here: GraphNode | None = node
-        while here is not None and here.index not in self._caught_nodes:
-            here = here.parent
-        return here is not None
-
-    def _may_not_matter(self, error: BaseException) -> bool:
-        """Say whether it failed a candidate of a choice that is still open."""
-        errors, final = self.state.errors, self.state.is_final
-        candidates = [c.deps for c in self.choices if not final(c.index)]
-        return any(errors.get(d.index) is error for deps in candidates for d in deps)
-
-    def _left_branch(self, error: BaseException) -> None:
-        """Note that a failure left the forward of a branch: nobody has caught it."""
-        self._caught_errors.pop(id(error), None)
-        same = [i for i, known in self.state.errors.items() if known is error]
-        self._caught_nodes.difference_update(same)
 
     # -- nodes ------------------------------------------------------------------------
 
@@ -349,20 +315,31 @@ class Run:
         elif kind == "branch":
             self._open_branch(node)
         elif kind == "llm":
-            below = self.state.below(node.index)
-            self.work.queue(node, below, self._spawn)
+            asking.ask(self, node, self._contexts.pop(node.index))
         else:
             self._spawn(node)
 
     def _spawn(self, node: GraphNode) -> None:
         context = self._contexts.pop(node.index)
         context.run(dispatcher.set, None)
-        task = self._loop.create_task(self._perform(node), context=context)
+        self.start_task(node, self._perform(node), context)
+
+    def start_task(
+        self, node: GraphNode, coroutine: Coroutine[Any, Any, None], context: Context
+    ) -> None:
+        """Start the task of a node, which says `task_done` in its end."""
+        task = self._loop.create_task(coroutine, context=context)
         self._tasks[node.index] = task
+
+    def task_done(self, node: GraphNode) -> None:
+        """Forget the task of a node, and go on."""
+        self._tasks.pop(node.index, None)
+        self.drain()
+        self.work.manager.pump()
 
     def _call(self, node: GraphNode, fn: Callable[[Any, Any], Any]) -> None:
         try:
-            value = fn(*self._inputs(node))
+            value = fn(*self.inputs(node))
         except Exception as exc:  # noqa: BLE001 - the outcome of user code
             self.fail(node, exc)
         else:
@@ -376,7 +353,7 @@ class Run:
 
     async def _perform(self, node: GraphNode) -> None:
         try:
-            args, kwargs = self._inputs(node)
+            args, kwargs = self.inputs(node)
             value = await self.work.perform(node, args, kwargs)
         except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001
             self.fail(node, exc)
@@ -384,16 +361,11 @@ class Run:
             if task is not None and task.cancelling():
                 raise
         except BaseException as exc:  # noqa: BLE001 - it ends the run, not the loop
-            self._stop(exc)
+            self.stop(exc)
         else:
             self.complete(node, value)
         finally:
-            del self._tasks[node.index]
-            if node.kind == "llm":
-                self.work.leave(node)
-            self.drain()
-            if node.kind == "llm":
-                self.work.manager.grant()
+            self.task_done(node)
 
     def _open_branch(self, node: GraphNode) -> None:
         fn = node.target
@@ -402,13 +374,14 @@ class Run:
         self._unopened -= 1
         context = self._contexts.pop(node.index)
         try:
-            args, kwargs = self._inputs(node) if node.deps else reopened(given, frame)
+            args, kwargs = self.inputs(node) if node.deps else reopened(given, frame)
         except Exception as exc:  # noqa: BLE001 - e.g. a format spec that fails
             self.fail(node, exc)
         else:
             self._forwards.open(frame, fn, args, kwargs, context)
 
-    def _inputs(self, node: GraphNode) -> Any:
+    def inputs(self, node: GraphNode) -> Any:
+        """Return the arguments of a node, all known."""
         return inputs_of(node, self.value_of)
 
     def complete(self, node: GraphNode, value: Any) -> None:
@@ -424,9 +397,7 @@ class Run:
         """End a node with an error, unless it has ended already."""
         if self.state.is_final(node.index):
             return
-        self._failed.append(node)
-        if node.kind == "branch":
-            self._left_branch(error)
+        self.failures.add(node, error)
         self.work.ended(node, error)
         self._end(self.state.fail(node.index, error))
 
@@ -438,11 +409,10 @@ class Run:
             index = here.index
             if self.state.is_final(index) or self._is_wanted(index):
                 continue
-            self._caught_nodes.add(index)
+            self.failures.dropped(here)
             self._cancel(here, error)
             self._forwards.abort(here, error)
-            if index in self._tasks:
-                self._cancel_task(index)
+            self.release(index)
             if here.kind == "branch":
                 stack += [inner for inner in self.state.nodes if inner.parent is here]
             stack += here.deps
@@ -456,17 +426,22 @@ class Run:
         """End a node that has not ended, and tell if it had begun."""
         if self.state.states[node.index] is NodeState.RUNNING:
             self.work.ended(node, error)
-            if node.index not in self._tasks:
-                self.work.leave(node)
         self._end(self.state.cancel(node.index, error))
 
-    def _cancel_task(self, index: int) -> None:
-        """Cancel the task of a node; it may not even have begun."""
-        self._tasks[index].add_done_callback(partial(self._task_ended, index))
-        self._tasks[index].cancel()
+    def release(self, index: int) -> None:
+        """Cancel what goes on for a node: its job, its task."""
+        job = self.jobs.pop(index, None)
+        if job is not None:
+            task = job.task
+            self.work.manager.cancel(job)
+            if task is not None:
+                self._tasks[index] = task
+                task.add_done_callback(partial(self._task_ended, index))
+        elif index in self._tasks:  # it may not even have begun
+            self._tasks[index].add_done_callback(partial(self._task_ended, index))
+            self._tasks[index].cancel()
 
     def _task_ended(self, index: int, task: asyncio.Task[None]) -> None:
-        self.work.leave(self.state.nodes[index])
         self._tasks.pop(index, None)
         self.drain()
 

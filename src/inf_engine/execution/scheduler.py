@@ -163,7 +163,7 @@ class Scheduler:
                 program, inputs, {}, settings, done, keep=record, observers=observers
             )
 
-        limit = self.max_inflight or self._enough(program)
+        limit = self._enough(program)
         rows = Rows(iterables)
         return Batch(
             rows, start, limit, ordered=ordered, record=record, told=self._pulled
@@ -206,11 +206,12 @@ class Scheduler:
         except RuntimeError as exc:  # of a foreign client that needs its loop
             logger.debug("a client did not close: %s", type(exc).__name__)
 
-    def _enough(self, program: Program) -> int:
-        """Return how many inputs keep every slot of the module's aliases busy."""
+    def _enough(self, program: Program) -> Callable[[], int]:
+        """Return what says how many inputs keep every slot of the aliases busy."""
+        given, slots = self.max_inflight, self.manager.slots
         modules = program.module.modules()
         aliases = {m.alias: None for m in modules if isinstance(m, LLMInference)}
-        return max(16, 2 * self.manager.slots(*aliases))
+        return lambda: given or max(16, 2 * slots(*aliases))
 
     def check_open(self) -> None:
         """Make sure that the engine is not closed.

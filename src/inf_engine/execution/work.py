@@ -3,14 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from inf_engine.dispatch import dispatcher
 from inf_engine.errors import (
     DeadlineError,
 )
-from inf_engine.execution.conversation import converse
 from inf_engine.execution.events import (
     Event,
     NodeFinished,
@@ -21,9 +19,8 @@ from inf_engine.execution.forwards import FiberPool
 from inf_engine.execution.settings import ExecutionSettings
 from inf_engine.graph import GraphNode
 from inf_engine.record import Call
-from inf_engine.resources.gate import Order, Ticket
-from inf_engine.resources.manager import ResourceManager, Watch
-from inf_engine.types import LLMRequest, LLMResponse, Usage
+from inf_engine.resources.manager import ResourceManager
+from inf_engine.types import LLMResponse, Usage
 
 Tell = Callable[[Event], None]
 
@@ -38,9 +35,7 @@ class Entry:
     calls: list[Call] = field(default_factory=list)
     attempts: int = 0
     deadline: asyncio.Timeout | None = None
-    order: Order = Order(0, 0, 0, 0)
-    ticket: Ticket | None = None
-    holds_slot: bool = False
+    timer: asyncio.TimerHandle | None = None
 
     @property
     def usage(self) -> Usage:
@@ -113,11 +108,44 @@ class Work:
         if self._tell is not None:
             self._tell(NodeStarted(self.number, node.name, node.alias, at))
 
+    def sent(self, node: GraphNode, at: float) -> None:
+        """Note that a request left; it may be the first of its node or not."""
+        entry = self.entries[node.index]
+        entry.attempts += 1
+        if entry.started is None:
+            entry.started = at
+        if self._tell is not None:
+            self._tell(NodeStarted(self.number, node.name, node.alias, at))
+
+    def received(self, job: Any, outcome: LLMResponse | BaseException) -> None:
+        """Note how a try ended."""
+        response = outcome if isinstance(outcome, LLMResponse) else None
+        error = outcome if isinstance(outcome, Exception) else None
+        if response is None and error is None:
+            return
+        call = Call(
+            job.request,
+            response,
+            error,
+            job.since - self.began,
+            self._loop.time() - job.since,
+        )
+        self.entries[job.node.index].calls.append(call)
+
+    def limit(self, node: GraphNode, expire: Callable[[], None]) -> None:
+        """Let a node expire `node_timeout` after its first request left."""
+        entry = self.entries[node.index]
+        if entry.timer is None and self.settings.node_timeout is not None:
+            entry.timer = self._loop.call_later(self.settings.node_timeout, expire)
+
     def ended(self, node: GraphNode, error: BaseException | None) -> None:
         """Note that a node is done or has failed."""
         entry = self.entries.get(node.index)
         if entry is not None:
             entry.ended = self._loop.time()
+            if entry.timer is not None:
+                entry.timer.cancel()
+                entry.timer = None
         if self._tell is not None and node.kind in ("llm", "op", "leaf"):
             at = self._loop.time()
             entry = entry or Entry()
@@ -128,46 +156,12 @@ class Work:
                 )
             )
 
-    # -- slots ------------------------------------------------------------------------
-
-    def queue(
-        self, node: GraphNode, below: int, start: Callable[[GraphNode], None]
-    ) -> None:
-        """Ask for the slot of a model call.
-
-        Args:
-            node: The node.
-            below: The length of the longest recorded path below it.
-            start: Called with the node when the slot is there.
-        """
-        entry = self.entries[node.index]
-        priority = -self.settings.priority
-        entry.order = Order(priority, self.number, -below, node.index)
-        granted = partial(self._granted, entry, start, node)
-        entry.ticket = self.manager.queue(node.target.alias, entry.order, granted)
-
-    def _granted(
-        self, entry: Entry, start: Callable[[GraphNode], None], node: GraphNode
-    ) -> None:
-        entry.holds_slot = True
-        start(node)
-
-    def leave(self, node: GraphNode) -> None:
-        """Leave the queue, or give the slot back if nothing was sent on it."""
-        entry = self.entries.get(node.index)
-        if entry is None or entry.ticket is None:
-            return
-        self.manager.leave(node.target.alias, entry.ticket)
-        if entry.holds_slot:
-            entry.holds_slot = False
-            self.manager.give_back(node.target.alias)
-
     # -- what suspends ----------------------------------------------------------------
 
     def perform(
         self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Awaitable[Any]:
-        """Begin a model call, an async leaf, or an op that suspends; await its value.
+        """Begin an async leaf, or an op that suspends; await its value.
 
         Args:
             node: The node.
@@ -199,8 +193,6 @@ class Work:
             ) from exc
 
     def _begin(self, node: GraphNode, args: Any, kwargs: Any) -> Awaitable[Any]:
-        if node.kind == "llm":
-            return converse(node.target, args, kwargs, partial(self._complete, node))
         self.started(node)
         if node.kind == "leaf":
             return node.target.forward(*args, **kwargs)
@@ -208,61 +200,13 @@ class Work:
             return asyncio.to_thread(_returned, node.target.fn, args, kwargs)
         return node.target.fn(*args, **kwargs)
 
-    def _complete(self, node: GraphNode, request: LLMRequest) -> Awaitable[LLMResponse]:
-        entry = self.entries[node.index]
-        holds_slot, entry.holds_slot = entry.holds_slot, False
-        return self.manager.complete(
-            node.target.alias,
-            request,
-            order=entry.order,
-            retries=self.settings.retries,
-            watch=_Bookkeeper(self, node, request, self._delta(node)),
-            holds_slot=holds_slot,
-        )
-
-    def _delta(self, node: GraphNode) -> Callable[[str], None] | None:
+    def delta(self, node: GraphNode) -> Callable[[str], None] | None:
+        """Return what takes the pieces of a node's text, None if nobody wants them."""
         tell = self._tell
         if tell is None or self._wants_tokens is None or not self._wants_tokens(node):
             return None
         number, name, loop = self.number, node.name, self._loop
         return lambda text: tell(TokenDelta(number, name, text, loop.time()))
-
-
-class _Bookkeeper(Watch):
-    """Writes the tries of one request into the books of its node."""
-
-    __slots__ = ("_left_at", "_node", "_request", "_work")
-
-    def __init__(
-        self,
-        work: Work,
-        node: GraphNode,
-        request: LLMRequest,
-        delta: Callable[[str], None] | None,
-    ) -> None:
-        super().__init__(delta)
-        self._work = work
-        self._node = node
-        self._request = request
-        self._left_at = 0.0
-
-    def sent(self) -> None:
-        """Note when the request leaves."""
-        self._left_at = self._work.now()
-        self._work.entries[self._node.index].attempts += 1
-        self._work.started(self._node)
-
-    def received(self, outcome: LLMResponse | Exception) -> None:
-        """Note the answer or the error, and how long it took."""
-        answered = isinstance(outcome, LLMResponse)
-        call = Call(
-            self._request,
-            outcome if answered else None,
-            None if answered else outcome,
-            self._left_at - self._work.began,
-            self._work.now() - self._left_at,
-        )
-        self._work.entries[self._node.index].calls.append(call)
 
 
 def call_plain(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:

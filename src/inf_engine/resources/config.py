@@ -8,26 +8,27 @@ repeated in a message.
 
 import json
 import os
-import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeAlias
-from urllib.parse import urlsplit
+from typing import Any
 
-from inf_engine.errors import ConfigurationError, MissingKeyError, known_names
-
-_PROVIDERS = ("openai", "anthropic", "openai-compatible", "local")
-_DEFAULT_MODELS = {"local": "smollm2"}
-_DEFAULT_KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
-_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
-_LOCAL_ONLY = ("context", "threads")
-_REMOTE_ONLY = ("base_url", "api_key_env")
-_LONGEST_ECHO = 30
-_LONGEST_TIMEOUT = 1e9
-
-Problem: TypeAlias = tuple[str, str]  # a field, and what is wrong with it
+from inf_engine.errors import ConfigurationError, MissingKeyError
+from inf_engine.resources.checks import (
+    DEFAULT_KEYS,
+    DEFAULT_MODELS,
+    FIELDS,
+    Problem,
+    bad_alias,
+    endpoint_problems,
+    fallback_problems,
+    inherited,
+    not_a,
+    refusal,
+    unknown_key,
+)
+from inf_engine.resources.prices import Price
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,22 @@ class EndpointConfig:
         retries: Tries after the first.
         context: Tokens per request that a ``local`` model keeps, None for its own.
         threads: Threads of a ``local`` model, None for as many as there are cores.
+        requests_per_minute: The most requests in a minute, None for no known limit.
+        tokens_per_minute: The most tokens in a minute, in and out together, None for
+            no known limit.
+        price: US dollars per million tokens, a `Price` or a table ``{input = 0.5,
+            output = 1.5, cached = 0.1}`` (``cached`` may be left out); None for what
+            is known of the model.
+        fallbacks: Aliases that are tried in this order when this one has failed for
+            good.
+        deployments: Several places that answer for this alias: tables of the fields
+            above but for ``retries`` and ``fallbacks``, which belong to the alias.
+            What a table leaves out it takes from this endpoint, whose own ``model``
+            and ``base_url`` are then only defaults, and whose limits hold for each
+            deployment. A table of another provider does not take ``base_url``,
+            ``api_key_env``, ``context`` and ``threads``. Kept as complete
+            `EndpointConfig`s; one that is given must be complete, and gets the
+            ``retries`` of this endpoint.
 
     Raises:
         ConfigurationError: If a value cannot be right.
@@ -62,17 +79,37 @@ class EndpointConfig:
     retries: int = 2
     context: int | None = None
     threads: int | None = None
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    price: Price | None = None
+    fallbacks: tuple[str, ...] = ()
+    deployments: tuple["EndpointConfig", ...] = ()
 
     def __post_init__(self) -> None:
-        problems = _problems({f.name: getattr(self, f.name) for f in fields(self)})
+        values = _plain({field: getattr(self, field) for field in FIELDS})
+        problems = endpoint_problems(values)
         if problems:
-            raise _refusal("EndpointConfig", problems)
-        model = self.model or _DEFAULT_MODELS.get(self.provider, "")
-        variable = self.api_key_env or _DEFAULT_KEYS.get(self.provider, "")
-        object.__setattr__(self, "model", model)
-        object.__setattr__(self, "api_key_env", variable)
-        object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
-        object.__setattr__(self, "timeout", float(self.timeout))
+            raise refusal("EndpointConfig", problems)
+        for field, value in _normal(values).items():
+            object.__setattr__(self, field, value)
+
+    @property
+    def each(self) -> "tuple[EndpointConfig, ...]":
+        """The deployments; the endpoint itself where it has none.
+
+        None of them has deployments or fallbacks.
+        """
+        if self.deployments:
+            return self.deployments
+        return (replace(self, fallbacks=()) if self.fallbacks else self,)
+
+    @property
+    def deployment(self) -> tuple[str, str, str, str]:
+        """What limits and the queue belong to: provider, base_url, api_key_env, model.
+
+        Of an endpoint with deployments it says nothing: ask each of `each`.
+        """
+        return self.provider, self.base_url, self.api_key_env, self.model
 
     def api_key(self, alias: str, environ: Mapping[str, str]) -> str | None:
         """Return the key, None if the endpoint needs none.
@@ -113,13 +150,13 @@ class ResourceConfig:
     def __post_init__(self) -> None:
         for alias, endpoint in self.endpoints.items():
             if not isinstance(alias, str) or not alias.strip():
-                raise _refusal("ResourceConfig", [("endpoints", _bad_alias(alias))])
+                raise refusal("ResourceConfig", [("endpoints", bad_alias(alias))])
             if not isinstance(endpoint, (EndpointConfig, Mapping)):
-                what = _not("an EndpointConfig", endpoint)
-                raise _refusal("ResourceConfig", [(f"endpoints.{alias}", what)])
+                what = not_a("an EndpointConfig", endpoint)
+                raise refusal("ResourceConfig", [(f"endpoints.{alias}", what)])
         problems = _endpoints_problems(self.endpoints) if self.endpoints else []
         if problems:
-            raise _refusal("ResourceConfig", problems)
+            raise refusal("ResourceConfig", problems)
         made = {alias: _endpoint(data) for alias, data in self.endpoints.items()}
         object.__setattr__(self, "endpoints", made)
 
@@ -161,12 +198,12 @@ def _is_alias_table(source: Any) -> bool:
 def _from_dict(data: Any, where: str) -> ResourceConfig:
     """Build the configuration of plain data."""
     if not isinstance(data, Mapping):
-        raise _refusal(where, [("the whole", _not("a table", data))])
-    problems = [_unknown_key(k, ("endpoints",)) for k in data if k != "endpoints"]
+        raise refusal(where, [("the whole", not_a("a table", data))])
+    problems = [unknown_key(k, ("endpoints",)) for k in data if k != "endpoints"]
     endpoints = data.get("endpoints")
     problems += _endpoints_problems(endpoints)
     if problems:
-        raise _refusal(where, problems)
+        raise refusal(where, problems)
     return ResourceConfig({alias: _endpoint(e) for alias, e in endpoints.items()})
 
 
@@ -180,163 +217,73 @@ def _endpoints_problems(endpoints: Any) -> list[Problem]:
     if endpoints is None or endpoints == {}:
         return [("endpoints", "binds no alias. Add a table [endpoints.<alias>]")]
     if not isinstance(endpoints, Mapping):
-        return [("endpoints", _not("a table of aliases", endpoints))]
+        return [("endpoints", not_a("a table of aliases", endpoints))]
     problems: list[Problem] = []
     for alias, data in endpoints.items():
         place = f"endpoints.{alias}"
         if not isinstance(alias, str) or not alias.strip():
-            problems.append(("endpoints", _bad_alias(alias)))
-        elif isinstance(data, EndpointConfig):
-            continue
-        elif not isinstance(data, Mapping):
-            problems.append((place, _not("a table", data)))
+            problems.append(("endpoints", bad_alias(alias)))
+        elif not isinstance(data, (EndpointConfig, Mapping)):
+            problems.append((place, not_a("a table", data)))
         else:
-            found = _endpoint_problems(data)
+            found = _alias_problems(alias, data, endpoints)
             problems += [(f"{place}.{field}", what) for field, what in found]
     return problems
 
 
-def _endpoint_problems(data: Mapping[Any, Any]) -> list[Problem]:
-    """Return what is wrong with the table of one endpoint."""
-    names = [f.name for f in fields(EndpointConfig)]
-    unknown = [_unknown_key(key, names) for key in data if key not in names]
-    return unknown + _problems({k: v for k, v in data.items() if k in names})
+def _alias_problems(
+    alias: str, data: EndpointConfig | Mapping[Any, Any], aliases: Mapping[Any, Any]
+) -> list[Problem]:
+    """Return what is wrong with the endpoint of an alias, among its neighbours."""
+    if isinstance(data, EndpointConfig):
+        return fallback_problems(alias, data.fallbacks, aliases)
+    lost = fallback_problems(alias, data.get("fallbacks"), aliases)
+    return endpoint_problems(_plain(data)) + lost
 
 
-def _problems(values: Mapping[str, Any]) -> list[Problem]:
-    """Return what is wrong with the fields of an endpoint, those left out included."""
-    problems: list[Problem] = []
-    for field, value in values.items():
-        what = _CHECKS[field](value)
-        if what:
-            problems.append((field, what))
-    return problems or _mismatches(values)
+def _plain(values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return the fields of an endpoint with its deployments as tables."""
+    plain = dict(values)
+    given = plain.get("deployments")
+    if isinstance(given, (list, tuple)):
+        plain["deployments"] = [
+            _table(each) if isinstance(each, EndpointConfig) else each for each in given
+        ]
+    return plain
 
 
-def _mismatches(values: Mapping[str, Any]) -> list[Problem]:
-    """Return which fields do not go together, each being right by itself."""
-    provider = values.get("provider")
-    if provider is None:
-        return [("provider", f"is missing; {known_names('', _PROVIDERS)}")]
-    problems: list[Problem] = []
-    if not values.get("model") and provider not in _DEFAULT_MODELS:
-        problems.append(("model", f"is missing. Name a model of provider {provider!r}"))
-    if provider == "openai-compatible" and not values.get("base_url"):
-        what = "is missing. Give the server's address, e.g. http://127.0.0.1:8000/v1"
-        problems.append(("base_url", what))
-    idle = _REMOTE_ONLY if provider == "local" else _LOCAL_ONLY
-    for field in idle:
-        if values.get(field) not in (None, ""):
-            problems.append((field, f"means nothing to provider {provider!r}. Drop it"))
-    return problems
+def _table(deployment: EndpointConfig) -> dict[str, Any]:
+    """Return a deployment as a table that leaves nothing out."""
+    table = {field: getattr(deployment, field) for field in FIELDS}
+    del table["retries"]
+    for field in ("fallbacks", "deployments"):
+        if not table[field]:
+            del table[field]
+    return table
 
 
-def _provider(value: Any) -> str:
-    if not isinstance(value, str):
-        return _not("text", value)
-    if value in _PROVIDERS:
-        return ""
-    shown = repr(value) if len(value) <= _LONGEST_ECHO else "this text"
-    return f"{shown} is no provider; {known_names(value, _PROVIDERS)}"
+def _normal(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return checked fields in the one form in which equal endpoints are equal."""
+    provider, price = values["provider"], values["price"]
+    retries, deployments = values["retries"], values["deployments"]
+    return {
+        "model": values["model"] or DEFAULT_MODELS.get(provider, ""),
+        "api_key_env": values["api_key_env"] or DEFAULT_KEYS.get(provider, ""),
+        "base_url": values["base_url"].rstrip("/"),
+        "timeout": float(values["timeout"]),
+        "requests_per_minute": _float(values["requests_per_minute"]),
+        "tokens_per_minute": _float(values["tokens_per_minute"]),
+        "price": Price.of(price) if isinstance(price, Mapping) else price,
+        "fallbacks": tuple(values["fallbacks"]),
+        "deployments": tuple(
+            EndpointConfig(**inherited(values, table), retries=retries)
+            for table in deployments
+        ),
+    }
 
 
-def _text(value: Any) -> str:
-    return "" if isinstance(value, str) else _not("text", value)
-
-
-def _base_url(value: Any) -> str:
-    """Check an address without repeating it: it may hold a password."""
-    if not isinstance(value, str) or not value:
-        return _text(value)
-    try:
-        parts = urlsplit(value)
-        has_host = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        has_host = False
-    if not has_host or parts.scheme not in ("http", "https") or re.search(r"\s", value):
-        return "has to be an address like http://127.0.0.1:8000/v1 or https://host/v1"
-    if parts.username is not None or parts.query or parts.fragment:
-        return "must hold no user, password, query or '#'. Keys go by api_key_env"
-    return ""
-
-
-def _variable(value: Any) -> str:
-    """Check the name of a variable without repeating it: it may be a key."""
-    if not isinstance(value, str) or not value:
-        return _text(value)
-    if _VARIABLE.fullmatch(value):
-        return ""
-    return (
-        "has to be the name of an environment variable (A-Z, 0-9, '_'), e.g. "
-        "OPENAI_API_KEY, never the key itself. If this was a key, take it out of the "
-        "file, set it in the environment, and give the variable's name here"
-    )
-
-
-def _timeout(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return _not("a number of seconds", value)
-    in_range = 0 < value <= _LONGEST_TIMEOUT  # NaN is not
-    return "" if in_range else f"has to be more than 0 seconds and finite, not {value}"
-
-
-def _count(least: int) -> Callable[[Any], str]:
-    """Return a check for whole numbers."""
-
-    def check(value: Any) -> str:
-        if isinstance(value, bool) or not isinstance(value, int):
-            return _not("a whole number", value)
-        return "" if value >= least else f"has to be at least {least}, not {value}"
-
-    return check
-
-
-def _optional(check: Callable[[Any], str]) -> Callable[[Any], str]:
-    """Return a check that also allows None."""
-    return lambda value: "" if value is None else check(value)
-
-
-_CHECKS: dict[str, Callable[[Any], str]] = {
-    "provider": _provider,
-    "model": _text,
-    "base_url": _base_url,
-    "api_key_env": _variable,
-    "max_concurrent": _optional(_count(1)),
-    "timeout": _timeout,
-    "retries": _count(0),
-    "context": _optional(_count(1)),
-    "threads": _optional(_count(1)),
-}
-
-
-def _unknown_key(key: Any, known: Sequence[str]) -> Problem:
-    name = str(key)[:_LONGEST_ECHO]
-    return name, f"is no known key; {known_names(name, known)}"
-
-
-def _bad_alias(alias: Any) -> str:
-    return f"has an alias that is {_kind(alias)}. Name each with text; quote numbers"
-
-
-def _not(wanted: str, value: Any) -> str:
-    return f"has to be {wanted}, not {_kind(value)}"
-
-
-def _kind(value: Any) -> str:
-    """Return what a value is, without saying what is in it."""
-    if value == "":
-        return "empty"
-    names = {bool: "true/false", str: "text", type(None): "null"}
-    return names.get(type(value), type(value).__name__)
-
-
-def _refusal(where: str, problems: list[Problem]) -> ConfigurationError:
-    """Return the error that names every problem with its place."""
-    lines = [f"{place}: {what}" for place, what in problems]
-    if len(lines) == 1:
-        return ConfigurationError(f"{where}: {lines[0]}")
-    listed = "".join(f"\n  {line}" for line in lines)
-    return ConfigurationError(f"{where}: {len(lines)} problems{listed}")
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def _read(path: Path) -> Any:

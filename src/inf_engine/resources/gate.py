@@ -1,9 +1,13 @@
-"""`Gate`: the slots of one endpoint, handed out in order.
+"""`Gate`: the line in front of one deployment, served in order.
 
-Whoever asks is put into a queue. Free slots are granted in the next turn of the loop,
-or before it by `grant`, which a run calls when it has worked off what an answer made
-ready. So the order decides who goes first, not the accident of who asked first in the
-same moment, and no slot is idle for longer than a turn.
+Whoever asks is put into the line. Those who may go are started in the next turn of the
+loop, or before it by `grant`, which is called when what an answer made ready has been
+worked off. So the order decides who goes first, not the accident of who asked first in
+the same moment, and no slot is idle for longer than a turn.
+
+Who may go is not decided here: the gate asks when the first in line may, and sets one
+timer if that is later. Nobody passes the first in line: a big request that waits for
+tokens would never go if small ones did.
 
 Who waits is served oldest input first. At the end of a batch that would leave slots
 idle: the last inputs would begin last, and their longest paths stick out. So when no
@@ -14,111 +18,85 @@ first.
 import asyncio
 import heapq
 import itertools
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Order(NamedTuple):
-    """Who goes first: the lowest.
-
-    Args:
-        priority: The priority of the run, negated.
-        age: The number of the input; older ones have lower numbers.
-        path: The length of the longest recorded path below the node, negated.
-        place: The place of the node in its run.
-    """
-
-    priority: int
-    age: int
-    path: int
-    place: int
-
-    def at_the_end(self) -> tuple[int, ...]:
-        """Return what decides at the end of a batch: the path before the age."""
-        return self.priority, self.path, self.age, self.place
-
-
-class Ticket:
-    """A place in the queue.
-
-    Args:
-        order: Who goes first: the lowest.
-        start: Called with the slot when its turn has come.
-    """
-
-    __slots__ = ("gone", "order", "start")
-
-    def __init__(self, order: Any, start: Callable[[], None]) -> None:
-        self.order = order
-        self.start = start
-        self.gone = False
-
-
-def _by_age(order: Any) -> Any:
-    return order
-
-
-def _by_path(order: Any) -> Any:
-    return order.at_the_end() if isinstance(order, Order) else order
-
-
-def _started() -> None:
-    """Stand where `start` stood, which would keep alive what it has started."""
+from inf_engine.resources.job import Job, JobState, Order
 
 
 class Gate:
-    """At most `limit` holders at a time; who waits is served lowest order first.
+    """Starts the jobs in line as soon as they may, lowest order first.
 
     Args:
-        limit: The number of slots, None for no limit.
+        ready_at: Says when a job may start, given the time now; infinity if only the
+            end of another job can tell.
+        start: Starts a job.
+        slots: Says how many jobs fit in one round, None for any number.
+        pump: Called when it is time to grant; None for `grant`.
     """
 
-    def __init__(self, limit: int | None) -> None:
-        self.limit = limit
-        self.in_use = 0
+    def __init__(
+        self,
+        ready_at: Callable[[Job, float], float],
+        start: Callable[[Job], None],
+        slots: Callable[[], int | None] = lambda: None,
+        pump: Callable[[], None] | None = None,
+    ) -> None:
+        self._pump = pump or self.grant
+        self._ready_at = ready_at
+        self._start = start
+        self._slots = slots
         self._numbers = itertools.count()
-        self._waiting: list[tuple[Any, int, Ticket]] = []
-        self._gone = 0
-        self._will_grant = False
-        self._key: Callable[[Any], Any] = _by_age
+        self._line: list[tuple[Any, int, Job]] = []
+        self._left = 0
+        self._is_granting = False
+        self._timer: asyncio.Handle | None = None
+        self._wakes_at = math.inf
+        self._key: Callable[[Order], Any] = _by_age
         self._ending = False
 
-    def request(self, order: Any, start: Callable[[], None]) -> Ticket:
-        """Ask for a slot; `start` is called once it is there, never from in here."""
-        ticket = Ticket(order, start)
-        entry = (self._key(order), next(self._numbers), ticket)
-        heapq.heappush(self._waiting, entry)
-        self._grant_soon()
-        return ticket
+    def __len__(self) -> int:
+        """How many wait, about: some may have left the line unseen."""
+        return len(self._line) - self._left
 
-    def withdraw(self, ticket: Ticket) -> None:
-        """Leave the queue; nothing if its turn has come already."""
-        if ticket.gone:
-            return
-        ticket.gone = True
-        self._gone += 1
-        if 2 * self._gone > len(self._waiting):
-            self._waiting = [entry for entry in self._waiting if not entry[2].gone]
-            heapq.heapify(self._waiting)
-            self._gone = 0
+    def join(self, job: Job) -> None:
+        """Put a job into the line; it is never started from in here."""
+        heapq.heappush(self._line, (self._key(job.order), next(self._numbers), job))
+        self._wake(0.0)
 
-    def release(self) -> None:
-        """Give a slot back."""
-        self.in_use -= 1
-        self._grant_soon()
+    def leave(self) -> None:
+        """Take note that a job of the line does not wait any more."""
+        self._left += 1
+        if 2 * self._left > len(self._line):
+            self._line = [e for e in self._line if e[2].state is JobState.WAITING]
+            heapq.heapify(self._line)
+            self._left = 0
 
     def grant(self) -> None:
-        """Give free slots to those who wait, lowest order first."""
-        while self._waiting and self._is_open:
-            self._look_ahead()
-            _, _, ticket = heapq.heappop(self._waiting)
-            if ticket.gone:
-                self._gone -= 1
-            else:
-                start, ticket.start = ticket.start, _started
-                ticket.gone = True
-                self.in_use += 1
-                start()
+        """Start those who may go now."""
+        if self._is_granting:
+            return
+        self._is_granting = True
+        try:
+            while self.grant_one():
+                pass
+        finally:
+            self._is_granting = False
+
+    def grant_one(self) -> bool:
+        """Start the first in line if it may go; say whether it was."""
+        job = self._first()
+        if job is None:
+            return False
+        now = asyncio.get_running_loop().time()
+        when = self._ready_at(job, now)
+        if when > now:
+            self._wake(when)
+            return False
+        heapq.heappop(self._line)
+        self._start(job)
+        return True
 
     def end(self, ending: bool) -> None:
         """Take note that no more inputs come, or that they do."""
@@ -126,38 +104,51 @@ class Gate:
         if not ending and self._key is not _by_age:
             self._arrange(_by_age)
 
-    async def acquire(self, order: Any = ()) -> None:
-        """Take a slot, waiting for it."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        ticket = self.request(order, lambda: turn.set_result(None))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if ticket.gone:
-                self.release()
-            self.withdraw(ticket)
-            raise
+    def close(self) -> None:
+        """Drop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    @property
-    def _is_open(self) -> bool:
-        return self.limit is None or self.in_use < self.limit
+    def _first(self) -> Job | None:
+        """Return the first who still waits."""
+        if self._ending and self._key is _by_age:
+            self._look_ahead()
+        line = self._line
+        while line and line[0][2].state is not JobState.WAITING:
+            heapq.heappop(line)
+            self._left = max(0, self._left - 1)
+        return line[0][2] if line else None
 
     def _look_ahead(self) -> None:
         """Let the longest path go first from now on, if the end is near."""
-        if self._ending and self._key is _by_age and self.limit is not None:
-            if len(self._waiting) < 2 * self.limit:
-                self._arrange(_by_path)
+        slots = self._slots()
+        if slots is not None and 1 < len(self) < 2 * slots:
+            self._arrange(Order.at_the_end)
 
-    def _arrange(self, key: Callable[[Any], Any]) -> None:
+    def _arrange(self, key: Callable[[Order], Any]) -> None:
         self._key = key
-        self._waiting = [(key(t.order), n, t) for _, n, t in self._waiting]
-        heapq.heapify(self._waiting)
+        self._line = [(key(job.order), n, job) for _, n, job in self._line]
+        heapq.heapify(self._line)
 
-    def _grant_soon(self) -> None:
-        if self._waiting and self._is_open and not self._will_grant:
-            self._will_grant = True
-            asyncio.get_running_loop().call_soon(self._grant_now)
+    def _wake(self, when: float) -> None:
+        """Grant again at a time, 0.0 for the next turn; not if that happens before."""
+        if when >= self._wakes_at or when == math.inf:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._wakes_at = when
+        if when > 0.0:
+            self._timer = loop.call_at(when, self._woken)
+        else:
+            self._timer = loop.call_soon(self._woken)
 
-    def _grant_now(self) -> None:
-        self._will_grant = False
-        self.grant()
+    def _woken(self) -> None:
+        self._timer = None
+        self._wakes_at = math.inf
+        self._pump()
+
+
+def _by_age(order: Order) -> Any:
+    return order

@@ -1,75 +1,64 @@
 """`ResourceManager`: the only road from an alias to a client.
 
-On it, in this order: a slot of the endpoint, the request, and on a failure that may
-pass the wait before the next try. A slot is held only while a request is on the wire,
-never during that wait.
+A request is a `Job`. It waits in the line of each deployment of its alias and leaves on
+the first that takes it, the least loaded, then the fastest. A slot is held only while a
+request is on the wire. What becomes of it afterwards:
+
+=========================  =======================================================
+an answer                  the job has ended
+429                        in front of the line again; the deployment pauses, and
+                           it does not count as a try
+another failure that may   in front of the line again after a pause (exponential,
+pass, tries are left       full jitter, never before ``Retry-After``)
+any other failure of the   the next of the alias's `fallbacks` that has not failed
+endpoint                   it yet; without one the job has ended
+any other exception        the job has ended
+=========================  =======================================================
+
+Deciding is plain synchronous code; a task exists only while a request is on the wire.
 """
 
 import asyncio
 import inspect
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
-from inf_engine.clients.anthropic import AnthropicClient
-from inf_engine.clients.local import LocalClient
-from inf_engine.clients.openai import OpenAIClient
 from inf_engine.errors import (
-    ConfigurationError,
     EndpointError,
+    RateLimitError,
     UnknownAliasError,
 )
-from inf_engine.resources.config import EndpointConfig, ResourceConfig
-from inf_engine.resources.gate import Gate, Order, Ticket
-from inf_engine.resources.retry import should_retry, wait_seconds
-from inf_engine.types import Client, LLMRequest, LLMResponse, StreamingClient
+from inf_engine.resources.binding import bound
+from inf_engine.resources.config import EndpointConfig
+from inf_engine.resources.deployment import Deployment
+from inf_engine.resources.job import Job, JobState, Order
+from inf_engine.resources.retry import may_retry, wait_seconds
+from inf_engine.resources.sending import checked, sending
+from inf_engine.types import LLMRequest, LLMResponse
 
-LOCAL_SLOTS = 4
 _UNLIMITED_SLOTS = 64
+_RETRIES = 2
 
 
-class Watch:
-    """What a caller of `ResourceManager.complete` is told; subclass it to listen.
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where an alias leads.
 
-    Attributes:
-        delta: Called with each piece of text; None not to stream.
+    Args:
+        alias: The alias.
+        deployments: What answers it.
+        retries: Tries after the first.
+        fallbacks: The aliases to try when it has failed.
     """
 
-    __slots__ = ("delta",)
-
-    def __init__(self, delta: Callable[[str], None] | None = None) -> None:
-        self.delta = delta
-
-    def sent(self) -> None:
-        """Take note: the request leaves. Called for each try."""
-
-    def received(self, outcome: LLMResponse | Exception) -> None:
-        """Take note of how a try ended."""
-
-
-@dataclass(slots=True)
-class _Endpoint:
-    """An alias, its client once it is needed, and its slots."""
-
     alias: str
-    config: EndpointConfig | None
-    client: Any
-    gate: Gate
-
-    @property
-    def retries(self) -> int:
-        return self.config.retries if self.config else 2
-
-    def open(
-        self, environ: Mapping[str, str], clients: dict[EndpointConfig, Any]
-    ) -> None:
-        """Make the client, on first use; equal endpoints share one."""
-        if self.client is None and self.config is not None:
-            if self.config not in clients:
-                clients[self.config] = make_client(self.alias, self.config, environ)
-            self.client = clients[self.config]
+    deployments: tuple[Deployment, ...]
+    retries: int = _RETRIES
+    fallbacks: tuple[str, ...] = ()
 
 
 class ResourceManager:
@@ -88,26 +77,47 @@ class ResourceManager:
         self, resources: Any, *, environ: Mapping[str, str] | None = None
     ) -> None:
         self._environ = os.environ if environ is None else environ
-        self._endpoints: dict[str, _Endpoint] = {}
-        gates: dict[EndpointConfig, Gate] = {}
-        for alias, (config, client) in _bound(resources).items():
-            gate = Gate(None)
-            if config is not None:
-                gate = gates.setdefault(config, Gate(_limit(config)))
-            self._endpoints[alias] = _Endpoint(alias, config, client, gate)
-        self._clients: dict[EndpointConfig, Any] = {}
+        self._deployments: list[Deployment] = []
+        self._routes: dict[str, Route] = {}
         self._random = random.Random()
+        self._is_pumping = False
+        known: dict[Any, Deployment] = {}
+        for alias, (config, client) in bound(resources).items():
+            self._routes[alias] = self._route(alias, config, client, known)
 
     @property
     def aliases(self) -> tuple[str, ...]:
         """The aliases that are bound, in order."""
-        return tuple(self._endpoints)
+        return tuple(self._routes)
+
+    def _route(
+        self,
+        alias: str,
+        config: EndpointConfig | None,
+        client: Any,
+        known: dict[Any, Deployment],
+    ) -> Route:
+        """Return where an alias leads; equal endpoints are one deployment."""
+        if config is None:
+            return Route(alias, (self._deployment(alias, None, client),))
+        for each in config.each:
+            if each not in known:
+                known[each] = self._deployment(alias, each, None)
+        deployments = tuple(known[each] for each in config.each)
+        return Route(alias, deployments, config.retries, config.fallbacks)
+
+    def _deployment(
+        self, alias: str, config: EndpointConfig | None, client: Any
+    ) -> Deployment:
+        made = Deployment(alias, config, client, self._start, self.pump)
+        self._deployments.append(made)
+        return made
 
     def check(self, alias: str, where: str = "") -> None:
         """Make sure that requests to an alias can leave; sends nothing.
 
         Args:
-            alias: The alias.
+            alias: The alias; its fallbacks are checked too.
             where: The module that uses it, for the message.
 
         Raises:
@@ -116,58 +126,92 @@ class ResourceManager:
             ConfigurationError: If its client cannot be made (no such model file, an
                 extra that is not installed).
         """
-        endpoint = self._endpoints.get(alias)
-        if endpoint is None:
-            raise UnknownAliasError(alias, self._endpoints, where)
-        endpoint.open(self._environ, self._clients)
+        route = self._routes.get(alias)
+        if route is None:
+            raise UnknownAliasError(alias, self._routes, where)
+        for deployment in route.deployments:
+            deployment.open(self._environ)
+        for fallback in route.fallbacks:
+            for deployment in self._routes[fallback].deployments:
+                deployment.open(self._environ)
 
     def slots(self, *aliases: str) -> int:
-        """Return how many requests to aliases are worth keeping in flight.
+        """Return how many requests to aliases are worth keeping in flight now.
 
-        Aliases of equal endpoints share their slots, which count once.
+        Deployments that aliases share count once.
         """
-        gates = {id(gate): gate for gate in (self._endpoints[a].gate for a in aliases)}
-        limits = (gate.limit for gate in gates.values())
-        return sum(_UNLIMITED_SLOTS if n is None else n for n in limits)
+        each = {id(d): d for a in aliases for d in self._routes[a].deployments}
+        slots = [deployment.slots() for deployment in each.values()]
+        return sum(_UNLIMITED_SLOTS if n is None else n for n in slots)
 
-    def queue(self, alias: str, order: Order, start: Callable[[], None]) -> Ticket:
-        """Ask for a slot of an alias ahead of `complete`.
+    # -- the road -----------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        """Put a job in line; it is told when it has ended, never from in here.
 
         Args:
-            alias: The alias, checked.
-            order: Who goes first when slots are short: the lowest.
-            start: Called when the slot is there; what it starts calls `complete` with
-                ``holds_slot=True``, or `give_back`.
+            job: The job, to an alias that was checked.
         """
-        return self._endpoints[alias].gate.request(order, start)
+        loop = asyncio.get_running_loop()
+        route = self._routes[job.alias]
+        if route.fallbacks:
+            route = self._one_that_is_up(job, route, loop.time())
+        job.state = JobState.WAITING
+        job.since = loop.time()
+        for deployment in route.deployments:
+            deployment.gate.join(job)
 
-    def leave(self, alias: str, ticket: Ticket) -> None:
-        """Withdraw a request for a slot that is not wanted any more."""
-        self._endpoints[alias].gate.withdraw(ticket)
+    def cancel(self, job: Job) -> None:
+        """Take a job off the road; it is not told. Its task may still be ending."""
+        state, job.state = job.state, JobState.CANCELLED
+        if state is JobState.WAITING:
+            for deployment in self._routes[job.alias].deployments:
+                deployment.gate.leave()
+        elif state is JobState.PAUSED and job.timer is not None:
+            job.timer.cancel()
+        elif state is JobState.GRANTED:
+            _cancel_task(job)
+            job.deployment.failed(job, asyncio.CancelledError(), _now())
+            self.pump()
+        elif state is JobState.ON_WIRE:
+            _cancel_task(job)
+        else:
+            job.state = state
 
-    def give_back(self, alias: str) -> None:
-        """Give back a slot that was not used."""
-        self._endpoints[alias].gate.release()
-
-    def grant(self) -> None:
+    def pump(self) -> None:
         """Hand out free slots now: all who are ready have asked."""
-        for endpoint in self._endpoints.values():
-            endpoint.gate.grant()
+        if self._is_pumping:
+            return
+        self._is_pumping = True
+        try:
+            if len(self._deployments) == 1:
+                self._deployments[0].gate.grant()
+            else:
+                while self._grant_one():
+                    pass
+        finally:
+            self._is_pumping = False
+
+    def _grant_one(self) -> bool:
+        """Start one job on the least loaded deployment that takes one."""
+        busy = [deployment for deployment in self._deployments if len(deployment.gate)]
+        if len(busy) > 1:
+            busy.sort(key=lambda deployment: deployment.load)
+        return any(deployment.gate.grant_one() for deployment in busy)
 
     def end(self, ending: bool) -> None:
         """Take note that no more inputs come, or that they do (see `Gate`)."""
-        for endpoint in self._endpoints.values():
-            endpoint.gate.end(ending)
+        for deployment in self._deployments:
+            deployment.gate.end(ending)
 
     async def complete(
         self,
         alias: str,
         request: LLMRequest,
         *,
-        order: Any = (),
+        order: Order = Order(),  # noqa: B008 - immutable
         retries: int | None = None,
-        watch: Watch | None = None,
-        holds_slot: bool = False,
+        delta: Callable[[str], None] | None = None,
     ) -> LLMResponse:
         """Send a request and return its answer.
 
@@ -176,51 +220,22 @@ class ResourceManager:
             request: The request; a model in it goes before the endpoint's own.
             order: Who goes first when slots are short: the lowest.
             retries: Tries after the first, None for what the endpoint says.
-            watch: What to tell the caller on the way.
-            holds_slot: Whether the caller has a slot already, from `queue`.
+            delta: Called with each piece of text; None not to stream.
 
         Raises:
             UnknownAliasError: If the alias is not bound.
             EndpointError: If the last try failed.
         """
         self.check(alias)
-        endpoint = self._endpoints[alias]
-        watch = watch or Watch()
-        allowed = endpoint.retries if retries is None else retries
-        attempt = 0
-        while True:
-            attempt += 1
-            if attempt > 1 or not holds_slot:
-                await endpoint.gate.acquire(order)
-            outcome = await self._attempt(endpoint, request, watch)
-            if isinstance(outcome, LLMResponse):
-                return outcome
-            if not should_retry(outcome, attempt, allowed):
-                raise outcome
-            wait = wait_seconds(outcome, attempt, self._random.random())
-            await asyncio.sleep(wait)
-
-    async def _attempt(
-        self, endpoint: _Endpoint, request: LLMRequest, watch: Watch
-    ) -> LLMResponse | EndpointError:
-        """Send once, on a slot that is given back after it."""
+        job = _Awaited(alias, request, order, retries, delta, copy_context())
+        self.submit(job)
         try:
-            watch.sent()
-            outcome: LLMResponse | EndpointError
-            try:
-                answer = _send(endpoint.client, request, watch.delta)
-                if inspect.isawaitable(answer):
-                    answer = await answer
-                outcome = _checked(endpoint.alias, answer)
-            except EndpointError as exc:
-                outcome = exc
-            except Exception as exc:  # of a client that a user handed in
-                watch.received(exc)
-                raise
-        finally:
-            endpoint.gate.release()
-        watch.received(outcome)
-        return outcome
+            return await job.outcome
+        except asyncio.CancelledError:
+            self.cancel(job)
+            if job.task is not None:
+                await asyncio.wait([job.task])
+            raise
 
     async def aclose(self) -> None:
         """Close every client that was opened and can be closed, each once.
@@ -228,7 +243,7 @@ class ResourceManager:
         Raises:
             Exception: The first failure, once all others are closed.
         """
-        clients = {id(e.client): e.client for e in self._endpoints.values()}
+        clients = {id(d.client): d.client for d in self._deployments}
         failures = []
         for client in clients.values():
             close = getattr(client, "aclose", None)
@@ -237,135 +252,142 @@ class ResourceManager:
                     await close()
             except Exception as exc:  # noqa: BLE001 - raised below
                 failures.append(exc)
+        for deployment in self._deployments:
+            deployment.gate.close()
         if failures:
             raise failures[0]
 
+    # -- one try --------------------------------------------------------------------
 
-def make_client(
-    alias: str, config: EndpointConfig, environ: Mapping[str, str]
-) -> StreamingClient:
-    """Return the client of an endpoint; nothing is sent.
+    def _start(self, deployment: Deployment, job: Job) -> None:
+        """Send a job whose turn has come."""
+        route = self._routes[job.alias]
+        for other in route.deployments:
+            if other is not deployment:
+                other.gate.leave()
+        loop = asyncio.get_running_loop()
+        job.state = JobState.GRANTED
+        job.deployment = deployment
+        job.since = loop.time()
+        deployment.sent(job, job.since)
+        job.task = loop.create_task(self._attempt(deployment, job), context=job.context)
 
-    Args:
-        alias: The alias, for messages.
-        config: The endpoint.
-        environ: Where its API key is looked up.
+    async def _attempt(self, deployment: Deployment, job: Job) -> None:
+        """Send a job once, and see to what becomes of it."""
+        job.state = JobState.ON_WIRE
+        job.since = _now()
+        job.tries += 1
+        if job.first_sent is None:
+            job.first_sent = job.since
+        job.sent()
+        outcome: LLMResponse | BaseException
+        try:
+            answer = sending(deployment.client, job.request, job.delta)
+            if inspect.isawaitable(answer):
+                answer = await answer
+            outcome = checked(deployment.name, answer)
+        except BaseException as exc:  # noqa: BLE001 - handed on
+            outcome = exc
+        job.task = None
+        self._settle(deployment, job, outcome)
+        if isinstance(outcome, asyncio.CancelledError):
+            raise outcome
 
-    Raises:
-        MissingKeyError: If its API key is not set.
-        ConfigurationError: If its model or library is not there.
-    """
-    if config.provider == "local":
-        slots = config.max_concurrent or LOCAL_SLOTS
-        extra: dict[str, Any] = {"max_concurrent": slots, "timeout": config.timeout}
-        if config.context is not None:
-            extra["context"] = config.context
-        return LocalClient(config.model, threads=config.threads, **extra)
-    key = config.api_key(alias, environ)
-    options: dict[str, Any] = {"api_key": key, "timeout": config.timeout}
-    options["key_name"] = config.api_key_env
-    if config.base_url:
-        options["base_url"] = config.base_url
-    if config.provider == "anthropic":
-        return AnthropicClient(config.model, **options)
-    compatible = config.provider == "openai-compatible"
-    return OpenAIClient(config.model, compatible=compatible, **options)
-
-
-def _limit(config: EndpointConfig) -> int | None:
-    """Return how many requests an endpoint takes at once."""
-    default = LOCAL_SLOTS if config.provider == "local" else None
-    return config.max_concurrent or default
-
-
-def _bound(resources: Any) -> dict[str, tuple[EndpointConfig | None, Any]]:
-    """Return the config and the client, whichever is given, of each alias."""
-    if isinstance(resources, Mapping) and _is_client_table(resources):
-        return {alias: _config_or_client(alias, v) for alias, v in resources.items()}
-    if not isinstance(resources, (str, os.PathLike, Mapping, ResourceConfig)):
-        raise ConfigurationError(
-            "resources must be a path, a dict, a ResourceConfig, a ResourceManager or "
-            f"a dict of clients, not {type(resources).__name__}."
-        )
-    config = ResourceConfig.load(resources)
-    return {alias: (endpoint, None) for alias, endpoint in config.endpoints.items()}
-
-
-def _is_client_table(resources: Mapping[Any, Any]) -> bool:
-    values = resources.values()
-    if any(callable(getattr(value, "complete", None)) for value in values):
-        return True
-    is_file = "endpoints" in resources
-    return not is_file and not any(isinstance(value, Mapping) for value in values)
-
-
-def _config_or_client(alias: Any, value: Any) -> tuple[EndpointConfig | None, Any]:
-    if isinstance(value, EndpointConfig):
-        return value, None
-    if not isinstance(alias, str) or not alias:
-        raise ConfigurationError(
-            f"an alias must be non-empty text, not {alias!r}: it is the name that "
-            "modules use."
-        )
-    if isinstance(value, Mapping):
-        return ResourceConfig({alias: value}).endpoints[alias], None
-    if isinstance(value, type):
-        raise ConfigurationError(
-            f"the client of alias {alias!r} is the class {value.__name__}; give an "
-            "instance of it."
-        )
-    if not callable(getattr(value, "complete", None)):
-        raise ConfigurationError(
-            f"the client of alias {alias!r} must have 'async def complete(request)', "
-            f"and {type(value).__name__} has none. Wrap a function in "
-            "inf_engine.testing.FunctionClient."
-        )
-    return None, value
-
-
-def _send(
-    client: Client, request: LLMRequest, delta: Callable[[str], None] | None
-) -> Any:
-    """Return the answer, or what to await for it."""
-    if delta is None:
-        return client.complete(request)
-    if isinstance(client, StreamingClient):
-        return _streamed(client.stream(request), delta)
-    return _whole(client.complete(request), delta)
-
-
-async def _whole(answer: Any, delta: Callable[[str], None]) -> Any:
-    """Return the answer of a client that cannot stream: it is one piece."""
-    response = await answer if inspect.isawaitable(answer) else answer
-    if isinstance(response, LLMResponse) and isinstance(response.text, str):
-        delta(response.text)
-    return response
-
-
-def _checked(alias: str, response: Any) -> LLMResponse:
-    """Return what a client answered with, if it is an answer."""
-    if not isinstance(response, LLMResponse):
-        raise ConfigurationError(
-            f"the client of alias {alias!r} answered with "
-            f"{type(response).__name__}; complete() must return an LLMResponse, e.g. "
-            "LLMResponse(text='...'), and stream() must yield one as the last."
-        )
-    if not isinstance(response.text, str):
-        raise ConfigurationError(
-            f"the client of alias {alias!r} answered with an LLMResponse "
-            f"whose text is of type {type(response.text).__name__}; it must be a str, "
-            "'' for none. For a failure, raise an EndpointError."
-        )
-    return response
-
-
-async def _streamed(
-    pieces: AsyncIterator[str | LLMResponse], delta: Callable[[str], None]
-) -> LLMResponse | None:
-    response = None
-    async for piece in pieces:
-        if isinstance(piece, str):
-            delta(piece)
+    def _settle(
+        self, deployment: Deployment, job: Job, outcome: LLMResponse | BaseException
+    ) -> None:
+        """Book a try, see to what comes next, and let others go."""
+        now = _now()
+        if isinstance(outcome, LLMResponse):
+            deployment.answered(job, outcome, now)
         else:
-            response = piece
-    return response
+            deployment.failed(job, outcome, now)
+        job.received(outcome)
+        if job.state is not JobState.CANCELLED:
+            self._go_on(job, outcome, now)
+        self.pump()
+
+    def _go_on(
+        self, job: Job, outcome: LLMResponse | BaseException, now: float
+    ) -> None:
+        """Try again, try another alias, or end."""
+        if isinstance(outcome, EndpointError) and self._try_again(job, outcome, now):
+            return
+        job.state = JobState.ENDED
+        job.ended(outcome)
+
+    def _try_again(self, job: Job, error: EndpointError, now: float) -> bool:
+        """Put a job in line again, if that may help; say whether it does."""
+        route = self._routes[job.alias]
+        allowed = route.retries if job.retries is None else job.retries
+        job.failures += not isinstance(error, RateLimitError)
+        spent = now - (job.first_sent or now)
+        if may_retry(error, job.failures, allowed, spent):
+            job.order = job.order.in_front()
+            wait = wait_seconds(error, job.failures, self._random.random())
+            self._pause(job, now, wait)
+            return True
+        return self._fall_back(job, route)
+
+    def _pause(self, job: Job, now: float, wait: float) -> None:
+        """Submit a job again after a wait, in seconds."""
+        if wait <= 0:
+            self.submit(job)
+            return
+        job.state = JobState.PAUSED
+        loop = asyncio.get_running_loop()
+        job.timer = loop.call_at(now + wait, self.submit, job)
+
+    def _fall_back(self, job: Job, route: Route) -> bool:
+        """Send a job to the next alias that has not failed it yet, if there is one."""
+        job.passed = (*job.passed, job.alias)
+        left = [alias for alias in route.fallbacks if alias not in job.passed]
+        if not left:
+            return False
+        job.alias, job.failures, job.first_sent = left[0], 0, None
+        self.submit(job)
+        return True
+
+    def _one_that_is_up(self, job: Job, route: Route, now: float) -> Route:
+        """Return the route, or a fallback's if all deployments of it are down."""
+        passed = [*job.passed, job.alias]
+        here = route
+        while all(deployment.is_down(now) for deployment in here.deployments):
+            left = [alias for alias in here.fallbacks if alias not in passed]
+            if not left:
+                return route
+            here = self._routes[left[0]]
+            passed.append(left[0])
+        job.passed, job.alias = tuple(passed[:-1]), here.alias
+        return here
+
+
+class _Awaited(Job):
+    """A job that somebody awaits."""
+
+    __slots__ = ("outcome",)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.outcome: asyncio.Future[LLMResponse] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def ended(self, outcome: LLMResponse | BaseException) -> None:
+        if self.outcome.done():
+            return
+        if isinstance(outcome, LLMResponse):
+            self.outcome.set_result(outcome)
+        elif isinstance(outcome, asyncio.CancelledError):
+            self.outcome.cancel()
+        else:
+            self.outcome.set_exception(outcome)
+
+
+def _cancel_task(job: Job) -> None:
+    if job.task is not None:
+        job.task.cancel()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

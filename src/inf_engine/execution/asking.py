@@ -1,0 +1,149 @@
+"""What a run does for a model call: ask, take the answer, run tools, ask again.
+
+Nothing here suspends but tools: a request is a job of the resource manager, which
+tells when it has ended.
+"""
+
+import asyncio
+from contextvars import Context
+from functools import partial
+from typing import Any
+
+from inf_engine.dispatch import dispatcher
+from inf_engine.errors import DeadlineError
+from inf_engine.execution.conversation import Conversation, Next
+from inf_engine.graph import GraphNode
+from inf_engine.resources.job import Job, Order
+from inf_engine.types import LLMResponse
+
+
+class NodeJob(Job):
+    """One request of a model call.
+
+    Args:
+        run: The `Run` that the call belongs to.
+        node: The call.
+        talk: The conversation that the request is part of.
+        order: Who goes first when slots are short.
+        context: What the client and the tools run in.
+    """
+
+    __slots__ = ("inside", "node", "run", "talk")
+
+    def __init__(
+        self,
+        run: Any,
+        node: GraphNode,
+        talk: Conversation,
+        order: Order,
+        context: Context,
+    ) -> None:
+        work = run.work
+        delta, retries = work.delta(node), work.settings.retries
+        alias, request = node.target.alias, talk.request
+        super().__init__(alias, request, order, retries, delta, context, node.path)
+        self.inside = context
+        self.run = run
+        self.node = node
+        self.talk = talk
+
+    def sent(self) -> None:
+        """Note when the request leaves; with it the time of the node begins to run."""
+        work, node = self.run.work, self.node
+        if work.settings.node_timeout is not None:
+            work.limit(node, partial(_expired, self.run, node))
+        work.sent(node, self.since)
+
+    def received(self, outcome: LLMResponse | BaseException) -> None:
+        """Note the answer or the error, and how long it took."""
+        self.run.work.received(self, outcome)
+
+    def ended(self, outcome: LLMResponse | BaseException) -> None:
+        """Go on with the answer, or fail the node."""
+        run, node = self.run, self.node
+        del run.jobs[node.index]
+        if isinstance(outcome, LLMResponse):
+            _take(self, outcome)
+        else:
+            _failed(run, node, outcome)
+        run.drain()
+
+
+def ask(run: Any, node: GraphNode, context: Context) -> None:
+    """Begin a model call.
+
+    Args:
+        run: The `Run` that it belongs to.
+        node: The call; all that it waits for is known.
+        context: The context that it was made in.
+    """
+    try:
+        talk = Conversation(node.target, *run.inputs(node))
+    except Exception as exc:  # noqa: BLE001 - the outcome of user code
+        run.fail(node, exc)
+        return
+    context.run(dispatcher.set, None)
+    _send(run, node, talk, context)
+
+
+def _send(run: Any, node: GraphNode, talk: Conversation, context: Context) -> None:
+    """Send the next request of a conversation."""
+    work, below = run.work, run.state.below(node.index)
+    order = Order(-work.settings.priority, work.number, -below, node.index)
+    job = run.jobs[node.index] = NodeJob(run, node, talk, order, context)
+    work.manager.submit(job)
+
+
+def _take(job: NodeJob, response: LLMResponse) -> None:
+    """Do what an answer leads to."""
+    run, node = job.run, job.node
+    try:
+        step = job.talk.take(response)
+    except Exception as exc:  # noqa: BLE001 - e.g. of the user's own type
+        run.fail(node, exc)
+        return
+    if step is Next.DONE:
+        run.complete(node, job.talk.value)
+    elif step is Next.ASK:
+        _send(run, node, job.talk, job.inside)
+    else:
+        run.start_task(node, _use_tools(job), job.inside)
+
+
+async def _use_tools(job: NodeJob) -> None:
+    """Run the tools that the model calls, and send it what they gave."""
+    run, node = job.run, job.node
+    try:
+        await job.talk.call_tools()
+    except BaseException as exc:  # noqa: BLE001 - the outcome of user code
+        _failed(run, node, exc)
+        if isinstance(exc, asyncio.CancelledError):
+            raise
+    else:
+        if not run.state.is_final(node.index):
+            _send(run, node, job.talk, job.inside)
+    finally:
+        run.task_done(node)
+
+
+def _failed(run: Any, node: GraphNode, error: BaseException) -> None:
+    """Fail a node; what is no failure of a node ends the run, not the loop."""
+    if isinstance(error, (Exception, asyncio.CancelledError)):
+        run.fail(node, error)
+    else:
+        run.stop(error)
+
+
+def _expired(run: Any, node: GraphNode) -> None:
+    """End a node that took too long."""
+    limit = run.work.settings.node_timeout
+    run.fail(
+        node,
+        DeadlineError(
+            f"{node} took longer than its node_timeout of {limit} s. Give it more with "
+            "engine.using(node_timeout=...)."
+        ),
+    )
+    run.release(node.index)
+    run.drain()
+    run.work.manager.pump()

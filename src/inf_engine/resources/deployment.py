@@ -1,0 +1,183 @@
+"""`Deployment`: one endpoint with its client, the line before it, and its limits.
+
+Limits and the line belong to a deployment (provider, base_url, key, model); an alias
+names a list of them. A request may leave when all of these let it:
+
+* the window of requests in flight, which adapts to what the endpoint takes,
+* the rate limits of requests and tokens, given or learnt from the answers' headers,
+* the circuit breaker, which keeps requests from an endpoint that is down.
+
+Without a `max_concurrent` the window begins small and doubles each round trip: the first
+answers tell the limits before many requests find them out the hard way.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from inf_engine.errors import (
+    EndpointConnectionError,
+    EndpointError,
+    EndpointServerError,
+    EndpointTimeoutError,
+    RateLimitError,
+)
+from inf_engine.resources.binding import LOCAL_SLOTS, make_client
+from inf_engine.resources.breaker import CircuitBreaker
+from inf_engine.resources.config import EndpointConfig
+from inf_engine.resources.estimate import TokenEstimator
+from inf_engine.resources.gate import Gate
+from inf_engine.resources.job import Job
+from inf_engine.resources.limits import FIRST_FLIGHT, RateLimits
+from inf_engine.resources.window import ConcurrencyWindow
+from inf_engine.types import LLMResponse
+
+_OVERLOADS = (503, 529)
+_SMOOTHING = 0.1
+
+
+class Deployment:
+    """One endpoint (see the top of this file).
+
+    Args:
+        name: The first alias that names it, for messages.
+        config: The endpoint; None for a client that was handed in.
+        client: That client.
+        start: Starts a job on a deployment.
+        pump: Hands out slots.
+
+    Attributes:
+        in_use: How many requests are in flight.
+        seconds: How long an answer takes, smoothed; 0.0 before the first.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: EndpointConfig | None,
+        client: Any,
+        start: Callable[["Deployment", Job], None],
+        pump: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.client = client
+        self.window = None if config is None else ConcurrencyWindow(_slots(config))
+        self.limits = _limits(config)
+        self.breaker = CircuitBreaker()
+        self.estimator = TokenEstimator()
+        self.in_use = 0
+        self.seconds = 0.0
+        self.gate = Gate(self.ready_at, lambda job: start(self, job), self.slots, pump)
+
+    def __repr__(self) -> str:
+        return f"Deployment({self.name}, in_use={self.in_use})"
+
+    @property
+    def load(self) -> tuple[float, float]:
+        """How full it is, and how slow: less is better."""
+        slots = self.slots()
+        return (self.in_use / slots if slots else 0.0), self.seconds
+
+    def slots(self) -> int | None:
+        """Return how many requests may be in flight, None for any number."""
+        return None if self.window is None else self.window.size
+
+    def open(self, environ: Mapping[str, str]) -> None:
+        """Make the client, on first use.
+
+        Raises:
+            ConfigurationError: If it cannot be made.
+        """
+        if self.client is None and self.config is not None:
+            self.client = make_client(self.name, self.config, environ)
+
+    def estimate(self, job: Job) -> tuple[int, int]:
+        """Return the tokens that a job may read and write."""
+        if job.estimate is None:
+            read = self.estimator.input_tokens(job.request)
+            job.estimate = read, self.estimator.output_tokens(job.request)
+        return job.estimate
+
+    # -- when ---------------------------------------------------------------------
+
+    def ready_at(self, job: Job, now: float) -> float:
+        """Return when a job may leave; infinity if only the end of another tells."""
+        slots = self.slots()
+        if slots is not None and self.in_use >= slots:
+            return math.inf
+        read, written = self.estimate(job)
+        at = self.limits.ready_at(read, written, now)
+        return max(at, self.breaker.ready_at(now))
+
+    def is_down(self, now: float) -> bool:
+        """Say whether the circuit breaker is open."""
+        return self.breaker.ready_at(now) > now
+
+    # -- what happened ------------------------------------------------------------
+
+    def sent(self, job: Job, now: float) -> None:
+        """Take note that a job leaves."""
+        self.in_use += 1
+        job.booked = self.limits.sent(*self.estimate(job), now)
+        self.breaker.sent(now)
+
+    def answered(self, job: Job, response: LLMResponse, now: float) -> None:
+        """Take note of an answer."""
+        usage = response.usage
+        known = usage.total_tokens > 0
+        used = (usage.input_tokens, usage.output_tokens) if known else None
+        self.limits.answered(job.booked, used, response.limits, now)
+        self.estimator.learn(job.request, usage)
+        self.breaker.succeeded(now)
+        if self.window is not None:
+            self.window.answered(self.in_use, job.since, now)
+        took = now - job.since
+        self.seconds += (took - self.seconds) * (_SMOOTHING if self.seconds else 1.0)
+        self.in_use -= 1
+
+    def failed(self, job: Job, error: BaseException, now: float) -> None:
+        """Take note of a try that gave no answer."""
+        self.in_use -= 1
+        if isinstance(error, RateLimitError):
+            self.limits.refused(job.booked, error.retry_after, error.limits, now)
+            self.breaker.succeeded(now)
+        elif isinstance(error, EndpointError) and error.status is not None:
+            self.limits.answered(job.booked, None, error.limits, now)
+            self._judge(job, error, now)
+        else:
+            self.limits.lost(job.booked)
+            self._judge(job, error, now)
+        if self.window is not None and _is_overload(error):
+            self.window.overloaded(job.since, now)
+
+    def _judge(self, job: Job, error: BaseException, now: float) -> None:
+        """Tell the circuit breaker whether the endpoint is to blame."""
+        kinds = (EndpointConnectionError, EndpointTimeoutError, EndpointServerError)
+        if isinstance(error, kinds):
+            self.breaker.failed(now, job.since)
+        elif isinstance(error, EndpointError):
+            self.breaker.succeeded(now)
+        else:
+            self.breaker.lost(now)
+
+
+def _limits(config: EndpointConfig | None) -> RateLimits:
+    """Return the rate limits of an endpoint; without a window it feels its way."""
+    if config is None:
+        return RateLimits(None, None)
+    first = None if _slots(config) else FIRST_FLIGHT
+    return RateLimits(config.requests_per_minute, config.tokens_per_minute, first)
+
+
+def _slots(config: EndpointConfig) -> int | None:
+    """Return how many requests an endpoint takes at once, if anybody said so."""
+    default = LOCAL_SLOTS if config.provider == "local" else None
+    return config.max_concurrent or default
+
+
+def _is_overload(error: BaseException) -> bool:
+    """Say whether an endpoint failed because it had too much to do."""
+    if isinstance(error, (RateLimitError, EndpointConnectionError)):
+        return True
+    return isinstance(error, EndpointServerError) and error.status in _OVERLOADS

@@ -1,0 +1,129 @@
+"""`Job`: one request on its way through the resource manager.
+
+::
+
+    WAITING ──► GRANTED ──► ON_WIRE ──► ENDED
+       ▲                       │
+       └──────── PAUSED ◄──────┘          and CANCELLED from everywhere
+
+A job that failed in a way that may pass is PAUSED until a moment, without a slot, and
+then WAITING again, in front of all others of its priority. Nothing sleeps meanwhile:
+a pause is one timer.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextvars import Context
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from inf_engine.types import LLMRequest, LLMResponse
+
+
+class JobState(IntEnum):
+    """Where a job is."""
+
+    WAITING = 0
+    PAUSED = 1
+    GRANTED = 2
+    ON_WIRE = 3
+    ENDED = 4
+    CANCELLED = 5
+
+
+class Order(NamedTuple):
+    """Who goes first: the lowest.
+
+    Args:
+        priority: The priority of the run, negated.
+        age: The number of the input; older ones have lower numbers.
+        path: The length of the longest recorded path below the node, negated.
+        place: The place of the node in its run.
+    """
+
+    priority: int = 0
+    age: int = 0
+    path: int = 0
+    place: int = 0
+
+    def at_the_end(self) -> tuple[int, ...]:
+        """Return what decides at the end of a batch: the path before the age."""
+        return self.priority, self.path, self.age, self.place
+
+    def in_front(self) -> "Order":
+        """Return the order of one that goes before all others of its priority."""
+        return self._replace(age=-1, path=-(2**31))
+
+
+class Job:
+    """One request, and how far it got; subclass it to be told.
+
+    Args:
+        alias: What it is sent to.
+        request: The request.
+        order: Who goes first when slots are short.
+        retries: Tries after the first, None for what the endpoint says.
+        delta: Called with each piece of text; None not to stream.
+        context: What the client runs in, None for the context of the submitter.
+        origin: The module that asks, for the books.
+
+    Attributes:
+        state: Where it is.
+        tries: How many times it has left.
+        failures: How many of these count against `retries`: all but refusals by a
+            rate limit.
+        first_sent: When it left for the first time, None if it has not.
+        since: When it began to wait, or when it left, whichever was last.
+        passed: The aliases that have failed it.
+        estimate: Tokens that it may read and write, once somebody asked.
+        booked: What the rate limits keep for it while it is on its way.
+        reservation: What a budget keeps for it.
+        deployment: What it was granted to, None before that.
+        task: What is on the wire, None if nothing is.
+        timer: What ends its pause.
+    """
+
+    __slots__ = (
+        *("alias", "booked", "context", "delta", "deployment", "estimate", "failures"),
+        *("first_sent", "order", "origin", "passed", "request", "reservation"),
+        *("retries", "since", "state", "task", "timer", "tries"),
+    )
+
+    def __init__(
+        self,
+        alias: str,
+        request: LLMRequest,
+        order: Order = Order(),  # noqa: B008 - immutable
+        retries: int | None = None,
+        delta: Callable[[str], None] | None = None,
+        context: Context | None = None,
+        origin: str = "",
+    ) -> None:
+        self.alias = alias
+        self.request = request
+        self.order = order
+        self.retries = retries
+        self.delta = delta
+        self.context = context
+        self.origin = origin
+        self.state = JobState.WAITING
+        self.tries = 0
+        self.failures = 0
+        self.deployment: Any = None
+        self.booked: Any = None
+        self.since = 0.0
+        self.first_sent: float | None = None
+        self.passed: tuple[str, ...] = ()
+        self.estimate: tuple[int, int] | None = None
+        self.reservation: Any = None
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+    def sent(self) -> None:
+        """Take note: the request leaves. Called for each try."""
+
+    def received(self, outcome: LLMResponse | BaseException) -> None:
+        """Take note of how a try ended."""
+
+    def ended(self, outcome: LLMResponse | BaseException) -> None:
+        """Take over the answer, or why there is none; called once."""
