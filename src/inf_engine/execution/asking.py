@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from inf_engine.dispatch import dispatcher
-from inf_engine.errors import DeadlineError
+from inf_engine.errors import DeadlineError, JournalError
 from inf_engine.execution.conversation import Conversation, Next
 from inf_engine.graph import GraphNode
 from inf_engine.resources.job import Job, Order
@@ -28,7 +28,7 @@ class NodeJob(Job):
         context: What the client and the tools run in.
     """
 
-    __slots__ = ("inside", "node", "run", "talk")
+    __slots__ = ("cache_row", "inside", "key", "node", "row", "run", "talk", "unkept")
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class NodeJob(Job):
         self.run = run
         self.node = node
         self.talk = talk
+        self.unkept: JournalError | None = None
 
     def sent(self) -> None:
         """Note when the request leaves; with it the time of the node begins to run."""
@@ -55,13 +56,33 @@ class NodeJob(Job):
         work.sent(node, self.since)
 
     def received(self, outcome: LLMResponse | BaseException) -> None:
-        """Note the answer or the error, and how long it took."""
-        self.run.work.received(self, outcome)
+        """Note the answer or the error, and how long it took; keep an answer."""
+        work = self.run.work
+        work.received(self, outcome)
+        if work.memory is not None and isinstance(outcome, LLMResponse):
+            try:
+                work.memory.memory.keep(self, outcome)
+            except JournalError as exc:
+                self.unkept = exc
+
+    def reused(self, response: LLMResponse) -> None:
+        """Take an answer that was paid for before."""
+        work = self.run.work
+        self.since = work.now()
+        work.reused(self, response)
+        if self.delta is not None:
+            self.delta(response.text)
+        self.ended(response)
 
     def ended(self, outcome: LLMResponse | BaseException) -> None:
         """Go on with the answer, or fail the node."""
         run, node = self.run, self.node
+        if run.jobs.get(node.index) is not self:
+            return
         del run.jobs[node.index]
+        outcome = self.unkept or outcome
+        if run.work.memory is not None and not isinstance(outcome, LLMResponse):
+            run.work.memory.memory.drop(self)
         if isinstance(outcome, LLMResponse):
             _take(self, outcome)
         else:
@@ -91,7 +112,20 @@ def _send(run: Any, node: GraphNode, talk: Conversation, context: Context) -> No
     work, below = run.work, run.state.below(node.index)
     order = Order(-work.settings.priority, work.number, -below, node.index)
     job = run.jobs[node.index] = NodeJob(run, node, talk, order, context)
-    work.manager.submit(job)
+    if work.memory is None:
+        work.manager.submit(job)
+        return
+    try:
+        work.memory.send(job)
+    except JournalError as exc:
+        job.ended(exc)
+
+
+def cancel(run: Any, job: NodeJob) -> None:
+    """Take a request off the road: nobody waits for its answer any more."""
+    run.work.manager.cancel(job)
+    if run.work.memory is not None:
+        run.work.memory.memory.drop(job)
 
 
 def _take(job: NodeJob, response: LLMResponse) -> None:

@@ -12,13 +12,16 @@ from inf_engine.execution.batch import Result
 from inf_engine.execution.books import record_of
 from inf_engine.execution.events import Observer
 from inf_engine.execution.home import Home
+from inf_engine.execution.memory import Identity, Memory
 from inf_engine.execution.progress import ProgressBar
 from inf_engine.execution.run import Run
 from inf_engine.execution.scheduler import Scheduler
 from inf_engine.execution.settings import ErrorPolicy, ExecutionSettings
 from inf_engine.execution.tokens import TokenStream
 from inf_engine.record import RunRecord
+from inf_engine.resources.budget import Budget
 from inf_engine.resources.manager import ResourceManager
+from inf_engine.resources.statistics import EngineStatistics
 
 P = ParamSpec("P")
 T_co = TypeVar("T_co", covariant=True)
@@ -49,6 +52,11 @@ class Engine:
     Args:
         resources: A path to a TOML or YAML file, a dict, a `ResourceConfig`, a
             `ResourceManager`, or a dict of alias → client.
+        journal: A path: every answer is kept there before it is used, and a run over
+            the same input takes it from there instead of asking again. A `JournalStore`
+            will do, too.
+        cache: A path: answers are used again for equal requests, whatever the input.
+        budget: What may be spent; a request that does not fit is not sent.
         max_inflight: The most inputs of a `map` or `stream` alive at once; None for
             enough to keep every slot busy.
         timeout: Seconds that one run may take, None for no limit.
@@ -57,9 +65,12 @@ class Engine:
             `inf_engine.execution.events`).
         progress: True for a progress bar, False for none, None for one where stderr
             is a terminal and there is more than one input.
+        identity: Gives what stands for an input in the journal, called with the
+            inputs; for inputs that are not plain values.
 
     Raises:
         ConfigurationError: If the resources or a setting are wrong.
+        JournalError: If a file cannot be used, or not trusted.
 
     Example:
         >>> import asyncio
@@ -77,11 +88,15 @@ class Engine:
         self,
         resources: Any,
         *,
+        journal: Any = None,
+        cache: Any = None,
+        budget: Budget | None = None,
         max_inflight: int | None = None,
         timeout: float | None = None,
         retries: int | None = None,
         observers: Iterable[Observer] = (),
         progress: bool | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self.settings = ExecutionSettings(timeout=timeout, retries=retries)
         listeners = _checked(max_inflight, observers, progress)
@@ -90,9 +105,19 @@ class Engine:
             if isinstance(resources, ResourceManager)
             else ResourceManager(resources)
         )
-        self._scheduler = Scheduler(manager, listeners, max_inflight)
+        manager.limit(budget)
+        memory = Memory.opened(journal, cache, manager)
+        self._scheduler = Scheduler(manager, listeners, max_inflight, memory, identity)
         self._progress = progress
         self._home = Home(self._scheduler.check_usable)
+
+    def statistics(self) -> EngineStatistics:
+        """Return what was asked, answered, lost, spent and waited for until now.
+
+        It counts all that went over this engine's resources, by alias and by the path
+        of the module that asked; `print` shows a table.
+        """
+        return self.resources.spending.ledger.snapshot()
 
     @property
     def resources(self) -> ResourceManager:
@@ -157,6 +182,7 @@ class Engine:
         *iterables: Any,
         errors: ErrorPolicy | None = None,
         record: bool = False,
+        identity: Identity | None = None,
     ) -> list[Any]:
         """Run a module on many inputs at once; results come in input order.
 
@@ -166,6 +192,7 @@ class Engine:
             errors: ``"raise"`` cancels the rest at the first failure, ``"collect"``
                 gives `Result` objects; None for the engine's setting.
             record: Whether to give `Result` objects with records.
+            identity: As for the engine, for these inputs.
 
         Returns:
             Outputs, or `Result` objects with ``errors="collect"`` or ``record=True``.
@@ -176,7 +203,7 @@ class Engine:
         view = self if errors is None else self.using(errors=errors)
         policy = view.settings.errors
         found: list[Result] = []
-        stream = view.stream(module, *iterables, record=record)
+        stream = view.stream(module, *iterables, record=record, identity=identity)
         async with contextlib.aclosing(stream) as results:
             async for result in results:
                 if policy == "raise" and result.error is not None:
@@ -195,6 +222,7 @@ class Engine:
         *iterables: Any,
         ordered: bool = False,
         record: bool = False,
+        identity: Identity | None = None,
     ) -> AsyncGenerator[Result, None]:
         """Run a module on any number of inputs; yield a `Result` for each.
 
@@ -207,6 +235,7 @@ class Engine:
             *iterables: Inputs, zipped; endless and async ones too.
             ordered: Whether to yield in input order instead of as they finish.
             record: Whether results carry records.
+            identity: As for the engine, for these inputs.
 
         Yields:
             One result for each input.
@@ -220,6 +249,7 @@ class Engine:
                 ordered=ordered,
                 record=record,
                 observers=observers,
+                identity=identity,
             )
             async with contextlib.aclosing(batch.results()) as results:
                 async for result in results:

@@ -27,7 +27,6 @@ from inf_engine.execution.forwards import Forwards, Step
 from inf_engine.execution.state import ExecutionState, NodeState
 from inf_engine.execution.work import Work, call_plain
 from inf_engine.graph import SMALL_KINDS, GraphNode
-from inf_engine.resources.job import Job
 from inf_engine.tracing.fill import compute_small, filled, inputs_of, reopened
 from inf_engine.tracing.tracer import NOBODY, Frame, Program, Tracer
 
@@ -71,7 +70,7 @@ class Run:
         self._contexts: dict[int, Context] = {}
         self._waiting: dict[int, list[Step]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self.jobs: dict[int, Job] = {}
+        self.jobs: dict[int, asking.NodeJob] = {}
         self.later = self._agenda.append
         self._forwards = Forwards(self, work.fibers)
         self.failures = Failures(self.state)
@@ -433,7 +432,7 @@ class Run:
         job = self.jobs.pop(index, None)
         if job is not None:
             task = job.task
-            self.work.manager.cancel(job)
+            asking.cancel(self, job)
             if task is not None:
                 self._tasks[index] = task
                 task.add_done_callback(partial(self._task_ended, index))

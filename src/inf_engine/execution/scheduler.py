@@ -16,6 +16,7 @@ from inf_engine.errors import EngineStateError, ModuleError
 from inf_engine.execution.batch import Batch, Rows
 from inf_engine.execution.events import Event, Observer, RunFinished, RunStarted
 from inf_engine.execution.forwards import FiberPool
+from inf_engine.execution.memory import Identity, Memory, RunMemory
 from inf_engine.execution.run import Run
 from inf_engine.execution.settings import ExecutionSettings
 from inf_engine.execution.work import Tell, Work
@@ -36,6 +37,8 @@ class Scheduler:
         observers: Called with each event.
         max_inflight: The most inputs alive at once; None for enough to keep every
             slot busy.
+        memory: Where answers are kept, None for nowhere.
+        identity: Gives what stands for an input in the journal; None for the input.
     """
 
     def __init__(
@@ -43,8 +46,12 @@ class Scheduler:
         manager: ResourceManager,
         observers: Iterable[Observer] = (),
         max_inflight: int | None = None,
+        memory: Memory | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self.manager = manager
+        self.memory = memory
+        self.identity = identity
         self.observers = list(observers)
         self.max_inflight = max_inflight
         self.closed = False
@@ -89,6 +96,7 @@ class Scheduler:
         wants_tokens: Callable[[GraphNode], bool] | None = None,
         check_output: Callable[[Any, Run], None] | None = None,
         observers: Iterable[Observer] = (),
+        identity: Identity | None = None,
     ) -> Run:
         """Start one run; `done` is called when everything in it has ended.
 
@@ -108,6 +116,7 @@ class Scheduler:
             wants_tokens,
             keep,
             fibers=self._fibers,
+            memory=self._memory_of(args, kwargs, identity),
         )
         ended = partial(self._ended, tell, done)
         run = Run(program, args, kwargs, work, ended, check_output)
@@ -116,6 +125,13 @@ class Scheduler:
             tell(RunStarted(number, work.began))
         run.start()
         return run
+
+    def _memory_of(
+        self, args: Any, kwargs: Any, identity: Identity | None
+    ) -> RunMemory | None:
+        if self.memory is None:
+            return None
+        return RunMemory(self.memory, args, kwargs, identity or self.identity)
 
     def _ended(self, tell: Tell | None, done: Callable[[Run], None], run: Run) -> None:
         """Forget a run that has ended, and say so."""
@@ -155,12 +171,20 @@ class Scheduler:
         ordered: bool,
         record: bool,
         observers: Iterable[Observer] = (),
+        identity: Identity | None = None,
     ) -> Batch:
         """Return the runs of a program on many inputs; see `Engine.stream`."""
 
         def start(inputs: tuple[Any, ...], done: Callable[[Run], None]) -> Run:
             return self.start(
-                program, inputs, {}, settings, done, keep=record, observers=observers
+                program,
+                inputs,
+                {},
+                settings,
+                done,
+                keep=record,
+                observers=observers,
+                identity=identity,
             )
 
         limit = self._enough(program)
@@ -196,15 +220,23 @@ class Scheduler:
             run.cancel(EngineStateError("the engine was closed while the run went on."))
         for run in alive:
             await run.wait_closed()
-        await self.manager.aclose()
+        await self._close_all()
 
     async def _abandon(self) -> None:
         """Close what a closed loop has left; no run of it is alive."""
         self.closed = True
         try:
-            await self.manager.aclose()
+            await self._close_all()
         except RuntimeError as exc:  # of a foreign client that needs its loop
             logger.debug("a client did not close: %s", type(exc).__name__)
+
+    async def _close_all(self) -> None:
+        """Close files and clients."""
+        try:
+            if self.memory is not None:
+                self.memory.close()
+        finally:
+            await self.manager.aclose()
 
     def _enough(self, program: Program) -> Callable[[], int]:
         """Return what says how many inputs keep every slot of the aliases busy."""

@@ -16,6 +16,7 @@ from inf_engine.execution.events import (
     TokenDelta,
 )
 from inf_engine.execution.forwards import FiberPool
+from inf_engine.execution.memory import RunMemory
 from inf_engine.execution.settings import ExecutionSettings
 from inf_engine.graph import GraphNode
 from inf_engine.record import Call
@@ -56,6 +57,7 @@ class Work:
         wants_tokens: Says whether to stream the text of a node.
         keep: Whether to keep books of every node, not only of model calls.
         fibers: Where the greenlets of forwards come from.
+        memory: Where answers are kept, None for nowhere.
     """
 
     def __init__(
@@ -68,7 +70,9 @@ class Work:
         keep: bool = False,
         *,
         fibers: FiberPool,
+        memory: RunMemory | None = None,
     ) -> None:
+        self.memory = memory
         self.number = number
         self.manager = manager
         self.settings = settings
@@ -131,6 +135,16 @@ class Work:
             self._loop.time() - job.since,
         )
         self.entries[job.node.index].calls.append(call)
+
+    def reused(self, job: Any, response: LLMResponse) -> None:
+        """Note an answer that was paid for before."""
+        entry = self.entries[job.node.index]
+        if entry.started is None:
+            entry.started = job.since
+        if self._tell is not None:
+            name, alias = job.node.name, job.node.alias
+            self._tell(NodeStarted(self.number, name, alias, job.since))
+        self.received(job, response)
 
     def limit(self, node: GraphNode, expire: Callable[[], None]) -> None:
         """Let a node expire `node_timeout` after its first request left."""

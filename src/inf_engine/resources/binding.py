@@ -7,7 +7,14 @@ from typing import Any
 from inf_engine.clients.anthropic import AnthropicClient
 from inf_engine.clients.local import LocalClient
 from inf_engine.clients.openai import OpenAIClient
+from inf_engine.clients.sdk import from_sdk, is_sdk
 from inf_engine.errors import ConfigurationError
+from inf_engine.resources.checks import (
+    Problem,
+    endpoint_problems,
+    fallback_problems,
+    refusal,
+)
 from inf_engine.resources.config import EndpointConfig, ResourceConfig
 from inf_engine.types import StreamingClient
 
@@ -49,7 +56,9 @@ def make_client(
 def bound(resources: Any) -> dict[str, tuple[EndpointConfig | None, Any]]:
     """Return the config and the client, whichever is given, of each alias."""
     if isinstance(resources, Mapping) and _is_client_table(resources):
-        return {alias: _config_or_client(alias, v) for alias, v in resources.items()}
+        found = {alias: _config_or_client(alias, v) for alias, v in resources.items()}
+        _check_fallbacks(found)
+        return found
     if not isinstance(resources, (str, os.PathLike, Mapping, ResourceConfig)):
         raise ConfigurationError(
             "resources must be a path, a dict, a ResourceConfig, a ResourceManager or "
@@ -67,6 +76,17 @@ def _is_client_table(resources: Mapping[Any, Any]) -> bool:
     return not is_file and not any(isinstance(value, Mapping) for value in values)
 
 
+def _check_fallbacks(found: Mapping[str, tuple[EndpointConfig | None, Any]]) -> None:
+    """Refuse a fallback to an alias that is not there."""
+    problems: list[Problem] = []
+    for alias, (config, _) in found.items():
+        if config is not None:
+            wrong = fallback_problems(alias, config.fallbacks, found)
+            problems += [(f"endpoints.{alias}.{field}", what) for field, what in wrong]
+    if problems:
+        raise refusal("resources", problems)
+
+
 def _config_or_client(alias: Any, value: Any) -> tuple[EndpointConfig | None, Any]:
     if isinstance(value, EndpointConfig):
         return value, None
@@ -76,7 +96,9 @@ def _config_or_client(alias: Any, value: Any) -> tuple[EndpointConfig | None, An
             "modules use."
         )
     if isinstance(value, Mapping):
-        return ResourceConfig({alias: value}).endpoints[alias], None
+        return _one(alias, value), None
+    if is_sdk(value):
+        return None, from_sdk(value)
     if isinstance(value, type):
         raise ConfigurationError(
             f"the client of alias {alias!r} is the class {value.__name__}; give an "
@@ -89,3 +111,12 @@ def _config_or_client(alias: Any, value: Any) -> tuple[EndpointConfig | None, An
             "inf_engine.testing.FunctionClient."
         )
     return None, value
+
+
+def _one(alias: str, table: Mapping[str, Any]) -> EndpointConfig:
+    """Return the endpoint of a table; its fallbacks are checked with all aliases."""
+    problems = endpoint_problems(table)
+    if problems:
+        places = [(f"endpoints.{alias}.{field}", what) for field, what in problems]
+        raise refusal("resources", places)
+    return EndpointConfig(**table)

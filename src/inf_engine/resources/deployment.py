@@ -7,8 +7,8 @@ names a list of them. A request may leave when all of these let it:
 * the rate limits of requests and tokens, given or learnt from the answers' headers,
 * the circuit breaker, which keeps requests from an endpoint that is down.
 
-Without a `max_concurrent` the window begins small and doubles each round trip: the first
-answers tell the limits before many requests find them out the hard way.
+Without a `max_concurrent` the window begins small and doubles each round trip: the
+first answers tell the limits before many requests find them out the hard way.
 """
 
 import math
@@ -45,6 +45,8 @@ class Deployment:
         client: That client.
         start: Starts a job on a deployment.
         pump: Hands out slots.
+        must_wait: Says whether a job has to wait for the end of another, for reasons
+            that are no matter of the endpoint.
 
     Attributes:
         in_use: How many requests are in flight.
@@ -58,7 +60,9 @@ class Deployment:
         client: Any,
         start: Callable[["Deployment", Job], None],
         pump: Callable[[], None],
+        must_wait: Callable[[Job, float], bool],
     ) -> None:
+        self._must_wait = must_wait
         self.name = name
         self.config = config
         self.client = client
@@ -105,6 +109,9 @@ class Deployment:
         """Return when a job may leave; infinity if only the end of another tells."""
         slots = self.slots()
         if slots is not None and self.in_use >= slots:
+            return math.inf
+        job.deployment = self
+        if self._must_wait(job, now):
             return math.inf
         read, written = self.estimate(job)
         at = self.limits.ready_at(read, written, now)

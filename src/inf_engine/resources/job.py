@@ -8,7 +8,8 @@
 
 A job that failed in a way that may pass is PAUSED until a moment, without a slot, and
 then WAITING again, in front of all others of its priority. Nothing sleeps meanwhile:
-a pause is one timer.
+a pause is one timer. One that waits for the answer of an equal job is FOLLOWING, and
+not on the road.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ class JobState(IntEnum):
     ON_WIRE = 3
     ENDED = 4
     CANCELLED = 5
+    FOLLOWING = 6
 
 
 class Order(NamedTuple):

@@ -28,16 +28,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from inf_engine.errors import (
+    BudgetExceededError,
+    ConfigurationError,
     EndpointError,
     RateLimitError,
     UnknownAliasError,
 )
 from inf_engine.resources.binding import bound
+from inf_engine.resources.budget import Budget
 from inf_engine.resources.config import EndpointConfig
 from inf_engine.resources.deployment import Deployment
 from inf_engine.resources.job import Job, JobState, Order
 from inf_engine.resources.retry import may_retry, wait_seconds
 from inf_engine.resources.sending import checked, sending
+from inf_engine.resources.spending import Spending
 from inf_engine.types import LLMRequest, LLMResponse
 
 _UNLIMITED_SLOTS = 64
@@ -81,6 +85,7 @@ class ResourceManager:
         self._routes: dict[str, Route] = {}
         self._random = random.Random()
         self._is_pumping = False
+        self.spending = Spending()
         known: dict[Any, Deployment] = {}
         for alias, (config, client) in bound(resources).items():
             self._routes[alias] = self._route(alias, config, client, known)
@@ -109,7 +114,8 @@ class ResourceManager:
     def _deployment(
         self, alias: str, config: EndpointConfig | None, client: Any
     ) -> Deployment:
-        made = Deployment(alias, config, client, self._start, self.pump)
+        wait = self.spending.must_wait
+        made = Deployment(alias, config, client, self._start, self.pump, wait)
         self._deployments.append(made)
         return made
 
@@ -129,11 +135,38 @@ class ResourceManager:
         route = self._routes.get(alias)
         if route is None:
             raise UnknownAliasError(alias, self._routes, where)
-        for deployment in route.deployments:
-            deployment.open(self._environ)
+        self._open(route)
         for fallback in route.fallbacks:
-            for deployment in self._routes[fallback].deployments:
-                deployment.open(self._environ)
+            self._open(self._routes[fallback])
+
+    def _open(self, route: Route) -> None:
+        """Make the clients of a route, on first use."""
+        for deployment in route.deployments:
+            config = deployment.config
+            if config is not None:
+                self.spending.check(
+                    route.alias, config.provider, config.model, config.price
+                )
+            deployment.open(self._environ)
+
+    def limit(self, budget: Any) -> None:
+        """Spend no more than a `Budget` allows; None changes nothing.
+
+        Raises:
+            ConfigurationError: If it is no budget.
+        """
+        if budget is not None and not isinstance(budget, Budget):
+            raise ConfigurationError(
+                f"budget must be a Budget, not {type(budget).__name__}: write "
+                "Budget(requests=..., tokens=..., usd=..., seconds=...)."
+            )
+        if budget is not None:
+            self.spending.budget = budget
+
+    def model_of(self, alias: str) -> str:
+        """Return the first model of an alias, empty if its client was handed in."""
+        config = self._routes[alias].deployments[0].config
+        return "" if config is None else config.model
 
     def slots(self, *aliases: str) -> int:
         """Return how many requests to aliases are worth keeping in flight now.
@@ -158,6 +191,7 @@ class ResourceManager:
             route = self._one_that_is_up(job, route, loop.time())
         job.state = JobState.WAITING
         job.since = loop.time()
+        self.spending.begin(job.since)
         for deployment in route.deployments:
             deployment.gate.join(job)
 
@@ -171,6 +205,7 @@ class ResourceManager:
             job.timer.cancel()
         elif state is JobState.GRANTED:
             _cancel_task(job)
+            self.spending.give_back(job)
             job.deployment.failed(job, asyncio.CancelledError(), _now())
             self.pump()
         elif state is JobState.ON_WIRE:
@@ -266,10 +301,17 @@ class ResourceManager:
             if other is not deployment:
                 other.gate.leave()
         loop = asyncio.get_running_loop()
-        job.state = JobState.GRANTED
+        now = loop.time()
         job.deployment = deployment
-        job.since = loop.time()
-        deployment.sent(job, job.since)
+        try:
+            self.spending.grant(job, now)
+        except BudgetExceededError as exc:
+            job.state = JobState.ENDED
+            loop.call_soon(job.ended, exc)
+            return
+        job.state = JobState.GRANTED
+        job.since = now
+        deployment.sent(job, now)
         job.task = loop.create_task(self._attempt(deployment, job), context=job.context)
 
     async def _attempt(self, deployment: Deployment, job: Job) -> None:
@@ -279,6 +321,7 @@ class ResourceManager:
         job.tries += 1
         if job.first_sent is None:
             job.first_sent = job.since
+        self.spending.sent(job)
         job.sent()
         outcome: LLMResponse | BaseException
         try:
@@ -299,8 +342,10 @@ class ResourceManager:
         """Book a try, see to what comes next, and let others go."""
         now = _now()
         if isinstance(outcome, LLMResponse):
+            outcome = self.spending.answered(job, outcome, now)
             deployment.answered(job, outcome, now)
         else:
+            self.spending.failed(job, outcome, now)
             deployment.failed(job, outcome, now)
         job.received(outcome)
         if job.state is not JobState.CANCELLED:
