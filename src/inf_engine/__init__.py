@@ -51,7 +51,9 @@ from inf_engine.llm import LLMInference
 from inf_engine.module import InferenceModule
 from inf_engine.parameter import Parameter
 from inf_engine.record import RunRecord
+from inf_engine.resources.budget import Budget
 from inf_engine.resources.config import EndpointConfig, ResourceConfig
+from inf_engine.resources.retry import RetryPolicy
 from inf_engine.tracing.proxy import Proxy
 from inf_engine.tracing.symbolic import trace
 from inf_engine.types import LLMRequest, LLMResponse
@@ -59,6 +61,7 @@ from inf_engine.types import LLMRequest, LLMResponse
 __all__ = [
     "AnswerError",
     "AuthenticationError",
+    "Budget",
     "BudgetExceededError",
     "ConfigurationError",
     "DeadlineError",
@@ -98,6 +101,7 @@ __all__ = [
     "RequestRefusedError",
     "ResourceConfig",
     "Result",
+    "RetryPolicy",
     "RunRecord",
     "SchemaError",
     "Sequential",

@@ -38,7 +38,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     3: ("graph", "svg", "report", "containers", "functional"),
     4: ("tracing", "record"),
     5: ("execution", "optimization"),
-    6: ("__init__", "cli", "testing"),
+    6: ("__init__", "__main__", "cli", "testing"),
 }
 
 USER_TOWER = (

@@ -15,6 +15,7 @@ NAMES = """
     Engine ExecutionSettings InferenceModule LLMInference Parameter ParameterList
     ParameterDict ModuleList ModuleDict Sequential op trace Result RunRecord
     InferenceGraph GraphNode Proxy ResourceConfig EndpointConfig LLMRequest LLMResponse
+    Budget RetryPolicy
 """.split()
 
 HEAVY = """

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import pytest
+import tenacity
 from tests.integration.engine_helpers import (
     Ask,
     Compare,
@@ -21,6 +22,7 @@ from inf_engine import (
     Engine,
     ExecutionError,
     ExecutionSettings,
+    RetryPolicy,
     op,
 )
 from inf_engine.errors import EndpointServerError
@@ -55,6 +57,21 @@ def test_retries_win_over_the_endpoints(
 
     engines(body, client, retries=engine_has)
     assert len(client.requests) == tries
+
+
+def test_a_retry_policy_says_when_the_next_try_leaves() -> None:
+    """Of the engine, or of `using`; functions or strategies of tenacity."""
+    patient = RetryPolicy(lambda attempt, rng: 10.0 * attempt, lambda n, rng: n > 2)
+    curt = RetryPolicy(tenacity.wait_fixed(1), tenacity.stop_after_attempt(2))
+    client = echo(0.0, lambda r: EndpointServerError("down"))
+
+    async def body(engine: Engine) -> None:
+        for view in (engine, engine.using(retries=curt)):
+            with pytest.raises(ExecutionError):
+                await view.run(Ask(), "x")
+
+    engines(body, client, retries=patient)
+    assert client.arrivals == [0.0, 10.0, 30.0, 30.0, 31.0]
 
 
 def test_using_is_a_view_that_leaves_the_engine_as_it_is() -> None:

@@ -346,14 +346,15 @@ async def test_every_client_is_closed_once_also_when_one_fails() -> None:
     assert (shared.times, bad.times) == (1, 1)
 
 
-def test_aliases_of_equal_endpoints_share_their_slots() -> None:
-    """A limit is that of the deployment, however many names it has."""
-    same = EndpointConfig("openai", model="x", max_concurrent=2)
+def test_aliases_of_one_deployment_share_its_slots() -> None:
+    """However many names it has, and the smallest of what they say counts."""
+    one = EndpointConfig("openai", model="x", max_concurrent=2)
+    same = EndpointConfig("openai", model="x", max_concurrent=9, timeout=5, retries=0)
     other = EndpointConfig("openai", model="y", max_concurrent=3)
     client = echo()
 
     async def main() -> None:
-        manager = ResourceManager({"a": same, "b": same, "c": other}, environ={})
+        manager = ResourceManager({"a": one, "b": same, "c": other}, environ={})
         for alias in "abc":
             manager._routes[alias].deployments[0].client = client
         assert (manager.slots("a", "b"), manager.slots("a", "b", "c")) == (2, 5)
@@ -363,6 +364,23 @@ def test_aliases_of_equal_endpoints_share_their_slots() -> None:
         assert client.max_in_flight == 5
 
     virtually(main)
+
+
+async def test_aliases_of_one_deployment_keep_their_timeouts() -> None:
+    """A slot is the deployment's, a deadline the alias's."""
+    async with LoopbackServer("ok", errors=["hang"] * 2) as server:
+        quick = compatible(server, timeout=0.05, retries=0)
+        manager = ResourceManager(
+            {"endpoints": {"quick": quick, "slow": {**quick, "timeout": 60}}}
+        )
+        slow = asyncio.ensure_future(manager.complete("slow", HELLO))
+        await until(lambda: server.in_flight == 1)
+        with pytest.raises(EndpointTimeoutError, match="within 0.05 s"):
+            await manager.complete("quick", HELLO)
+        assert not slow.done()
+        slow.cancel()
+        await asyncio.gather(slow, return_exceptions=True)
+        await manager.aclose()
 
 
 async def test_a_client_whose_text_is_none_is_refused() -> None:

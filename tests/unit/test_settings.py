@@ -37,7 +37,7 @@ def test_a_timeout_is_a_positive_number_of_seconds(name: str, value: Any) -> Non
         ("priority", 1.5, "priority must be an int, not 1.5"),
         ("priority", True, "priority must be an int, not True"),
         ("errors", None, "errors must be 'raise' or 'collect', not None"),
-        ("retries", -1, "retries must be an int ≥ 0, or None for the endpoint's own"),
+        ("retries", -1, "retries must be an int ≥ 0, a RetryPolicy, or None for"),
         ("retries", False, "retries must be an int"),
     ],
 )

@@ -13,7 +13,8 @@ from inf_engine.dispatch import dispatcher
 from inf_engine.errors import DeadlineError, JournalError
 from inf_engine.execution.conversation import Conversation, Next
 from inf_engine.graph import GraphNode
-from inf_engine.resources.job import Job, Order
+from inf_engine.journal import Row
+from inf_engine.resources.job import Job, JobState, Order
 from inf_engine.types import LLMResponse
 
 
@@ -28,7 +29,7 @@ class NodeJob(Job):
         context: What the client and the tools run in.
     """
 
-    __slots__ = ("cache_row", "inside", "key", "node", "row", "run", "talk", "unkept")
+    __slots__ = ("cache_row", "inside", "kept", "key", "node", "row", "run", "talk")
 
     def __init__(
         self,
@@ -46,7 +47,10 @@ class NodeJob(Job):
         self.run = run
         self.node = node
         self.talk = talk
-        self.unkept: JournalError | None = None
+        self.key = b""
+        self.row: Row | None = None
+        self.cache_row: Row | None = None
+        self.kept: LLMResponse | JournalError | None = None
 
     def sent(self) -> None:
         """Note when the request leaves; with it the time of the node begins to run."""
@@ -61,9 +65,9 @@ class NodeJob(Job):
         work.received(self, outcome)
         if work.memory is not None and isinstance(outcome, LLMResponse):
             try:
-                work.memory.memory.keep(self, outcome)
+                self.kept = work.memory.memory.keep(self, outcome)
             except JournalError as exc:
-                self.unkept = exc
+                self.kept = exc
 
     def reused(self, response: LLMResponse) -> None:
         """Take an answer that was paid for before."""
@@ -80,7 +84,7 @@ class NodeJob(Job):
         if run.jobs.get(node.index) is not self:
             return
         del run.jobs[node.index]
-        outcome = self.unkept or outcome
+        outcome = self.kept or outcome
         if run.work.memory is not None and not isinstance(outcome, LLMResponse):
             run.work.memory.memory.drop(self)
         if isinstance(outcome, LLMResponse):
@@ -123,6 +127,9 @@ def _send(run: Any, node: GraphNode, talk: Conversation, context: Context) -> No
 
 def cancel(run: Any, job: NodeJob) -> None:
     """Take a request off the road: nobody waits for its answer any more."""
+    if job.state is JobState.FOLLOWING:
+        job.state = JobState.CANCELLED
+        return
     run.work.manager.cancel(job)
     if run.work.memory is not None:
         run.work.memory.memory.drop(job)

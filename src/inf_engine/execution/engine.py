@@ -21,6 +21,7 @@ from inf_engine.execution.tokens import TokenStream
 from inf_engine.record import RunRecord
 from inf_engine.resources.budget import Budget
 from inf_engine.resources.manager import ResourceManager
+from inf_engine.resources.retry import RetryPolicy
 from inf_engine.resources.statistics import EngineStatistics
 
 P = ParamSpec("P")
@@ -60,7 +61,8 @@ class Engine:
         max_inflight: The most inputs of a `map` or `stream` alive at once; None for
             enough to keep every slot busy.
         timeout: Seconds that one run may take, None for no limit.
-        retries: Tries after the first, None for what each endpoint says.
+        retries: Tries after the first, or a `RetryPolicy`; None for what each endpoint
+            says. It wins over the endpoint's.
         observers: Callables that take one frozen event each (see
             `inf_engine.execution.events`).
         progress: True for a progress bar, False for none, None for one where stderr
@@ -93,7 +95,7 @@ class Engine:
         budget: Budget | None = None,
         max_inflight: int | None = None,
         timeout: float | None = None,
-        retries: int | None = None,
+        retries: int | RetryPolicy | None = None,
         observers: Iterable[Observer] = (),
         progress: bool | None = None,
         identity: Identity | None = None,

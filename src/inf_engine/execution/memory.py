@@ -6,9 +6,10 @@ requests at the same moment are one: those that came later follow the first.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from inf_engine.errors import JournalError
 from inf_engine.journal import (
     CallNumbers,
     JournalStore,
@@ -26,6 +27,14 @@ from inf_engine.resources.manager import ResourceManager
 from inf_engine.types import LLMResponse, Usage
 
 Identity = Callable[..., Any]
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """A request that is asked, and the equal ones that wait for its answer."""
+
+    leader: Any
+    followers: list[Any] = field(default_factory=list)
 
 
 class Memory:
@@ -52,7 +61,7 @@ class Memory:
         self.ledger = ledger
         self.submit = submit
         self.model_of = model_of
-        self._followers: dict[bytes, list[Any]] = {}
+        self._flights: dict[bytes, _Flight] = {}
 
     @classmethod
     def opened(cls, journal: Any, cache: Any, manager: ResourceManager) -> Self | None:
@@ -84,42 +93,88 @@ class Memory:
             if store is not None:
                 store.close()
 
-    def follow(self, job: Any) -> bool:
-        """Let a job wait for an equal one that is on its way; say whether there is."""
-        others = self._followers.get(job.key)
-        if others is None:
-            self._followers[job.key] = []
-            return False
-        job.state = JobState.FOLLOWING
-        others.append(job)
-        return True
-
-    def keep(self, job: Any, response: LLMResponse) -> None:
-        """Keep an answer, then give it to those that follow.
+    def check(self) -> None:
+        """Make sure that an answer could be kept, before it is paid for.
 
         Raises:
-            JournalError: If it could not be kept.
+            JournalError: If it could not.
         """
-        text = encode_response(response)
-        for store, row in ((self.journal, job.row), (self.cache, job.cache_row)):
+        for store in (self.journal, self.cache):
             if store is not None:
-                store.append(replace(row, response=text))
                 store.commit()
-        for other in self._followers.pop(job.key, ()):
+
+    def follow(self, job: Any) -> bool:
+        """Let a job wait for an equal one that is on its way; say whether there is."""
+        flight = self._flights.get(job.key)
+        if flight is None:
+            self._flights[job.key] = _Flight(job)
+            return False
+        job.state = JobState.FOLLOWING
+        flight.followers.append(job)
+        return True
+
+    def keep(self, job: Any, response: LLMResponse) -> LLMResponse:
+        """Keep an answer, then give it to those that follow.
+
+        Returns:
+            What to go on with: another answer if the journal has one, because that of
+            a cancelled call came after all.
+
+        Raises:
+            JournalError: If it could not be kept; those that follow fail with it, too.
+        """
+        followers = self._landed(job)
+        kind: Reuse = "journal" if self.cache is None else "cache"
+        try:
+            response = self._stored(job, followers, response)
+        except JournalError as exc:
+            for other in followers:
+                other.state = JobState.ENDED
+                other.ended(exc)
+            raise
+        for other in followers:
             if other.state is JobState.FOLLOWING:
-                if self.journal is not None:
-                    self.journal.append(replace(other.row, response=text))
-                self.reuse(other, response)
+                self.reuse(other, response, kind)
+        return response
 
     def drop(self, job: Any) -> None:
         """Let the next go in place of one that got no answer."""
-        if job.state is JobState.FOLLOWING or job.key not in self._followers:
-            return
-        others = self._followers.pop(job.key)
-        left = [other for other in others if other.state is JobState.FOLLOWING]
+        left = self._landed(job)
         if left:
-            self._followers[job.key] = left[1:]
+            self._flights[job.key] = _Flight(left[0], left[1:])
             self.submit(left[0])
+
+    def _landed(self, job: Any) -> list[Any]:
+        """Forget that a job is asked; return those that waited for its answer."""
+        flight = self._flights.get(job.key)
+        if flight is None or flight.leader is not job:
+            return []
+        del self._flights[job.key]
+        return [o for o in flight.followers if o.state is JobState.FOLLOWING]
+
+    def remember(self, job: Any, text: str) -> bool:
+        """Put an answer into both files; say whether the journal did not have one."""
+        is_new = True
+        if self.journal is not None:
+            is_new = self.journal.append(replace(job.row, response=text))
+        if self.cache is not None:
+            self.cache.append(replace(job.cache_row, response=text))
+        self.check()
+        return is_new
+
+    def _stored(
+        self, job: Any, followers: list[Any], response: LLMResponse
+    ) -> LLMResponse:
+        """Commit an answer; return the one that the journal now has."""
+        text = encode_response(response)
+        if not self.remember(job, text) and self.journal is not None:
+            text = self.journal.get(job.row.key) or text
+            response = decode_response(text)
+        if self.journal is not None:
+            for other in followers:
+                self.journal.append(replace(other.row, response=text))
+            self.journal.commit()
+        return response
 
     def reuse(self, job: Any, response: LLMResponse, kind: Reuse = "cache") -> None:
         """End a job with an answer that was paid for before."""
@@ -146,7 +201,10 @@ class RunMemory:
             content of the inputs themselves.
     """
 
-    __slots__ = ("_args", "_identity", "_input", "_kwargs", "_numbers", "memory")
+    __slots__ = (
+        *("_args", "_identity", "_input", "_kwargs", "_numbers", "_samples"),
+        "memory",
+    )
 
     def __init__(
         self,
@@ -161,6 +219,7 @@ class RunMemory:
         self._identity = identity
         self._input: str | None = None
         self._numbers = CallNumbers()
+        self._samples = CallNumbers()
 
     def send(self, job: Any) -> None:
         """Answer a job from memory, or put it on the road.
@@ -172,38 +231,50 @@ class RunMemory:
         self._identify(job)
         journal, cache = memory.journal, memory.cache
         kept = None if journal is None else journal.get(job.row.key)
+        kind: Reuse = "cache" if kept is None else "journal"
+        if kept is None and cache is not None:
+            kept = cache.get(job.cache_row.key)
         if kept is not None:
-            memory.reuse(job, decode_response(kept), "journal")
+            response = decode_response(kept)
+            memory.remember(job, kept)
+            memory.reuse(job, response, kind)
             return
-        kept = None if cache is None else cache.get(job.cache_row.key)
-        if kept is not None:
-            if journal is not None:
-                journal.append(replace(job.row, response=kept))
-            memory.reuse(job, decode_response(kept))
-        elif not memory.follow(job):
+        memory.check()
+        if not memory.follow(job):
             memory.submit(job)
 
     def _identify(self, job: Any) -> None:
-        """Give a job its keys."""
+        """Give a job its keys; a client that was handed in is known by its alias."""
         memory = self.memory
-        text, model = canonical_request(job.request), memory.model_of(job.alias)
-        number = self._numbers.take(job.origin, text, model)
-        job.row = job.cache_row = None
-        if memory.cache is not None:
-            key = job.key = cache_key(text, model, number)
-            job.cache_row = _row(job, key, "cached", model, number, text, "")
+        text = canonical_request(job.request)
+        model = memory.model_of(job.alias) or job.alias
         if memory.journal is not None:
-            key = call_key(job.origin, text, model, self._input_id(), number)
-            job.row = _row(job, key, "call", model, number, text, self._input_id())
-            job.key = key if memory.cache is None else job.key
+            number = self._numbers.take(job.origin, text, model)
+            input_id = self._input_id()
+            key = job.key = call_key(job.origin, text, model, input_id, number)
+            job.row = _row(job, key, "call", model, number, text, input_id)
+        if memory.cache is not None:
+            sample = self._samples.take("", text, model)
+            key = job.key = cache_key(text, model, sample)
+            job.cache_row = _row(job, key, "cached", model, sample, text, "")
 
     def _input_id(self) -> str:
         if self._input is None:
             args, kwargs = self._args, self._kwargs
             if self._identity is not None:
-                args, kwargs = (self._identity(*args, **kwargs),), {}
+                args, kwargs = (self._called(self._identity),), {}
             self._input = identity_of(args, kwargs)
         return self._input
+
+    def _called(self, identity: Identity) -> Any:
+        try:
+            return identity(*self._args, **self._kwargs)
+        except Exception as exc:
+            raise JournalError(
+                f"the identity= function failed with {type(exc).__name__}. It is "
+                "called with the inputs of the run, as forward is, and returns a text "
+                "that tells them from others."
+            ) from exc
 
 
 def _row(

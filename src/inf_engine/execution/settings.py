@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from inf_engine.errors import ConfigurationError, known_names
+from inf_engine.resources.retry import RetryPolicy
 
 ErrorPolicy = Literal["raise", "collect"]
 
@@ -21,7 +22,8 @@ class ExecutionSettings:
             leaves (or its function starts), None for no limit.
         errors: ``"raise"`` stops a run (and a `map`) at the first failure;
             ``"collect"`` finishes independent work first, and gives `Result`s.
-        retries: Tries after the first one, None for what the endpoint says.
+        retries: Tries after the first one, or a `RetryPolicy`; None for what the
+            endpoint says. 0 is none at all; else refusals by a rate limit do not count.
 
     Raises:
         ConfigurationError: If a value is of the wrong type or out of range.
@@ -31,7 +33,7 @@ class ExecutionSettings:
     timeout: float | None = None
     node_timeout: float | None = None
     errors: ErrorPolicy = "raise"
-    retries: int | None = None
+    retries: int | RetryPolicy | None = None
 
     def __post_init__(self) -> None:
         if not _is_number(self.priority, whole=True):
@@ -48,10 +50,12 @@ class ExecutionSettings:
                 f"errors must be 'raise' or 'collect', not {self.errors!r}."
             )
         tries = self.retries
-        if tries is not None and not (_is_number(tries, whole=True) and tries >= 0):
+        if tries is None or isinstance(tries, RetryPolicy):
+            return
+        if not (_is_number(tries, whole=True) and tries >= 0):
             raise ConfigurationError(
-                f"retries must be an int ≥ 0, or None for the endpoint's own, not "
-                f"{tries!r}."
+                f"retries must be an int ≥ 0, a RetryPolicy, or None for the "
+                f"endpoint's own, not {tries!r}."
             )
 
     def replace(self, **changes: Any) -> Self:

@@ -13,6 +13,7 @@ first answers tell the limits before many requests find them out the hard way.
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from inf_engine.errors import (
@@ -41,7 +42,8 @@ class Deployment:
 
     Args:
         name: The first alias that names it, for messages.
-        config: The endpoint; None for a client that was handed in.
+        config: The endpoint; None for a client that was handed in. Where several
+            aliases describe it, the smallest of each limit counts.
         client: That client.
         start: Starts a job on a deployment.
         pump: Hands out slots.
@@ -60,12 +62,13 @@ class Deployment:
         client: Any,
         start: Callable[["Deployment", Job], None],
         pump: Callable[[], None],
-        must_wait: Callable[[Job, float], bool],
+        must_wait: Callable[["Deployment", Job, float], bool],
     ) -> None:
         self._must_wait = must_wait
         self.name = name
         self.config = config
         self.client = client
+        self._clients: dict[Any, Any] = {}
         self.window = None if config is None else ConcurrencyWindow(_slots(config))
         self.limits = _limits(config)
         self.breaker = CircuitBreaker()
@@ -87,14 +90,34 @@ class Deployment:
         """Return how many requests may be in flight, None for any number."""
         return None if self.window is None else self.window.size
 
-    def open(self, environ: Mapping[str, str]) -> None:
-        """Make the client, on first use.
+    @property
+    def clients(self) -> list[Any]:
+        """Every client that was handed in or made."""
+        return [self.client, *self._clients.values()]
+
+    def open(
+        self, alias: str, config: EndpointConfig | None, environ: Mapping[str, str]
+    ) -> None:
+        """Make the client of an alias, on first use.
+
+        Args:
+            alias: The alias, for messages.
+            config: The endpoint as the alias describes it.
+            environ: Where its API key is looked up.
 
         Raises:
             ConfigurationError: If it cannot be made.
         """
-        if self.client is None and self.config is not None:
-            self.client = make_client(self.name, self.config, environ)
+        if self.client is None and config is not None:
+            key = _client_key(config)
+            if key not in self._clients:
+                self._clients[key] = make_client(alias, config, environ)
+
+    def client_of(self, config: EndpointConfig | None) -> Any:
+        """Return the client for the endpoint as an alias describes it."""
+        if self.client is not None or config is None:
+            return self.client
+        return self._clients[_client_key(config)]
 
     def estimate(self, job: Job) -> tuple[int, int]:
         """Return the tokens that a job may read and write."""
@@ -110,8 +133,7 @@ class Deployment:
         slots = self.slots()
         if slots is not None and self.in_use >= slots:
             return math.inf
-        job.deployment = self
-        if self._must_wait(job, now):
+        if self._must_wait(self, job, now):
             return math.inf
         read, written = self.estimate(job)
         at = self.limits.ready_at(read, written, now)
@@ -167,6 +189,22 @@ class Deployment:
             self.breaker.succeeded(now)
         else:
             self.breaker.lost(now)
+
+
+def merged(configs: list[EndpointConfig]) -> EndpointConfig:
+    """Return the one description of a deployment: the smallest of each limit."""
+    if len(configs) == 1:
+        return configs[0]
+    least: dict[str, Any] = {}
+    for name in ("max_concurrent", "requests_per_minute", "tokens_per_minute"):
+        given = [getattr(config, name) for config in configs]
+        least[name] = min((n for n in given if n is not None), default=None)
+    return replace(configs[0], **least)
+
+
+def _client_key(config: EndpointConfig) -> tuple[Any, ...]:
+    """Return what makes a client another one, at the same deployment."""
+    return config.timeout, config.context, config.threads
 
 
 def _limits(config: EndpointConfig | None) -> RateLimits:

@@ -24,6 +24,14 @@ from typing import Any
 
 from inf_engine.resources.job import Job, JobState, Order
 
+_Entry = tuple[Any, int, Job, int]
+
+
+def _waits(entry: _Entry) -> bool:
+    """Say whether a place in line is still somebody's."""
+    _, _, job, turn = entry
+    return job.state is JobState.WAITING and job.turn == turn
+
 
 class Gate:
     """Starts the jobs in line as soon as they may, lowest order first.
@@ -48,7 +56,7 @@ class Gate:
         self._start = start
         self._slots = slots
         self._numbers = itertools.count()
-        self._line: list[tuple[Any, int, Job]] = []
+        self._line: list[_Entry] = []
         self._left = 0
         self._is_granting = False
         self._timer: asyncio.Handle | None = None
@@ -62,14 +70,15 @@ class Gate:
 
     def join(self, job: Job) -> None:
         """Put a job into the line; it is never started from in here."""
-        heapq.heappush(self._line, (self._key(job.order), next(self._numbers), job))
+        entry = (self._key(job.order), next(self._numbers), job, job.turn)
+        heapq.heappush(self._line, entry)
         self._wake(0.0)
 
     def leave(self) -> None:
         """Take note that a job of the line does not wait any more."""
         self._left += 1
         if 2 * self._left > len(self._line):
-            self._line = [e for e in self._line if e[2].state is JobState.WAITING]
+            self._line = [entry for entry in self._line if _waits(entry)]
             heapq.heapify(self._line)
             self._left = 0
 
@@ -98,6 +107,10 @@ class Gate:
         self._start(job)
         return True
 
+    def waiting(self) -> list[Job]:
+        """Return those who wait, in no order."""
+        return [entry[2] for entry in self._line if _waits(entry)]
+
     def end(self, ending: bool) -> None:
         """Take note that no more inputs come, or that they do."""
         self._ending = ending
@@ -115,7 +128,7 @@ class Gate:
         if self._ending and self._key is _by_age:
             self._look_ahead()
         line = self._line
-        while line and line[0][2].state is not JobState.WAITING:
+        while line and not _waits(line[0]):
             heapq.heappop(line)
             self._left = max(0, self._left - 1)
         return line[0][2] if line else None
@@ -128,7 +141,7 @@ class Gate:
 
     def _arrange(self, key: Callable[[Order], Any]) -> None:
         self._key = key
-        self._line = [(key(job.order), n, job) for _, n, job in self._line]
+        self._line = [(key(job.order), n, job, t) for _, n, job, t in self._line]
         heapq.heapify(self._line)
 
     def _wake(self, when: float) -> None:

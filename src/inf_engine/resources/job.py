@@ -18,6 +18,7 @@ from contextvars import Context
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from inf_engine.resources.retry import RetryPolicy
 from inf_engine.types import LLMRequest, LLMResponse
 
 
@@ -64,7 +65,7 @@ class Job:
         alias: What it is sent to.
         request: The request.
         order: Who goes first when slots are short.
-        retries: Tries after the first, None for what the endpoint says.
+        retries: Tries after the first, or a policy; None for what the endpoint says.
         delta: Called with each piece of text; None not to stream.
         context: What the client runs in, None for the context of the submitter.
         origin: The module that asks, for the books.
@@ -76,19 +77,25 @@ class Job:
             rate limit.
         first_sent: When it left for the first time, None if it has not.
         since: When it began to wait, or when it left, whichever was last.
+        ahead: The aliases to try after this one.
         passed: The aliases that have failed it.
+        lines: The deployments in whose lines it stands.
+        failed_at: The deployments that have failed it, since all of them had.
         estimate: Tokens that it may read and write, once somebody asked.
         booked: What the rate limits keep for it while it is on its way.
         reservation: What a budget keeps for it.
         deployment: What it was granted to, None before that.
+        config: That deployment as the alias describes it, None for a client.
+        turn: How many times it was put in line; an older place in line is void.
         task: What is on the wire, None if nothing is.
         timer: What ends its pause.
     """
 
     __slots__ = (
-        *("alias", "booked", "context", "delta", "deployment", "estimate", "failures"),
-        *("first_sent", "order", "origin", "passed", "request", "reservation"),
-        *("retries", "since", "state", "task", "timer", "tries"),
+        *("ahead", "alias", "booked", "config", "context", "delta", "deployment"),
+        *("estimate", "failed_at", "failures", "first_sent", "lines", "order"),
+        *("origin", "passed", "request", "reservation", "retries", "since", "state"),
+        *("task", "timer", "tries", "turn"),
     )
 
     def __init__(
@@ -96,7 +103,7 @@ class Job:
         alias: str,
         request: LLMRequest,
         order: Order = Order(),  # noqa: B008 - immutable
-        retries: int | None = None,
+        retries: int | RetryPolicy | None = None,
         delta: Callable[[str], None] | None = None,
         context: Context | None = None,
         origin: str = "",
@@ -110,12 +117,17 @@ class Job:
         self.origin = origin
         self.state = JobState.WAITING
         self.tries = 0
+        self.turn = 0
         self.failures = 0
         self.deployment: Any = None
         self.booked: Any = None
+        self.config: Any = None
         self.since = 0.0
         self.first_sent: float | None = None
+        self.ahead: tuple[str, ...] = ()
         self.passed: tuple[str, ...] = ()
+        self.lines: tuple[Any, ...] = ()
+        self.failed_at: tuple[Any, ...] = ()
         self.estimate: tuple[int, int] | None = None
         self.reservation: Any = None
         self.task: asyncio.Task[None] | None = None

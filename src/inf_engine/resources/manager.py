@@ -24,7 +24,6 @@ import os
 import random
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
-from dataclasses import dataclass
 from typing import Any
 
 from inf_engine.errors import (
@@ -39,30 +38,18 @@ from inf_engine.resources.budget import Budget
 from inf_engine.resources.config import EndpointConfig
 from inf_engine.resources.deployment import Deployment
 from inf_engine.resources.job import Job, JobState, Order
-from inf_engine.resources.retry import may_retry, wait_seconds
+from inf_engine.resources.retry import (
+    Failure,
+    RetryPolicy,
+    may_retry,
+    wait_seconds,
+)
+from inf_engine.resources.routing import Route, Routes, lines_of
 from inf_engine.resources.sending import checked, sending
 from inf_engine.resources.spending import Spending
 from inf_engine.types import LLMRequest, LLMResponse
 
 _UNLIMITED_SLOTS = 64
-_RETRIES = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Where an alias leads.
-
-    Args:
-        alias: The alias.
-        deployments: What answers it.
-        retries: Tries after the first.
-        fallbacks: The aliases to try when it has failed.
-    """
-
-    alias: str
-    deployments: tuple[Deployment, ...]
-    retries: int = _RETRIES
-    fallbacks: tuple[str, ...] = ()
 
 
 class ResourceManager:
@@ -81,43 +68,23 @@ class ResourceManager:
         self, resources: Any, *, environ: Mapping[str, str] | None = None
     ) -> None:
         self._environ = os.environ if environ is None else environ
-        self._deployments: list[Deployment] = []
-        self._routes: dict[str, Route] = {}
         self._random = random.Random()
         self._is_pumping = False
         self.spending = Spending()
-        known: dict[Any, Deployment] = {}
-        for alias, (config, client) in bound(resources).items():
-            self._routes[alias] = self._route(alias, config, client, known)
+        self._routes = Routes(bound(resources), self._deployment)
+        self._deployments = self._routes.deployments
 
     @property
     def aliases(self) -> tuple[str, ...]:
         """The aliases that are bound, in order."""
         return tuple(self._routes)
 
-    def _route(
-        self,
-        alias: str,
-        config: EndpointConfig | None,
-        client: Any,
-        known: dict[Any, Deployment],
-    ) -> Route:
-        """Return where an alias leads; equal endpoints are one deployment."""
-        if config is None:
-            return Route(alias, (self._deployment(alias, None, client),))
-        for each in config.each:
-            if each not in known:
-                known[each] = self._deployment(alias, each, None)
-        deployments = tuple(known[each] for each in config.each)
-        return Route(alias, deployments, config.retries, config.fallbacks)
-
     def _deployment(
         self, alias: str, config: EndpointConfig | None, client: Any
     ) -> Deployment:
-        wait = self.spending.must_wait
-        made = Deployment(alias, config, client, self._start, self.pump, wait)
-        self._deployments.append(made)
-        return made
+        return Deployment(
+            alias, config, client, self._start, self.pump, self._must_wait
+        )
 
     def check(self, alias: str, where: str = "") -> None:
         """Make sure that requests to an alias can leave; sends nothing.
@@ -132,22 +99,19 @@ class ResourceManager:
             ConfigurationError: If its client cannot be made (no such model file, an
                 extra that is not installed).
         """
-        route = self._routes.get(alias)
-        if route is None:
+        if alias not in self._routes:
             raise UnknownAliasError(alias, self._routes, where)
-        self._open(route)
-        for fallback in route.fallbacks:
-            self._open(self._routes[fallback])
+        for route in self._routes.reached(alias):
+            self._open(route)
 
     def _open(self, route: Route) -> None:
         """Make the clients of a route, on first use."""
-        for deployment in route.deployments:
-            config = deployment.config
+        pairs = zip(route.deployments, route.configs, strict=True)
+        for deployment, config in pairs:
             if config is not None:
-                self.spending.check(
-                    route.alias, config.provider, config.model, config.price
-                )
-            deployment.open(self._environ)
+                model, price = config.model, config.price
+                self.spending.check(route.alias, config.provider, model, price)
+            deployment.open(route.alias, config, self._environ)
 
     def limit(self, budget: Any) -> None:
         """Spend no more than a `Budget` allows; None changes nothing.
@@ -185,21 +149,19 @@ class ResourceManager:
         Args:
             job: The job, to an alias that was checked.
         """
-        loop = asyncio.get_running_loop()
-        route = self._routes[job.alias]
-        if route.fallbacks:
-            route = self._one_that_is_up(job, route, loop.time())
+        job.since = now = _now()
+        job.lines = lines_of(self._routes.next_of(job, now), job)
         job.state = JobState.WAITING
-        job.since = loop.time()
-        self.spending.begin(job.since)
-        for deployment in route.deployments:
+        job.turn += 1
+        self.spending.begin(now)
+        for deployment in job.lines:
             deployment.gate.join(job)
 
     def cancel(self, job: Job) -> None:
         """Take a job off the road; it is not told. Its task may still be ending."""
         state, job.state = job.state, JobState.CANCELLED
         if state is JobState.WAITING:
-            for deployment in self._routes[job.alias].deployments:
+            for deployment in job.lines:
                 deployment.gate.leave()
         elif state is JobState.PAUSED and job.timer is not None:
             job.timer.cancel()
@@ -245,7 +207,7 @@ class ResourceManager:
         request: LLMRequest,
         *,
         order: Order = Order(),  # noqa: B008 - immutable
-        retries: int | None = None,
+        retries: int | RetryPolicy | None = None,
         delta: Callable[[str], None] | None = None,
     ) -> LLMResponse:
         """Send a request and return its answer.
@@ -254,7 +216,8 @@ class ResourceManager:
             alias: What to send it to.
             request: The request; a model in it goes before the endpoint's own.
             order: Who goes first when slots are short: the lowest.
-            retries: Tries after the first, None for what the endpoint says.
+            retries: Tries after the first, or a policy; None for what the endpoint
+                says.
             delta: Called with each piece of text; None not to stream.
 
         Raises:
@@ -278,7 +241,8 @@ class ResourceManager:
         Raises:
             Exception: The first failure, once all others are closed.
         """
-        clients = {id(d.client): d.client for d in self._deployments}
+        each = [client for d in self._deployments for client in d.clients]
+        clients = {id(client): client for client in each}
         failures = []
         for client in clients.values():
             close = getattr(client, "aclose", None)
@@ -296,13 +260,12 @@ class ResourceManager:
 
     def _start(self, deployment: Deployment, job: Job) -> None:
         """Send a job whose turn has come."""
-        route = self._routes[job.alias]
-        for other in route.deployments:
+        for other in job.lines:
             if other is not deployment:
                 other.gate.leave()
         loop = asyncio.get_running_loop()
         now = loop.time()
-        job.deployment = deployment
+        self._assign(deployment, job)
         try:
             self.spending.grant(job, now)
         except BudgetExceededError as exc:
@@ -313,6 +276,18 @@ class ResourceManager:
         job.since = now
         deployment.sent(job, now)
         job.task = loop.create_task(self._attempt(deployment, job), context=job.context)
+
+    def _assign(self, deployment: Deployment, job: Job) -> None:
+        """Note where a job may go."""
+        job.deployment = deployment
+        job.config = self._routes[job.alias].config_of(deployment)
+
+    def _must_wait(self, deployment: Deployment, job: Job, now: float) -> bool:
+        """Say whether a job has to wait until others have given back of the budget."""
+        if self.spending.account is None:
+            return False
+        self._assign(deployment, job)
+        return self.spending.must_wait(job, now)
 
     async def _attempt(self, deployment: Deployment, job: Job) -> None:
         """Send a job once, and see to what becomes of it."""
@@ -325,7 +300,8 @@ class ResourceManager:
         job.sent()
         outcome: LLMResponse | BaseException
         try:
-            answer = sending(deployment.client, job.request, job.delta)
+            client = deployment.client_of(job.config)
+            answer = sending(client, job.request, job.delta)
             if inspect.isawaitable(answer):
                 answer = await answer
             outcome = checked(deployment.name, answer)
@@ -346,7 +322,10 @@ class ResourceManager:
             deployment.answered(job, outcome, now)
         else:
             self.spending.failed(job, outcome, now)
+            was_down = deployment.is_down(now)
             deployment.failed(job, outcome, now)
+            if deployment.is_down(now) and not was_down:
+                self._evacuate(deployment, now)
         job.received(outcome)
         if job.state is not JobState.CANCELLED:
             self._go_on(job, outcome, now)
@@ -364,15 +343,20 @@ class ResourceManager:
     def _try_again(self, job: Job, error: EndpointError, now: float) -> bool:
         """Put a job in line again, if that may help; say whether it does."""
         route = self._routes[job.alias]
-        allowed = route.retries if job.retries is None else job.retries
+        given, rng = job.retries, self._random
+        policy = given if isinstance(given, RetryPolicy) else None
+        allowed = given if isinstance(given, int) else route.retries
         job.failures += not isinstance(error, RateLimitError)
-        spent = now - (job.first_sent or now)
-        if may_retry(error, job.failures, allowed, spent):
+        failure = Failure(error, job.failures, now - (job.first_sent or now))
+        if may_retry(failure, allowed, policy, rng):
             job.order = job.order.in_front()
-            wait = wait_seconds(error, job.failures, self._random.random())
-            self._pause(job, now, wait)
+            job.failed_at = (*job.failed_at, job.deployment)
+            self._pause(job, now, wait_seconds(failure, policy, rng))
             return True
-        return self._fall_back(job, route)
+        if self._routes.fall_back(job):
+            self.submit(job)
+            return True
+        return False
 
     def _pause(self, job: Job, now: float, wait: float) -> None:
         """Submit a job again after a wait, in seconds."""
@@ -383,28 +367,14 @@ class ResourceManager:
         loop = asyncio.get_running_loop()
         job.timer = loop.call_at(now + wait, self.submit, job)
 
-    def _fall_back(self, job: Job, route: Route) -> bool:
-        """Send a job to the next alias that has not failed it yet, if there is one."""
-        job.passed = (*job.passed, job.alias)
-        left = [alias for alias in route.fallbacks if alias not in job.passed]
-        if not left:
-            return False
-        job.alias, job.failures, job.first_sent = left[0], 0, None
-        self.submit(job)
-        return True
-
-    def _one_that_is_up(self, job: Job, route: Route, now: float) -> Route:
-        """Return the route, or a fallback's if all deployments of it are down."""
-        passed = [*job.passed, job.alias]
-        here = route
-        while all(deployment.is_down(now) for deployment in here.deployments):
-            left = [alias for alias in here.fallbacks if alias not in passed]
-            if not left:
-                return route
-            here = self._routes[left[0]]
-            passed.append(left[0])
-        job.passed, job.alias = tuple(passed[:-1]), here.alias
-        return here
+    def _evacuate(self, deployment: Deployment, now: float) -> None:
+        """Let those who wait for an endpoint that went down go to their fallbacks."""
+        for job in deployment.gate.waiting():
+            if self._routes.may_leave(job, now):
+                job.state = JobState.PAUSED
+                for line in job.lines:
+                    line.gate.leave()
+                self.submit(job)
 
 
 class _Awaited(Job):

@@ -109,7 +109,7 @@ class Spending:
     def answered(self, job: Job, response: LLMResponse, now: float) -> LLMResponse:
         """Book an answer; return it with what it cost, if that is known."""
         usage, cost = response.usage, response.cost
-        config = job.deployment.config
+        config = job.config
         if cost is None and config is not None:
             model = job.request.model or config.model
             cost = cost_of(usage, config.provider, model, config.price)
@@ -145,7 +145,7 @@ def _at_most(job: Job) -> tuple[int, float | None]:
     """Return the most tokens and USD that a job may cost."""
     read, written = job.deployment.estimate(job)
     written = job.request.max_tokens or written
-    config = job.deployment.config
+    config = job.config
     if config is None:
         return read + written, None
     model = job.request.model or config.model

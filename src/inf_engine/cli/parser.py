@@ -1,0 +1,141 @@
+"""The grammar of the command line."""
+
+import argparse
+from typing import Any
+
+from inf_engine.cli.check import check
+from inf_engine.cli.graph import graph
+from inf_engine.cli.journal import diff_journals, export_journal, show_journal
+from inf_engine.cli.run import run
+from inf_engine.journal.rows import LIBRARY
+
+_TARGET = "package.module:Class, or a function that returns a module"
+_EXIT = "exit codes: 0 fine, 1 failed inputs, 2 wrong usage or setup, 130 Ctrl-C"
+
+
+def parser_of(prog: str) -> argparse.ArgumentParser:
+    """Return the parser; what it parses has a `do`, which takes it.
+
+    Args:
+        prog: How the program was called.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Run pipelines of LLM calls over files of inputs.",
+        epilog=_EXIT,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"inf-engine {LIBRARY}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=0,
+        help="log each input to stderr; twice: each node too",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="", required=True)
+    options: dict[str, Any] = {"parents": [common], "allow_abbrev": False}
+    _add_run(commands.add_parser("run", help="run a module over inputs", **options))
+    _add_graph(commands.add_parser("graph", help="print a module's graph", **options))
+    _add_journal(commands.add_parser("journal", help="look at a journal"), options)
+    _add_check(commands.add_parser("check", help="call each endpoint", **options))
+    return parser
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="pkg.module:Class", help=_TARGET)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an argument of the class: JSON, or else text; may be repeated",
+    )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EXIT
+    parser.set_defaults(do=run)
+    _add_target(parser)
+    add = parser.add_argument
+    add("--inputs", required=True, metavar="IN.jsonl", help="one JSON value a line")
+    add("--out", required=True, metavar="OUT.jsonl", help="one line for each input")
+    add("--resources", required=True, metavar="FILE", help="TOML, YAML or JSON")
+    add("--journal", metavar="FILE", help="keep answers, to go on after a break")
+    add("--cache", metavar="FILE", help="reuse answers of other runs")
+    add(
+        "--errors",
+        choices=("collect", "raise"),
+        default="collect",
+        help="go on when an input fails (the default), or stop",
+    )
+    add("--ordered", action="store_true", help="write outputs in the inputs' order")
+    add("--max-inflight", type=int, metavar="N", help="the most inputs at once")
+    add("--budget-usd", type=float, metavar="X", help="the most to spend, in USD")
+    add("--budget-requests", type=int, metavar="N", help="the most requests")
+    add("--budget-tokens", type=int, metavar="N", help="the most tokens")
+    add("--budget-seconds", type=float, metavar="S", help="send nothing after it")
+    add("--trace", metavar="FILE", help="write a Chrome trace, e.g. for Perfetto")
+    add("--no-progress", action="store_true", help="show no progress bar")
+
+
+def _add_graph(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(do=graph, form="text")
+    _add_target(parser)
+    forms = parser.add_mutually_exclusive_group()
+    for form in ("text", "mermaid", "dot"):
+        forms.add_argument(
+            f"--{form}",
+            dest="form",
+            action="store_const",
+            const=form,
+            help=f"as {form}",
+        )
+
+
+def _add_journal(parser: argparse.ArgumentParser, options: dict[str, Any]) -> None:
+    verbs = parser.add_subparsers(title="commands", metavar="", required=True)
+    shown = verbs.add_parser("show", help="print its rows", **options)
+    shown.set_defaults(do=show_journal)
+    shown.add_argument("file", metavar="FILE")
+    shown.add_argument("--limit", type=_count, metavar="N", help="the first N only")
+    shown.add_argument("--full", action="store_true", help="with prompts and answers")
+    compared = verbs.add_parser(
+        "diff", help="compare two", epilog="exits with 1 if they differ", **options
+    )
+    compared.set_defaults(do=diff_journals)
+    compared.add_argument("a", metavar="A")
+    compared.add_argument("b", metavar="B")
+    exported = verbs.add_parser("export", help="write JSON lines", **options)
+    exported.set_defaults(do=export_journal)
+    exported.add_argument("file", metavar="FILE")
+    exported.add_argument("--out", required=True, metavar="ROWS.jsonl")
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(do=check)
+    parser.add_argument("resources", metavar="RESOURCES", help="TOML, YAML or JSON")
+    parser.add_argument("--no-call", action="store_true", help="look for keys only")
+    parser.add_argument(
+        "--timeout", type=_seconds, default=30.0, metavar="S", help="wait so long (30)"
+    )
+
+
+def _count(text: str) -> int:
+    """Return a whole number that is not negative."""
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def _seconds(text: str) -> float:
+    """Return a positive number of seconds."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError
+    return number
+
+
+_count.__name__, _seconds.__name__ = "number", "number of seconds"  # for argparse

@@ -1,0 +1,402 @@
+"""What goes wrong at an endpoint goes wrong here, and nothing is lost or left behind.
+
+Each test is seeded. What must be exact runs in virtual time (`limit_helpers`), what is
+about sockets on real ones.
+"""
+
+import asyncio
+import collections
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from tests.integration.engine_helpers import Ask, Compare
+from tests.integration.limit_helpers import (
+    arrivals,
+    endpoint,
+    engine_on,
+    hello,
+    reached,
+)
+
+from inf_engine import Engine
+from inf_engine.clients.openai import OpenAIClient
+from inf_engine.clients.transport import AiohttpTransport
+from inf_engine.errors import EndpointError, EndpointTimeoutError
+from inf_engine.execution.batch import Result
+from inf_engine.resources.manager import ResourceManager
+from inf_engine.resources.statistics import Statistics
+from inf_engine.testing import LoopbackServer, VirtualTimeLoop, chaos
+from inf_engine.testing.faults import FAULTS
+from inf_engine.types import LLMResponse, Usage
+
+REFUSED = (429, 500, 529)
+NO_ANSWER = [fault for fault in FAULTS if fault != "trickle"]
+
+
+def shout(body: dict[str, Any]) -> str:
+    """Answer with the prompt in upper case."""
+    return body["messages"][-1]["content"].upper()
+
+
+def on_sockets(server: LoopbackServer, timeout: float, **options: Any) -> Any:
+    """A manager of one endpoint; an answer of more than 256 KiB is too large for it."""
+    table = {**endpoint(**options), "base_url": server.base_url}
+    manager = ResourceManager({"endpoints": {"m": table}}, environ={})
+    manager._deployments[0].client = OpenAIClient(
+        "some-model",
+        base_url=server.base_url,
+        api_key=None,
+        compatible=True,
+        timeout=timeout,
+        transport=AiohttpTransport(largest=2**18),
+    )
+    return manager
+
+
+def total(manager: ResourceManager) -> Statistics:
+    """What the books say of all requests."""
+    return manager.spending.ledger.snapshot().total
+
+
+@asynccontextmanager
+async def left_clean(
+    manager: ResourceManager, server: LoopbackServer
+) -> AsyncIterator[Engine]:
+    """An engine that leaves no task, slot, line or connection behind."""
+    before = asyncio.all_tasks()
+    async with Engine(manager, progress=False) as engine:
+        yield engine
+        assert asyncio.all_tasks() - before == set()
+        for deployment in manager._deployments:
+            assert (deployment.in_use, len(deployment.gate)) == (0, 0)
+        assert total(manager).in_flight == 0
+        await asyncio.wait_for(server.until(lambda: server.in_flight == 0), 5)
+    await asyncio.wait_for(server.until(lambda: server.open_connections == 0), 5)
+
+
+# -- everything at once -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_2000_pipelines_finish_whatever_goes_wrong(seed: int) -> None:
+    """A fifth of the requests fails in one of twelve ways; every input is answered."""
+    inputs = [f"{n:04}" for n in range(1000)]
+    lefts, rights = [f"l{text}" for text in inputs], [f"r{text}" for text in inputs]
+    async with LoopbackServer(
+        shout, errors=chaos(seed), piece_latency=0.002, record=False
+    ) as server:
+        manager = on_sockets(server, 1.0, retries=9, max_concurrent=100)
+        manager._random.seed(seed)
+        async with left_clean(manager, server) as engine:
+            results = await engine.map(Compare(), lefts, rights, errors="collect")
+            expect_each_once(results, [f"L{t}+R{t}" for t in inputs])
+            expect_same_books(server, total(manager))
+            usage = sum(result.usage.requests for result in results)
+            assert usage == total(manager).requests == 3 * len(inputs)
+
+
+def expect_each_once(results: list[Result], outputs: list[str]) -> None:
+    """Every input has one result, its own."""
+    assert [result.index for result in results] == list(range(len(outputs)))
+    assert [result.error for result in results if not result.ok] == []
+    assert [result.output for result in results] == outputs
+
+
+def expect_same_books(server: LoopbackServer, books: Statistics) -> None:
+    """What the server counted is what the engine did; the rest sits in `unknown`."""
+    statuses = server.statuses
+    assert books.tries == server.count == statuses.total() + server.left
+    assert books.failures == sum(statuses[status] for status in REFUSED)
+    assert server.answered == statuses[200] + statuses["trickle"] - server_cut(server)
+    no_answer = sum(statuses[fault] for fault in NO_ANSWER) + server.left
+    too_late = server.answered + server_cut(server) - books.requests
+    assert too_late >= 0
+    assert books.unknown == no_answer + too_late
+    assert all(statuses[fault] for fault in (*REFUSED, *FAULTS))
+
+
+def server_cut(server: LoopbackServer) -> int:
+    """Answers that were begun and not sent whole, for the client had left."""
+    return server.statuses[200] + server.statuses["trickle"] - server.answered
+
+
+def test_pipelines_with_few_retries_fail_one_by_one() -> None:
+    """Half of the requests fail; the books and the records agree on every try."""
+    server = LoopbackServer(shout, latency=0.1, errors=chaos(5, 0.5, [429, 500, 400]))
+    manager = reached({"m": endpoint(retries=1)}, one=server)
+
+    async def main(engine: Engine) -> list[Result]:
+        inputs = [str(n) for n in range(300)]
+        view = engine.using(errors="collect")
+        return await view.map(Compare(), inputs, inputs, record=True)
+
+    results = engine_on(manager, main)
+    calls = [c for r in results for n in r.record.nodes for c in n.calls]
+    answered = [call for call in calls if call.response is not None]
+    errors = collections.Counter(c.error.status for c in calls if c.error is not None)
+    assert [result.index for result in results] == list(range(300))
+    assert 10 < sum(result.ok for result in results) < 290
+    assert len(calls) == server.count == total(manager).tries
+    assert len(answered) == server.answered == total(manager).requests
+    assert {200: len(answered), **errors} == server.statuses
+
+
+# -- cancel storms ----------------------------------------------------------------
+
+
+async def storm(engine: Engine, rng: random.Random, seconds: float) -> int:
+    """Start runs and maps, cancel most of them at some moment; return who was not."""
+    inputs = [str(n) for n in range(40)]
+    tasks: list[asyncio.Future[Any]] = []
+    for n in range(60):
+        view = engine.using(
+            priority=rng.randint(0, 2), timeout=rng.choice([None, seconds / 2])
+        )
+        if n % 10:
+            work: Any = view.run(Compare(), f"a{n}", f"b{n}")
+        else:
+            work = view.map(Compare(), inputs, inputs, errors="collect")
+        task = asyncio.ensure_future(work)
+        tasks.append(task)
+        if rng.random() < 0.8:
+            asyncio.get_running_loop().call_later(
+                rng.uniform(0, seconds), task.cancel
+            )
+        if rng.random() < 0.3:
+            await asyncio.sleep(rng.uniform(0, seconds / 60))
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    return sum(not isinstance(result, BaseException) for result in results)
+
+
+@pytest.mark.parametrize("limits", [{}, {"requests_per_minute": 3000}])
+@pytest.mark.parametrize("seed", range(20))
+def test_a_cancel_storm_leaves_nothing(seed: int, limits: dict[str, Any]) -> None:
+    """No task, slot, place in line or try that is not booked; and it goes on after."""
+    rng = random.Random(seed)
+    server = LoopbackServer(
+        shout,
+        latency=lambda index, body: rng.uniform(0.0, 0.3),
+        errors=chaos(seed, 0.3, [429, 500, 529, "reset", "hang"]),
+    )
+    table = endpoint(max_concurrent=8, timeout=2.0, **limits)
+    manager = reached({"m": table}, lambda: rng.uniform(0, 0.02), one=server)
+
+    async def main(engine: Engine) -> None:
+        await storm(engine, rng, 3.0)
+        assert len(asyncio.all_tasks()) == 1
+        for deployment in manager._deployments:
+            assert (deployment.in_use, len(deployment.gate)) == (0, 0)
+        assert server.in_flight == total(manager).in_flight == 0
+        server._desk._fault = lambda index, body: None
+        results = await engine.map(Ask(), "abcdefghijklmnopqrstuvwxyz")
+        assert results == list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+    engine_on(manager, main)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_cancel_storm_over_deployments_and_fallbacks_leaves_nothing(
+    seed: int,
+) -> None:
+    """Requests that stand in two lines, or have moved to another alias."""
+    rng = random.Random(seed)
+    servers = {
+        host: LoopbackServer(
+            shout,
+            latency=lambda index, body: rng.uniform(0.0, 0.3),
+            errors=chaos(seed + place, 0.4, [429, 500, 529, "reset", 400, "hang"]),
+        )
+        for place, host in enumerate(("one", "two", "three"))
+    }
+    hosts = [{"base_url": f"http://{host}.test/v1"} for host in ("one", "two")]
+    table = {
+        "m": endpoint(
+            "any", deployments=hosts, fallbacks=["n"], max_concurrent=4, timeout=1.0
+        ),
+        "n": endpoint("three", fallbacks=["m"], max_concurrent=2, timeout=1.0),
+    }
+    manager = reached(table, **servers)
+
+    async def main(engine: Engine) -> None:
+        await storm(engine, rng, 3.0)
+        assert len(asyncio.all_tasks()) == 1
+        assert [d.in_use for d in manager._deployments] == [0, 0, 0]
+        books = total(manager)
+        assert books.in_flight == 0
+        assert books.tries == sum(server.count for server in servers.values())
+        for server in servers.values():
+            assert server.in_flight == 0
+            server._desk._fault = lambda index, body: None
+        assert await engine.map(Ask(), "abcdefgh") == list("ABCDEFGH")
+
+    engine_on(manager, main)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_a_cancel_storm_over_sockets_leaves_no_connection(seed: int) -> None:
+    """Cancelled requests close theirs; the server sees all of them leave."""
+    rng = random.Random(seed)
+    async with LoopbackServer(
+        shout,
+        latency=lambda index, body: rng.uniform(0.0, 0.05),
+        errors=chaos(seed, 0.3),
+        piece_latency=0.002,
+    ) as server:
+        manager = on_sockets(server, 0.3, max_concurrent=20)
+        async with left_clean(manager, server) as engine:
+            await storm(engine, rng, 0.5)
+
+
+# -- a server that dies and comes back --------------------------------------------
+
+
+async def test_a_server_that_dies_and_comes_back_loses_nobody() -> None:
+    """It is gone for 0.3 s in the middle of a map; what was in flight goes again."""
+    server = LoopbackServer(shout, latency=0.005)
+    server.start()
+    try:
+        manager = on_sockets(server, 5.0, max_concurrent=8)
+        async with Engine(manager, progress=False) as engine:
+            inputs = [f"x{n}" for n in range(300)]
+            work = asyncio.ensure_future(engine.map(Ask(), inputs))
+            while server.count < 100:  # noqa: ASYNC110 - a server in a thread
+                await asyncio.sleep(0.005)
+            await asyncio.to_thread(server.stop)
+            await asyncio.sleep(0.3)
+            assert not work.done()
+            await asyncio.to_thread(server.start)
+            assert await work == [text.upper() for text in inputs]
+            books = total(manager)
+        assert (books.requests, books.in_flight) == (300, 0)
+        assert books.unknown >= 1
+    finally:
+        server.stop()
+    assert server.open_connections == 0
+
+
+@pytest.mark.parametrize("outage", [3.0, 30.0])
+def test_an_outage_costs_at_most_those_that_probed(outage: float) -> None:
+    """The others wait for the breaker's probe to be answered, without using up tries."""
+
+    def errors(index: int, body: dict[str, Any]) -> str | None:
+        now = asyncio.get_running_loop().time()
+        return "reset" if 5.0 <= now < 5.0 + outage else None
+
+    server = LoopbackServer(shout, latency=0.1, errors=errors)
+    manager = reached({"m": endpoint(max_concurrent=4, retries=2)}, one=server)
+
+    async def main(engine: Engine) -> list[Result]:
+        return await engine.map(Ask(), map(str, range(600)), errors="collect")
+
+    results = engine_on(manager, main)
+    assert [result.index for result in results] == list(range(600))
+    assert sum(not result.ok for result in results) <= 2
+    assert server.answered == total(manager).requests >= 598
+
+
+# -- clocks that jump -------------------------------------------------------------
+
+
+class WarpLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock can jump, as it may when a laptop sleeps."""
+
+    warp = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.warp
+
+
+def test_a_clock_that_jumps_an_hour_loses_nobody() -> None:
+    """What was in flight has timed out, and goes again; over sockets."""
+
+    async def main() -> tuple[Statistics, float]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, WarpLoop)
+        async with LoopbackServer(shout, latency=0.02) as server:
+            manager = on_sockets(server, 60.0, max_concurrent=10, retries=3)
+            async with left_clean(manager, server) as engine:
+                inputs = [f"x{n}" for n in range(100)]
+                work = asyncio.ensure_future(engine.map(Ask(), inputs))
+                await server.until(lambda: server.count >= 50)
+                loop.warp += 3600.0
+                assert await work == [text.upper() for text in inputs]
+                return total(manager), manager._deployments[0].window.size
+
+    began = time.monotonic()
+    with asyncio.Runner(loop_factory=WarpLoop) as runner:
+        books, slots = runner.run(main())
+    assert time.monotonic() - began < 10
+    assert (books.requests, books.in_flight) == (100, 0)
+    assert slots == 10
+
+
+def test_a_clock_that_jumps_sets_no_flood_free() -> None:
+    """An hour's worth of requests does not leave at once."""
+    server = LoopbackServer(shout)
+    manager = reached({"m": endpoint(requests_per_minute=60)}, one=server)
+
+    async def main(engine: Engine) -> None:
+        work = asyncio.ensure_future(engine.map(Ask(), map(str, range(20))))
+        await asyncio.sleep(9.5)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        loop._jumping.now += 3600.0
+        await work
+
+    engine_on(manager, main)
+    before = [float(second) for second in range(10)]
+    assert arrivals(server) == before + [3609.5 + n for n in range(10)]
+
+
+# -- the allowed rate, to the last request ----------------------------------------
+
+SIX_THOUSAND = {"requests_per_minute": 6000}
+A_MILLION = {"tokens_per_minute": 1_200_000}
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "learnt"])
+@pytest.mark.parametrize(
+    ("limits", "per_second"),
+    [(SIX_THOUSAND, 100.0), (A_MILLION, 100.0), ({**SIX_THOUSAND, **A_MILLION}, 98.0)],
+    ids=["rpm", "tpm", "both"],
+)
+def test_10000_requests_use_the_allowed_rate(
+    limits: dict[str, float], per_second: float, known: bool
+) -> None:
+    """At least 97 % of it, and less than 0.5 % of the requests are refused."""
+    rng = random.Random(11)
+
+    def answer(body: dict[str, Any]) -> LLMResponse:
+        return LLMResponse("x", usage=Usage(1, 100, rng.randint(50, 150)))
+
+    server = LoopbackServer(
+        answer, latency=lambda index, body: rng.uniform(0.2, 1.5), **limits
+    )
+    given = limits if known else {}
+    manager = reached(
+        {"m": endpoint(**given)}, lambda: rng.uniform(0.001, 0.02), one=server
+    )
+    seconds = complete_all(manager, 10_000)
+    assert server.answered == 10_000
+    assert server.statuses[429] < 50
+    assert 10_000 / seconds >= 0.97 * per_second
+
+
+def complete_all(manager: ResourceManager, count: int) -> float:
+    """Send so many requests, all in line at once; return when the last had left."""
+
+    async def main() -> None:
+        tasks = [
+            asyncio.ensure_future(manager.complete("m", hello("x" * 400)))
+            for _ in range(count)
+        ]
+        await asyncio.gather(*tasks)
+
+    VirtualTimeLoop.run(main())
+    (deployment,) = manager._deployments
+    assert deployment.in_use == 0
+    return deployment.client._wire._transport.server.requests[-1].arrival
