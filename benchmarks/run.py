@@ -1,6 +1,6 @@
 """Run the benchmarks and print their figures: ``make bench``, or name some files.
 
-python benchmarks/run.py [nodes] [calls] [memory] [import]
+python benchmarks/run.py [nodes] [calls] [limits] [memory] [import]
 """
 
 import asyncio
@@ -9,11 +9,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import bench_calls, bench_import, bench_memory, bench_nodes
+from benchmarks import (
+    bench_calls,
+    bench_import,
+    bench_limits,
+    bench_memory,
+    bench_nodes,
+)
 
 BENCHES = {
     "nodes": bench_nodes,
     "calls": bench_calls,
+    "limits": bench_limits,
     "memory": bench_memory,
     "import": bench_import,
 }

@@ -199,9 +199,11 @@ class HoleTable:
             sources: The nodes whose values may change.
             value_of: Gives the value of one of them.
         """
-        for number, hole in self._unread.items():
+        for number, hole in list(self._unread.items()):
             if hole.known is None and hole.source in sources:
                 text = hole.format(value_of(hole.source))
+                if number not in self._unread:
+                    continue  # it was read while this one waited for the value
                 kept = replace(hole, known=text, spec="", conversion="")
                 self._holes[number] = self._unread[number] = kept
 

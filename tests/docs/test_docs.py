@@ -26,6 +26,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.architecture.test_floors import FLOORS
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
@@ -196,6 +197,14 @@ def test_few_blocks_are_only_illustrations() -> None:
     blocks = [b for path in documents() for b in blocks_of(path.read_text("utf-8"))]
     idle = [b for b in blocks if b.is_python and "no-run" in b.words]
     assert len(idle) <= NO_RUN_AT_MOST
+
+
+def test_the_drawing_of_the_floors_is_true() -> None:
+    """Architecture.md draws every part on its floor, as the table of the tests."""
+    page = (ROOT / "design_docs" / "architecture.md").read_text("utf-8")
+    rows = re.findall(r"^(\d)  ([\w |]+)$", page, re.MULTILINE)
+    drawn = {int(floor): sorted(re.findall(r"\w+", parts)) for floor, parts in rows}
+    assert drawn == {floor: sorted(parts) for floor, parts in FLOORS.items()}
 
 
 def test_blocks_share_names_and_may_await(empty_folder: Path) -> None:

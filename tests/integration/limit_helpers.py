@@ -64,9 +64,7 @@ class Wireless:
     async def aclose(self) -> None:
         """Do nothing: there is nothing to close."""
 
-    async def _served(
-        self, url: str, headers: Mapping[str, str], body: bytes
-    ) -> Reply:
+    async def _served(self, url: str, headers: Mapping[str, str], body: bytes) -> Reply:
         """The reply; the server counts as it does for one of its connections."""
         server, desk, now = self.server, self.server._desk, asyncio.get_running_loop()
         sent = {name.lower(): value for name, value in headers.items()}
@@ -90,7 +88,7 @@ class Wireless:
             server.on_end()
 
 
-def endpoint(host: str = "one", **options: Any) -> dict[str, Any]:
+def endpoint(host: str = "one", /, **options: Any) -> dict[str, Any]:
     """The table of an endpoint; `reached` finds its server by the host."""
     return {
         "provider": "openai-compatible",
@@ -106,7 +104,9 @@ def reached(
     **servers: LoopbackServer,
 ) -> ResourceManager:
     """A manager whose clients reach servers by the names of their hosts."""
-    manager = ResourceManager({"endpoints": endpoints}, environ={"ANTHROPIC_API_KEY": "k"})
+    manager = ResourceManager(
+        {"endpoints": endpoints}, environ={"ANTHROPIC_API_KEY": "k"}
+    )
     for deployment in manager._deployments:
         config: Any = deployment.config
         host = (urlsplit(config.base_url).hostname or "").removesuffix(".test")

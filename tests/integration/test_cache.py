@@ -201,7 +201,7 @@ def test_the_model_is_part_of_the_key_and_the_alias_is_not(tmp_path: Path) -> No
     assert virtually(main) == ["x 0", "x 0", "x 1"]
 
 
-# -- who follows whom ---------------------------------------------------------------------
+# -- who follows whom ---------------------------------------------------------------
 
 
 def test_when_the_first_fails_the_next_goes(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_retries_of_the_first_are_for_all(tmp_path: Path) -> None:
 
 
 def test_re_asks_and_streams_follow_too(tmp_path: Path) -> None:
-    """A structured answer that needs two requests needs two for all; text is streamed."""
+    """An answer that needs two requests needs two for all; text is streamed."""
     path = tmp_path / "cache.db"
 
     def answer(request: LLMRequest) -> Any:
@@ -344,7 +344,7 @@ def test_different_requests_do_not_wait_for_each_other(tmp_path: Path) -> None:
     assert Counter(client.prompts) == {f"q{i}": 1 for i in range(4)}
 
 
-# -- with a journal ------------------------------------------------------------------------
+# -- with a journal ------------------------------------------------------------------
 
 
 def both(

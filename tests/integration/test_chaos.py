@@ -6,10 +6,13 @@ about sockets on real ones.
 
 import asyncio
 import collections
+import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+import traceback
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,9 +28,10 @@ from tests.integration.limit_helpers import (
 from inf_engine import Engine
 from inf_engine.clients.openai import OpenAIClient
 from inf_engine.clients.transport import AiohttpTransport
-from inf_engine.errors import EndpointError, EndpointTimeoutError
+from inf_engine.errors import EndpointConnectionError, EndpointTimeoutError
 from inf_engine.execution.batch import Result
 from inf_engine.resources.manager import ResourceManager
+from inf_engine.resources.retry import RetryPolicy
 from inf_engine.resources.statistics import Statistics
 from inf_engine.testing import LoopbackServer, VirtualTimeLoop, chaos
 from inf_engine.testing.faults import FAULTS
@@ -46,26 +50,22 @@ def on_sockets(server: LoopbackServer, timeout: float, **options: Any) -> Any:
     """A manager of one endpoint; an answer of more than 256 KiB is too large for it."""
     table = {**endpoint(**options), "base_url": server.base_url}
     manager = ResourceManager({"endpoints": {"m": table}}, environ={})
-    manager._deployments[0].client = OpenAIClient(
-        "some-model",
-        base_url=server.base_url,
-        api_key=None,
-        compatible=True,
-        timeout=timeout,
-        transport=AiohttpTransport(largest=2**18),
-    )
+    for deployment in manager._deployments:
+        deployment.client = OpenAIClient(
+            "some-model",
+            base_url=server.base_url,
+            api_key=None,
+            compatible=True,
+            timeout=timeout,
+            transport=AiohttpTransport(largest=2**18),
+        )
     return manager
-
-
-def total(manager: ResourceManager) -> Statistics:
-    """What the books say of all requests."""
-    return manager.spending.ledger.snapshot().total
 
 
 @asynccontextmanager
 async def left_clean(
     manager: ResourceManager, server: LoopbackServer
-) -> AsyncIterator[Engine]:
+) -> AsyncGenerator[Engine]:
     """An engine that leaves no task, slot, line or connection behind."""
     before = asyncio.all_tasks()
     async with Engine(manager, progress=False) as engine:
@@ -73,7 +73,7 @@ async def left_clean(
         assert asyncio.all_tasks() - before == set()
         for deployment in manager._deployments:
             assert (deployment.in_use, len(deployment.gate)) == (0, 0)
-        assert total(manager).in_flight == 0
+        assert engine.statistics().total.in_flight == 0
         await asyncio.wait_for(server.until(lambda: server.in_flight == 0), 5)
     await asyncio.wait_for(server.until(lambda: server.open_connections == 0), 5)
 
@@ -81,22 +81,29 @@ async def left_clean(
 # -- everything at once -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-async def test_2000_pipelines_finish_whatever_goes_wrong(seed: int) -> None:
+SOON = RetryPolicy(
+    wait=lambda attempt, rng: 0.1 * rng.random(),
+    stop=lambda attempt, rng: attempt > 12,
+)
+
+
+async def test_2000_pipelines_finish_whatever_goes_wrong() -> None:
     """A fifth of the requests fails in one of twelve ways; every input is answered."""
-    inputs = [f"{n:04}" for n in range(1000)]
+    inputs = [f"{n:04}" for n in range(2000)]
     lefts, rights = [f"l{text}" for text in inputs], [f"r{text}" for text in inputs]
     async with LoopbackServer(
-        shout, errors=chaos(seed), piece_latency=0.002, record=False
+        shout, latency=0.005, errors=chaos(2), piece_latency=0.002, record=False
     ) as server:
-        manager = on_sockets(server, 1.0, retries=9, max_concurrent=100)
-        manager._random.seed(seed)
+        models = [{"model": f"model-{n}"} for n in range(12)]
+        manager = on_sockets(server, 1.0, max_concurrent=50, deployments=models)
         async with left_clean(manager, server) as engine:
-            results = await engine.map(Compare(), lefts, rights, errors="collect")
-            expect_each_once(results, [f"L{t}+R{t}" for t in inputs])
-            expect_same_books(server, total(manager))
-            usage = sum(result.usage.requests for result in results)
-            assert usage == total(manager).requests == 3 * len(inputs)
+            view = engine.using(retries=SOON, errors="collect")
+            results = await view.map(Compare(), lefts, rights)
+            books = engine.statistics().total
+        expect_each_once(results, [f"L{t}+R{t}" for t in inputs])
+        expect_same_books(server, books)
+        asked = sum(result.usage.requests for result in results)
+        assert asked == books.requests == 3 * len(inputs)
 
 
 def expect_each_once(results: list[Result], outputs: list[str]) -> None:
@@ -109,19 +116,13 @@ def expect_each_once(results: list[Result], outputs: list[str]) -> None:
 def expect_same_books(server: LoopbackServer, books: Statistics) -> None:
     """What the server counted is what the engine did; the rest sits in `unknown`."""
     statuses = server.statuses
+    assert all(statuses[fault] for fault in (*REFUSED, *FAULTS))
     assert books.tries == server.count == statuses.total() + server.left
     assert books.failures == sum(statuses[status] for status in REFUSED)
-    assert server.answered == statuses[200] + statuses["trickle"] - server_cut(server)
+    answers = statuses[200] + statuses["trickle"]
+    assert books.requests <= server.answered <= answers
     no_answer = sum(statuses[fault] for fault in NO_ANSWER) + server.left
-    too_late = server.answered + server_cut(server) - books.requests
-    assert too_late >= 0
-    assert books.unknown == no_answer + too_late
-    assert all(statuses[fault] for fault in (*REFUSED, *FAULTS))
-
-
-def server_cut(server: LoopbackServer) -> int:
-    """Answers that were begun and not sent whole, for the client had left."""
-    return server.statuses[200] + server.statuses["trickle"] - server.answered
+    assert books.unknown == no_answer + answers - books.requests
 
 
 def test_pipelines_with_few_retries_fail_one_by_one() -> None:
@@ -129,19 +130,20 @@ def test_pipelines_with_few_retries_fail_one_by_one() -> None:
     server = LoopbackServer(shout, latency=0.1, errors=chaos(5, 0.5, [429, 500, 400]))
     manager = reached({"m": endpoint(retries=1)}, one=server)
 
-    async def main(engine: Engine) -> list[Result]:
+    async def main(engine: Engine) -> tuple[list[Result], Statistics]:
         inputs = [str(n) for n in range(300)]
         view = engine.using(errors="collect")
-        return await view.map(Compare(), inputs, inputs, record=True)
+        results = await view.map(Compare(), inputs, inputs, record=True)
+        return results, engine.statistics().total
 
-    results = engine_on(manager, main)
+    results, books = engine_on(manager, main)
     calls = [c for r in results for n in r.record.nodes for c in n.calls]
     answered = [call for call in calls if call.response is not None]
     errors = collections.Counter(c.error.status for c in calls if c.error is not None)
     assert [result.index for result in results] == list(range(300))
     assert 10 < sum(result.ok for result in results) < 290
-    assert len(calls) == server.count == total(manager).tries
-    assert len(answered) == server.answered == total(manager).requests
+    assert len(calls) == server.count == books.tries
+    assert len(answered) == server.answered == books.requests
     assert {200: len(answered), **errors} == server.statuses
 
 
@@ -163,9 +165,7 @@ async def storm(engine: Engine, rng: random.Random, seconds: float) -> int:
         task = asyncio.ensure_future(work)
         tasks.append(task)
         if rng.random() < 0.8:
-            asyncio.get_running_loop().call_later(
-                rng.uniform(0, seconds), task.cancel
-            )
+            asyncio.get_running_loop().call_later(rng.uniform(0, seconds), task.cancel)
         if rng.random() < 0.3:
             await asyncio.sleep(rng.uniform(0, seconds / 60))
     results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -173,7 +173,7 @@ async def storm(engine: Engine, rng: random.Random, seconds: float) -> int:
 
 
 @pytest.mark.parametrize("limits", [{}, {"requests_per_minute": 3000}])
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_a_cancel_storm_leaves_nothing(seed: int, limits: dict[str, Any]) -> None:
     """No task, slot, place in line or try that is not booked; and it goes on after."""
     rng = random.Random(seed)
@@ -190,7 +190,7 @@ def test_a_cancel_storm_leaves_nothing(seed: int, limits: dict[str, Any]) -> Non
         assert len(asyncio.all_tasks()) == 1
         for deployment in manager._deployments:
             assert (deployment.in_use, len(deployment.gate)) == (0, 0)
-        assert server.in_flight == total(manager).in_flight == 0
+        assert server.in_flight == engine.statistics().total.in_flight == 0
         server._desk._fault = lambda index, body: None
         results = await engine.map(Ask(), "abcdefghijklmnopqrstuvwxyz")
         assert results == list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -198,7 +198,7 @@ def test_a_cancel_storm_leaves_nothing(seed: int, limits: dict[str, Any]) -> Non
     engine_on(manager, main)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_a_cancel_storm_over_deployments_and_fallbacks_leaves_nothing(
     seed: int,
 ) -> None:
@@ -219,13 +219,13 @@ def test_a_cancel_storm_over_deployments_and_fallbacks_leaves_nothing(
         ),
         "n": endpoint("three", fallbacks=["m"], max_concurrent=2, timeout=1.0),
     }
-    manager = reached(table, **servers)
+    manager = reached(table, None, **servers)
 
     async def main(engine: Engine) -> None:
         await storm(engine, rng, 3.0)
         assert len(asyncio.all_tasks()) == 1
         assert [d.in_use for d in manager._deployments] == [0, 0, 0]
-        books = total(manager)
+        books = engine.statistics().total
         assert books.in_flight == 0
         assert books.tries == sum(server.count for server in servers.values())
         for server in servers.values():
@@ -236,7 +236,7 @@ def test_a_cancel_storm_over_deployments_and_fallbacks_leaves_nothing(
     engine_on(manager, main)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 async def test_a_cancel_storm_over_sockets_leaves_no_connection(seed: int) -> None:
     """Cancelled requests close theirs; the server sees all of them leave."""
     rng = random.Random(seed)
@@ -248,7 +248,7 @@ async def test_a_cancel_storm_over_sockets_leaves_no_connection(seed: int) -> No
     ) as server:
         manager = on_sockets(server, 0.3, max_concurrent=20)
         async with left_clean(manager, server) as engine:
-            await storm(engine, rng, 0.5)
+            await storm(engine.using(retries=SOON), rng, 0.5)
 
 
 # -- a server that dies and comes back --------------------------------------------
@@ -270,17 +270,17 @@ async def test_a_server_that_dies_and_comes_back_loses_nobody() -> None:
             assert not work.done()
             await asyncio.to_thread(server.start)
             assert await work == [text.upper() for text in inputs]
-            books = total(manager)
+            books = engine.statistics().total
         assert (books.requests, books.in_flight) == (300, 0)
         assert books.unknown >= 1
     finally:
-        server.stop()
+        await asyncio.to_thread(server.stop)
     assert server.open_connections == 0
 
 
 @pytest.mark.parametrize("outage", [3.0, 30.0])
 def test_an_outage_costs_at_most_those_that_probed(outage: float) -> None:
-    """The others wait for the breaker's probe to be answered, without using up tries."""
+    """The others wait for the answer to the breaker's probe, and use up no try."""
 
     def errors(index: int, body: dict[str, Any]) -> str | None:
         now = asyncio.get_running_loop().time()
@@ -289,13 +289,14 @@ def test_an_outage_costs_at_most_those_that_probed(outage: float) -> None:
     server = LoopbackServer(shout, latency=0.1, errors=errors)
     manager = reached({"m": endpoint(max_concurrent=4, retries=2)}, one=server)
 
-    async def main(engine: Engine) -> list[Result]:
-        return await engine.map(Ask(), map(str, range(600)), errors="collect")
+    async def main(engine: Engine) -> tuple[list[Result], Statistics]:
+        results = await engine.map(Ask(), map(str, range(600)), errors="collect")
+        return results, engine.statistics().total
 
-    results = engine_on(manager, main)
+    results, books = engine_on(manager, main)
     assert [result.index for result in results] == list(range(600))
     assert sum(not result.ok for result in results) <= 2
-    assert server.answered == total(manager).requests >= 598
+    assert server.answered == books.requests >= 598
 
 
 # -- clocks that jump -------------------------------------------------------------
@@ -310,28 +311,33 @@ class WarpLoop(asyncio.SelectorEventLoop):
         return super().time() + self.warp
 
 
-def test_a_clock_that_jumps_an_hour_loses_nobody() -> None:
-    """What was in flight has timed out, and goes again; over sockets."""
+@pytest.mark.parametrize(("jump", "lost"), [(300.0, 0), (3600.0, 10)])
+def test_a_clock_that_jumps_loses_at_most_what_was_in_flight(
+    jump: float, lost: int
+) -> None:
+    """It has timed out, and goes again if its ten minutes are not over."""
 
-    async def main() -> tuple[Statistics, float]:
+    async def main() -> tuple[list[Result], Statistics]:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, WarpLoop)
         async with LoopbackServer(shout, latency=0.02) as server:
-            manager = on_sockets(server, 60.0, max_concurrent=10, retries=3)
+            manager = on_sockets(server, 60.0, max_concurrent=10)
             async with left_clean(manager, server) as engine:
-                inputs = [f"x{n}" for n in range(100)]
-                work = asyncio.ensure_future(engine.map(Ask(), inputs))
+                view = engine.using(errors="collect", retries=SOON)
+                work = asyncio.ensure_future(view.map(Ask(), map(str, range(100))))
                 await server.until(lambda: server.count >= 50)
-                loop.warp += 3600.0
-                assert await work == [text.upper() for text in inputs]
-                return total(manager), manager._deployments[0].window.size
+                loop.warp += jump
+                return await work, engine.statistics().total
 
     began = time.monotonic()
     with asyncio.Runner(loop_factory=WarpLoop) as runner:
-        books, slots = runner.run(main())
+        results, books = runner.run(main())
     assert time.monotonic() - began < 10
-    assert (books.requests, books.in_flight) == (100, 0)
-    assert slots == 10
+    failed = [result.error for result in results if not result.ok]
+    assert [result.index for result in results] == list(range(100))
+    assert len(failed) <= lost
+    assert all(isinstance(error, EndpointTimeoutError) for error in failed)
+    assert books.requests == 100 - len(failed)
 
 
 def test_a_clock_that_jumps_sets_no_flood_free() -> None:
@@ -354,40 +360,54 @@ def test_a_clock_that_jumps_sets_no_flood_free() -> None:
 
 # -- the allowed rate, to the last request ----------------------------------------
 
-SIX_THOUSAND = {"requests_per_minute": 6000}
-A_MILLION = {"tokens_per_minute": 1_200_000}
+RATE, TOKENS = 6000.0, 1_200_000.0
+"""A minute. An answer uses 200 tokens, so both are 100 requests a second."""
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["known", "learnt"])
 @pytest.mark.parametrize(
-    ("limits", "per_second"),
-    [(SIX_THOUSAND, 100.0), (A_MILLION, 100.0), ({**SIX_THOUSAND, **A_MILLION}, 98.0)],
-    ids=["rpm", "tpm", "both"],
+    ("requests", "tokens", "is_known", "per_second"),
+    [
+        (RATE, TOKENS, True, 98.0),
+        (RATE, TOKENS, False, 98.0),
+        (RATE, None, False, 100.0),
+        (None, TOKENS, False, 100.0),
+    ],
 )
-def test_10000_requests_use_the_allowed_rate(
-    limits: dict[str, float], per_second: float, known: bool
+def test_thousands_of_requests_use_the_allowed_rate(
+    requests: float | None, tokens: float | None, is_known: bool, per_second: float
 ) -> None:
-    """At least 97 % of it, and less than 0.5 % of the requests are refused."""
+    """At least 97 % of it, and less than 0.5 % of the requests are refused.
+
+    Of 10,000 requests in all; of 3,000 after the first quarter, in which the window
+    grows.
+    """
     rng = random.Random(11)
 
     def answer(body: dict[str, Any]) -> LLMResponse:
         return LLMResponse("x", usage=Usage(1, 100, rng.randint(50, 150)))
 
+    count = 10_000 if requests and tokens else 3_000
     server = LoopbackServer(
-        answer, latency=lambda index, body: rng.uniform(0.2, 1.5), **limits
+        answer,
+        latency=lambda index, body: rng.uniform(0.2, 1.5),
+        requests_per_minute=requests,
+        tokens_per_minute=tokens,
     )
-    given = limits if known else {}
+    limits = {"requests_per_minute": requests, "tokens_per_minute": tokens}
+    given = limits if is_known else {}
     manager = reached(
         {"m": endpoint(**given)}, lambda: rng.uniform(0.001, 0.02), one=server
     )
-    seconds = complete_all(manager, 10_000)
-    assert server.answered == 10_000
-    assert server.statuses[429] < 50
-    assert 10_000 / seconds >= 0.97 * per_second
+    complete_all(manager, count)
+    assert server.answered == count
+    assert server.statuses[429] < 0.005 * count
+    first = 0 if count == 10_000 else count // 4
+    came = arrivals(server)
+    assert (len(came) - first) / (came[-1] - came[first]) >= 0.97 * per_second
 
 
-def complete_all(manager: ResourceManager, count: int) -> float:
-    """Send so many requests, all in line at once; return when the last had left."""
+def complete_all(manager: ResourceManager, count: int) -> None:
+    """Send so many requests, all in line at once."""
 
     async def main() -> None:
         tasks = [
@@ -399,4 +419,81 @@ def complete_all(manager: ResourceManager, count: int) -> float:
     VirtualTimeLoop.run(main())
     (deployment,) = manager._deployments
     assert deployment.in_use == 0
-    return deployment.client._wire._transport.server.requests[-1].arrival
+
+
+# -- keys -------------------------------------------------------------------------
+
+KEY = "sk-very-secret-4711"
+
+TELLTALES: list[Any] = [
+    (401, {}, f"Incorrect API key provided: {KEY}"),
+    (400, {}, {"error": {"message": f"header Bearer {KEY}", "code": KEY}}),
+    (500, {"x-echo": KEY}, f"<html>Authorization: Bearer {KEY}</html>"),
+    (200, {}, {"error": {"message": KEY, "type": KEY}}),
+    (200, {}, f"not json: {KEY}"),
+    (200, {"content-type": KEY}, {"choices": KEY}),
+    (302, {"location": f"http://{KEY}@127.0.0.1/?key={KEY}"}, KEY),
+]
+
+
+@pytest.mark.parametrize("fault", [*TELLTALES, "reset", "hang", "half-head", None])
+@pytest.mark.parametrize("provider", ["openai-compatible", "anthropic"])
+async def test_a_key_is_in_no_log_repr_error_record_or_report(
+    fault: Any, provider: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Whatever the server does, also when it repeats the key."""
+    caplog.set_level(logging.DEBUG)
+    asyncio.get_running_loop().set_debug(True)
+    async with LoopbackServer(errors=[fault], api_key=KEY) as server:
+        openai, url = provider != "anthropic", server.anthropic_url
+        options = {"base_url": server.base_url if openai else url, "timeout": 0.2}
+        table = endpoint(provider=provider, api_key_env="A_KEY", retries=0, **options)
+        manager = ResourceManager({"endpoints": {"m": table}}, environ={"A_KEY": KEY})
+        async with Engine(manager, progress=False) as engine:
+            view = engine.using(errors="collect")
+            (result,) = await view.map(Ask(), ["hello"], record=True)
+        assert KEY in "".join(server.requests[0].headers.values())
+    deployment = manager._deployments[0]
+    told = [caplog.text, *map(repr, caplog.records)]
+    told += map(repr, (engine, manager, deployment, deployment.client))
+    told += map(repr, (deployment.config, deployment.limits, result, result.record))
+    told += map(str, (engine.statistics(), result.record))
+    told.append(result.record.report(tmp_path / "report.html").read_text())
+    told += texts_of(result.error)
+    assert (result.error is None) == (fault is None)
+    assert [text for text in told if KEY in text] == []
+
+
+def texts_of(error: BaseException | None) -> list[str]:
+    """All that may be printed of an error and of what caused it."""
+    texts: list[str] = []
+    while error is not None:
+        texts += [str(error), repr(error), repr(error.args), repr(vars(error))]
+        texts += traceback.format_exception(error)
+        error = error.__cause__ or error.__context__
+    return texts
+
+
+async def test_a_key_is_not_in_the_error_of_what_is_no_http(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The library below keeps the request's headers in its own error."""
+
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Any:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nbad\x00header\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    caplog.set_level(logging.DEBUG)
+    server = await asyncio.start_server(babble, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    table = endpoint(api_key_env="A_KEY", retries=0)
+    table["base_url"] = f"http://127.0.0.1:{port}/v1"
+    manager = ResourceManager({"endpoints": {"m": table}}, environ={"A_KEY": KEY})
+    with pytest.raises(EndpointConnectionError) as caught:
+        await manager.complete("m", hello())
+    await manager.aclose()
+    server.close()
+    told = [caplog.text, *texts_of(caught.value)]
+    assert [text for text in told if KEY in text] == []

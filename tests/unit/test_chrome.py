@@ -50,7 +50,8 @@ def recorded(client: Any) -> RunRecord:
 def node(index: int, **facts: Any) -> NodeRecord:
     """A record of a model call."""
     made = GraphNode(index, "llm", "ask", index + 1, LLMInference("m"), (), {}, ())
-    return NodeRecord(made, **{"outcome": "done", **facts})
+    outcome = facts.pop("outcome", "done")
+    return NodeRecord(made, outcome, **facts)
 
 
 def record_of(*nodes: NodeRecord, error: BaseException | None = None) -> RunRecord:

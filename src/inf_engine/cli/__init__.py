@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.command = command_of(prog, given)
     try:
         with logging_to_stderr(args.verbose):
-            code = args.do(args)
+            code: int = args.do(args)
             sys.stdout.flush()
             return code
     except InfEngineError as exc:

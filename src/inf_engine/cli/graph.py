@@ -17,10 +17,6 @@ def graph(args: argparse.Namespace) -> int:
         UsageError: If there is no such module, or it cannot be traced.
     """
     traced = trace(load_module(args.target, args.set))
-    forms = {
-        "text": str,
-        "mermaid": type(traced).to_mermaid,
-        "dot": type(traced).to_dot,
-    }
-    show(forms[args.form](traced).rstrip("\n"))
+    forms = {"mermaid": traced.to_mermaid, "dot": traced.to_dot}
+    show(forms.get(args.form, traced.__str__)().rstrip("\n"))
     return 0

@@ -157,7 +157,8 @@ class AiohttpTransport:
                 whole = await reply.read()
             return HttpResponse(reply.status, reply.headers, whole)
         except (OSError, self._client_error) as exc:
-            raise failure(exc, url, seconds) from exc
+            failed = exc
+        raise failure(failed, url, seconds) from _without_headers(failed)
 
     async def stream(
         self,
@@ -182,8 +183,10 @@ class AiohttpTransport:
                 whole = await self._measured(reply, url)
                 for part in parts_of(replace(head, body=whole, streamed=False), refuse):
                     yield part
+            return
         except (OSError, self._client_error) as exc:
-            raise failure(exc, url, seconds) from exc
+            failed = exc
+        raise failure(failed, url, seconds) from _without_headers(failed)
 
     async def _measured(self, reply: Any, url: str) -> bytes:
         """The body of a reply that may be too large; it is not read further then."""
@@ -397,6 +400,13 @@ def failure(exc: BaseException, url: str, seconds: float) -> EndpointError:
         f"{where} could not be reached, or hung up before the last byte ({why}). "
         "Check that the server is running and that base_url is right."
     )
+
+
+def _without_headers(exc: Exception) -> Exception:
+    """Return an error as a cause: aiohttp's may hold the headers that were sent."""
+    if getattr(exc, "request_info", None) is None:
+        return exc
+    return ConnectionError(type(exc).__name__)
 
 
 def _proxy(url: str) -> str | None:

@@ -146,9 +146,9 @@ def _take(job: NodeJob, response: LLMResponse) -> None:
     if step is Next.DONE:
         run.complete(node, job.talk.value)
     elif step is Next.ASK:
-        _send(run, node, job.talk, job.inside)
+        _send(run, node, job.talk, job.inside.copy())
     else:
-        run.start_task(node, _use_tools(job), job.inside)
+        run.start_task(node, _use_tools(job), job.inside.copy())
 
 
 async def _use_tools(job: NodeJob) -> None:
@@ -162,7 +162,7 @@ async def _use_tools(job: NodeJob) -> None:
             raise
     else:
         if not run.state.is_final(node.index):
-            _send(run, node, job.talk, job.inside)
+            _send(run, node, job.talk, job.inside.copy())
     finally:
         run.task_done(node)
 

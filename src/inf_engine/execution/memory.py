@@ -45,6 +45,7 @@ class Memory:
         cache: Where answers are kept for any input, None for nowhere.
         ledger: Where reuse is booked.
         submit: Puts a job on the road.
+        withdraw: Takes a job off the road.
         model_of: Gives the first model of an alias.
     """
 
@@ -54,12 +55,14 @@ class Memory:
         cache: JournalStore | None,
         ledger: Ledger,
         submit: Callable[[Job], None],
+        withdraw: Callable[[Job], None],
         model_of: Callable[[str], str],
     ) -> None:
         self.journal = journal
         self.cache = cache
         self.ledger = ledger
         self.submit = submit
+        self.withdraw = withdraw
         self.model_of = model_of
         self._flights: dict[bytes, _Flight] = {}
 
@@ -85,7 +88,8 @@ class Memory:
                 stores[0].close()
             raise
         ledger = manager.spending.ledger
-        return cls(stores[0], stores[1], ledger, manager.submit, manager.model_of)
+        road = manager.submit, manager.cancel, manager.model_of
+        return cls(stores[0], stores[1], ledger, *road)
 
     def close(self) -> None:
         """Close the files."""
@@ -128,9 +132,8 @@ class Memory:
         try:
             response = self._stored(job, followers, response)
         except JournalError as exc:
-            for other in followers:
-                other.state = JobState.ENDED
-                other.ended(exc)
+            _fail(followers, exc)
+            self._give_up()
             raise
         for other in followers:
             if other.state is JobState.FOLLOWING:
@@ -140,9 +143,25 @@ class Memory:
     def drop(self, job: Any) -> None:
         """Let the next go in place of one that got no answer."""
         left = self._landed(job)
-        if left:
-            self._flights[job.key] = _Flight(left[0], left[1:])
-            self.submit(left[0])
+        if not left:
+            return
+        try:
+            self.check()
+        except JournalError as exc:
+            _fail(left, exc)
+            return
+        self._flights[job.key] = _Flight(left[0], left[1:])
+        self.submit(left[0])
+
+    def _give_up(self) -> None:
+        """If no answer can be kept any more, fail all that have not left."""
+        try:
+            self.check()
+        except JournalError as exc:
+            for leader in [flight.leader for flight in self._flights.values()]:
+                if leader.state in (JobState.WAITING, JobState.PAUSED):
+                    self.withdraw(leader)
+                    _fail([leader, *self._landed(leader)], exc)
 
     def _landed(self, job: Any) -> list[Any]:
         """Forget that a job is asked; return those that waited for its answer."""
@@ -152,28 +171,19 @@ class Memory:
         del self._flights[job.key]
         return [o for o in flight.followers if o.state is JobState.FOLLOWING]
 
-    def remember(self, job: Any, text: str) -> bool:
-        """Put an answer into both files; say whether the journal did not have one."""
-        is_new = True
-        if self.journal is not None:
-            is_new = self.journal.append(replace(job.row, response=text))
-        if self.cache is not None:
-            self.cache.append(replace(job.cache_row, response=text))
-        self.check()
-        return is_new
-
     def _stored(
         self, job: Any, followers: list[Any], response: LLMResponse
     ) -> LLMResponse:
         """Commit an answer; return the one that the journal now has."""
-        text = encode_response(response)
-        if not self.remember(job, text) and self.journal is not None:
-            text = self.journal.get(job.row.key) or text
-            response = decode_response(text)
-        if self.journal is not None:
+        text, journal = encode_response(response), self.journal
+        if journal is not None:
+            if not journal.append(replace(job.row, response=text)):
+                text = journal.get(job.row.key) or text
+                response = decode_response(text)
             for other in followers:
-                self.journal.append(replace(other.row, response=text))
-            self.journal.commit()
+                journal.append(replace(other.row, response=text))
+            journal.commit()
+        _put(self.cache, job.cache_row, text)
         return response
 
     def reuse(self, job: Any, response: LLMResponse, kind: Reuse = "cache") -> None:
@@ -188,6 +198,19 @@ def _store(given: Any) -> JournalStore | None:
     if given is None or isinstance(given, JournalStore):
         return given
     return JournalStore(given)
+
+
+def _fail(jobs: list[Any], error: JournalError) -> None:
+    """End jobs that are not on the road."""
+    for job in jobs:
+        job.state = JobState.ENDED
+        job.ended(error)
+
+
+def _put(store: JournalStore | None, row: Any, text: str) -> None:
+    """Commit an answer to a store, if there is one that does not have it."""
+    if store is not None and store.append(replace(row, response=text)):
+        store.commit()
 
 
 class RunMemory:
@@ -231,13 +254,16 @@ class RunMemory:
         self._identify(job)
         journal, cache = memory.journal, memory.cache
         kept = None if journal is None else journal.get(job.row.key)
-        kind: Reuse = "cache" if kept is None else "journal"
-        if kept is None and cache is not None:
-            kept = cache.get(job.cache_row.key)
         if kept is not None:
             response = decode_response(kept)
-            memory.remember(job, kept)
-            memory.reuse(job, response, kind)
+            _put(cache, job.cache_row, kept)
+            memory.reuse(job, response, "journal")
+            return
+        kept = None if cache is None else cache.get(job.cache_row.key)
+        if kept is not None:
+            response = decode_response(kept)
+            _put(journal, job.row, kept)
+            memory.reuse(job, response)
             return
         memory.check()
         if not memory.follow(job):

@@ -27,6 +27,7 @@ from inf_engine.execution.forwards import Forwards, Step
 from inf_engine.execution.state import ExecutionState, NodeState
 from inf_engine.execution.work import Work, call_plain
 from inf_engine.graph import SMALL_KINDS, GraphNode
+from inf_engine.tasks import start_task
 from inf_engine.tracing.fill import compute_small, filled, inputs_of, reopened
 from inf_engine.tracing.tracer import NOBODY, Frame, Program, Tracer
 
@@ -327,8 +328,9 @@ class Run:
         self, node: GraphNode, coroutine: Coroutine[Any, Any, None], context: Context
     ) -> None:
         """Start the task of a node, which says `task_done` in its end."""
-        task = self._loop.create_task(coroutine, context=context)
-        self._tasks[node.index] = task
+        task = start_task(self._loop, coroutine, context)
+        if not task.done():
+            self._tasks[node.index] = task
 
     def task_done(self, node: GraphNode) -> None:
         """Forget the task of a node, and go on."""

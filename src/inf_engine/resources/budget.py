@@ -178,6 +178,13 @@ class BudgetAccount:
         self._open.add(asked)
         return asked
 
+    def fits(
+        self, *, now: float, tokens: int = 0, usd: float = 0.0, requests: int = 1
+    ) -> bool:
+        """Return whether `reserve` would allow a request now; the same arguments."""
+        asked = Reservation(requests, tokens, round(usd * UNITS))
+        return self._fits(asked, self._reserved) and self._in_time(now)
+
     def may_fit_later(
         self, *, now: float, tokens: int = 0, usd: float = 0.0, requests: int = 1
     ) -> bool:

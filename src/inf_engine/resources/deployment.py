@@ -35,6 +35,7 @@ from inf_engine.types import LLMResponse
 
 _OVERLOADS = (503, 529)
 _SMOOTHING = 0.1
+_PROBE_SECONDS = 5.0  # a probe that was not refused by then was let in
 
 
 class Deployment:
@@ -210,9 +211,10 @@ def _client_key(config: EndpointConfig) -> tuple[Any, ...]:
 def _limits(config: EndpointConfig | None) -> RateLimits:
     """Return the rate limits of an endpoint; without a window it feels its way."""
     if config is None:
-        return RateLimits(None, None)
+        return RateLimits(None, None, None, _PROBE_SECONDS)
     first = None if _slots(config) else FIRST_FLIGHT
-    return RateLimits(config.requests_per_minute, config.tokens_per_minute, first)
+    rpm, tpm = config.requests_per_minute, config.tokens_per_minute
+    return RateLimits(rpm, tpm, first, _PROBE_SECONDS)
 
 
 def _slots(config: EndpointConfig) -> int | None:

@@ -47,6 +47,7 @@ from inf_engine.resources.retry import (
 from inf_engine.resources.routing import Route, Routes, lines_of
 from inf_engine.resources.sending import checked, sending
 from inf_engine.resources.spending import Spending
+from inf_engine.tasks import start_task
 from inf_engine.types import LLMRequest, LLMResponse
 
 _UNLIMITED_SLOTS = 64
@@ -108,9 +109,7 @@ class ResourceManager:
         """Make the clients of a route, on first use."""
         pairs = zip(route.deployments, route.configs, strict=True)
         for deployment, config in pairs:
-            if config is not None:
-                model, price = config.model, config.price
-                self.spending.check(route.alias, config.provider, model, price)
+            self.spending.check(route.alias, config)
             deployment.open(route.alias, config, self._environ)
 
     def limit(self, budget: Any) -> None:
@@ -275,7 +274,12 @@ class ResourceManager:
         job.state = JobState.GRANTED
         job.since = now
         deployment.sent(job, now)
-        job.task = loop.create_task(self._attempt(deployment, job), context=job.context)
+        context = job.context
+        if context is not None and job.tries:  # the last try may be ending in it
+            context = context.copy()
+        task = start_task(loop, self._attempt(deployment, job), context)
+        if not task.done():
+            job.task = task
 
     def _assign(self, deployment: Deployment, job: Job) -> None:
         """Note where a job may go."""
@@ -347,7 +351,11 @@ class ResourceManager:
         policy = given if isinstance(given, RetryPolicy) else None
         allowed = given if isinstance(given, int) else route.retries
         job.failures += not isinstance(error, RateLimitError)
-        failure = Failure(error, job.failures, now - (job.first_sent or now))
+        failure = Failure(
+            error,
+            job.failures,
+            now - (now if job.first_sent is None else job.first_sent),
+        )
         if may_retry(failure, allowed, policy, rng):
             job.order = job.order.in_front()
             job.failed_at = (*job.failed_at, job.deployment)

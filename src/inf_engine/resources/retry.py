@@ -19,8 +19,9 @@ from inf_engine.errors import ConfigurationError, EndpointError, RateLimitError
 
 BASE_SECONDS = 0.5
 CAP_SECONDS = 30.0
-PATIENCE_SECONDS = 600.0
-"""How long after it first left a request may still be tried again."""
+PATIENCE_SECONDS = 3600.0
+"""How long after it first left a request may still be tried again: longer than a few
+tries at the default timeout take."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """`Spending`: what every try of a job means for the ledger and the budget."""
 
 from dataclasses import replace
-from typing import Any
 
 from inf_engine.errors import (
     AnswerError,
@@ -9,6 +8,7 @@ from inf_engine.errors import (
     EndpointError,
 )
 from inf_engine.resources.budget import Budget, BudgetAccount
+from inf_engine.resources.config import EndpointConfig
 from inf_engine.resources.job import Job
 from inf_engine.resources.ledger import Ledger
 from inf_engine.resources.prices import cost_of, is_priced, upper_bound
@@ -43,21 +43,29 @@ class Spending:
         if self._budget is not None and self.account is None:
             self.account = BudgetAccount(self._budget, now)
 
-    def check(self, alias: str, provider: str, model: str, price: Any) -> None:
-        """Make sure that a budget of money can be kept with a model.
+    def check(self, alias: str, config: EndpointConfig | None) -> None:
+        """Make sure that a budget of money can be kept with an endpoint.
+
+        Args:
+            alias: The alias, for the message.
+            config: The endpoint, None for a client that was handed in.
 
         Raises:
             ConfigurationError: If its price is not known.
         """
         if self._budget is None or not self._budget.needs_price:
             return
-        if not is_priced(provider, model, price):
-            raise ConfigurationError(
-                f"a budget in usd needs a price for alias {alias!r}, and none is known "
-                f"for model {model!r} of provider {provider!r}. Give the endpoint "
-                "price = {input = ..., output = ...} in USD per million tokens, or a "
-                "budget of tokens or requests."
-            )
+        if config is None:
+            what = "a client that was handed in"
+        elif is_priced(config.provider, config.model, config.price):
+            return
+        else:
+            what = f"model {config.model!r} of provider {config.provider!r}"
+        raise ConfigurationError(
+            f"a budget in usd needs a price for alias {alias!r}, and none is known for "
+            f"{what}. Give an endpoint with price = {{input = ..., output = ...}} in "
+            "USD per million tokens, or a budget of tokens or requests."
+        )
 
     # -- before it leaves ---------------------------------------------------------
 
@@ -69,18 +77,7 @@ class Spending:
         tokens, usd = _at_most(job)
         if not account.may_fit_later(now=now, tokens=tokens, usd=usd or 0.0):
             return False  # it never will: let it come and be refused
-        spent, budget = account.spent, account.budget
-        return not (
-            _fits(spent.requests + spent.reserved_requests + 1, budget.requests)
-            and _fits(
-                spent.tokens + spent.reserved_tokens + spent.unknown_tokens + tokens,
-                budget.tokens,
-            )
-            and _fits(
-                spent.usd + spent.reserved_usd + spent.unknown_usd + (usd or 0.0),
-                budget.usd,
-            )
-        )
+        return not account.fits(now=now, tokens=tokens, usd=usd or 0.0)
 
     def grant(self, job: Job, now: float) -> None:
         """Reserve what a job may cost.
@@ -151,7 +148,3 @@ def _at_most(job: Job) -> tuple[int, float | None]:
     model = job.request.model or config.model
     usd = upper_bound(read, written, config.provider, model, config.price)
     return read + written, usd
-
-
-def _fits(amount: float, limit: float | None) -> bool:
-    return limit is None or amount <= limit
