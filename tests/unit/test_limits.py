@@ -301,13 +301,33 @@ def test_a_pause_that_nobody_named_doubles_with_every_refused_probe() -> None:
 def test_where_most_are_answered_an_unnamed_pause_needs_no_probe() -> None:
     """A server that takes forty at once refuses the forty-first: no rate is known."""
     limits = RateLimits(None, None)
-    sent = [limits.sent(0, 0, 0.0) for _ in range(41)]
-    limits.refused(sent[40], None, None, 0.01)
-    for each in sent[:10]:
+    sent = [limits.sent(0, 0, 0.0) for _ in range(60)]
+    for each in sent[40:]:
+        limits.refused(each, None, None, 0.01)
+    for each in sent[:20]:
         limits.answered(each, None, None, 0.02)
     assert limits.ready_at(0, 0, 0.02) == pytest.approx(0.01 + FIRST_PAUSE)
     limits.sent(0, 0, 0.05)
     assert not limits.is_probing
+
+
+def test_a_few_refusals_in_a_crowd_pause_nothing() -> None:
+    """One in forty is a matter of the window; a quarter is one of the rate."""
+    limits = RateLimits(None, None)
+    sent = [limits.sent(0, 0, 0.0) for _ in range(41)]
+    limits.refused(sent[40], None, None, 0.01)
+    assert limits.ready_at(0, 0, 0.01) == 0.01
+    for each in sent[30:40]:
+        limits.refused(each, None, None, 0.01)
+    assert limits.ready_at(0, 0, 0.01) == pytest.approx(0.01 + FIRST_PAUSE)
+
+
+def test_a_refusal_that_names_a_time_pauses_also_in_a_crowd() -> None:
+    """The endpoint has said so."""
+    limits = RateLimits(None, None)
+    sent = [limits.sent(0, 0, 0.0) for _ in range(41)]
+    limits.refused(sent[40], 2.0, None, 0.01)
+    assert limits.ready_at(0, 0, 0.01) == pytest.approx(2.01)
 
 
 def test_a_lost_probe_is_followed_by_another() -> None:

@@ -22,7 +22,7 @@ def test_without_a_size_it_doubles_per_round_trip() -> None:
     """From four, up to what is sane."""
     window = ConcurrencyWindow(None)
     sizes = [window.size] + [round_trip(window, now) for now in range(10)]
-    assert sizes[:5] == [4, 8, 16, 32, 64]
+    assert sizes[:5] == [8, 16, 32, 64, 128]
     assert sizes[-1] == MOST
 
 
@@ -69,7 +69,7 @@ def test_a_window_that_is_not_used_does_not_grow() -> None:
     window = ConcurrencyWindow(None)
     for now in range(100):
         window.answered(2, float(now), now + 1.0)
-    assert window.size == 4
+    assert window.size == 8
 
 
 def test_a_window_of_nothing_is_refused() -> None:

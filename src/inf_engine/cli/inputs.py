@@ -33,7 +33,7 @@ _Kind = inspect.Parameter
 Row = tuple[Any, ...]
 
 
-class LineError(UsageError):
+class LineError(ValueError):
     """A line that gives no input."""
 
 

@@ -114,9 +114,15 @@ class CircuitBreaker:
             self._cooldown = min(self._longest, 2 * self._cooldown)
             self._open(now, "failed")
 
-    def lost(self, now: float) -> None:
-        """Take note that the probe was cancelled: another may go at once."""
-        if self._state == "half-open":
+    def lost(self, now: float, sent_at: float | None = None) -> None:
+        """Take note that the probe was cancelled: another may go at once.
+
+        Args:
+            now: Seconds on the loop's clock.
+            sent_at: When the cancelled request was sent; older ones were no probe. None
+                counts as the probe.
+        """
+        if self._state == "half-open" and not self._is_old(sent_at):
             self._go("lost")
 
     def _open(self, now: float, event: _Event) -> None:

@@ -189,7 +189,7 @@ class Deployment:
         elif isinstance(error, EndpointError):
             self.breaker.succeeded(now)
         else:
-            self.breaker.lost(now)
+            self.breaker.lost(now, job.since)
 
 
 def merged(configs: list[EndpointConfig]) -> EndpointConfig:

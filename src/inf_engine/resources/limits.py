@@ -22,6 +22,10 @@ in twenty at random. Then most of what was on its way is answered, and the size 
 window is the remedy. So a pace is learnt only after two episodes in a row, and
 four refusals, in each of which as many were refused as answered.
 
+A few refusals that name no time and are explained by nothing, among many more requests
+in flight, begin no episode at all: that is a server that takes no more at once, and
+the window is the remedy for it.
+
 Before the first answer nothing is known, and a flood would be refused as a whole. A
 `first_flight` lets only that many leave at once, and as many a second, until then.
 """
@@ -41,6 +45,7 @@ RECENT = 20.0
 ENOUGH_REFUSED = 4
 
 _KEPT = 0.5
+_CROWD = 4
 
 
 class Sent(NamedTuple):
@@ -200,6 +205,7 @@ class RateLimits:
     """
 
     __slots__ = (
+        "_alone",
         "_answers",
         "_buckets",
         "_episode",
@@ -207,6 +213,7 @@ class RateLimits:
         "_is_free",
         "_known",
         "_number",
+        "_open",
         "_pace",
         "_patience",
         "_since",
@@ -235,6 +242,8 @@ class RateLimits:
         self._episode: _Episode | None = None
         self._number = self._total_in = self._total_out = 0
         self._answers = 0
+        self._open = 0
+        self._alone = 0.0
         self._since = -math.inf
         self._buckets: list[tuple[TokenBucket, int]] = []
         self._is_free = False
@@ -291,6 +300,7 @@ class RateLimits:
             What to hand back when it ends.
         """
         self._number = number = self._number + 1
+        self._open += 1
         self._total_in = total_in = self._total_in + tokens_in
         self._total_out = total_out = self._total_out + tokens_out
         sent = Sent(tokens_in, tokens_out, now, number, total_in, total_out)
@@ -318,6 +328,9 @@ class RateLimits:
             now: Seconds on the loop's clock.
         """
         self._answers += 1
+        self._open -= 1
+        if self._alone:
+            self._alone = max(0.0, self._alone - 1 / _CROWD)
         if used is not None and (used[0] != sent[0] or used[1] != sent[1]):
             self._correct(sent.tokens_in - used[0], sent.tokens_out - used[1], now)
         if hint is not None:
@@ -349,7 +362,12 @@ class RateLimits:
         self._correct(sent.tokens_in, sent.tokens_out, now)
         if hint is not None:
             self._learn(sent, hint, now)
+        self._open -= 1
         episode = self._episode
+        if episode is None and retry_after is None and not _explains(hint, sent):
+            self._alone += 1
+            if _CROWD * self._alone <= self._open:
+                return
         if episode is not None and sent.number <= episode.number:
             episode.refused += 1
             return
@@ -372,6 +390,7 @@ class RateLimits:
         Args:
             sent: What `sent` returned.
         """
+        self._open -= 1
         if self._episode is not None and self._episode.probe is sent:
             self._episode.probe = None
 
