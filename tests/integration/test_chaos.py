@@ -446,7 +446,8 @@ async def test_a_key_is_in_no_log_repr_error_record_or_report(
     asyncio.get_running_loop().set_debug(True)
     async with LoopbackServer(errors=[fault], api_key=KEY) as server:
         openai, url = provider != "anthropic", server.anthropic_url
-        options = {"base_url": server.base_url if openai else url, "timeout": 0.2}
+        seconds = 0.2 if fault == "hang" else 20.0
+        options = {"base_url": server.base_url if openai else url, "timeout": seconds}
         table = endpoint(provider=provider, api_key_env="A_KEY", retries=0, **options)
         manager = ResourceManager({"endpoints": {"m": table}}, environ={"A_KEY": KEY})
         async with Engine(manager, progress=False) as engine:

@@ -85,13 +85,14 @@ class NodeJob(Job):
             return
         del run.jobs[node.index]
         outcome = self.kept or outcome
-        if run.work.memory is not None and not isinstance(outcome, LLMResponse):
-            run.work.memory.memory.drop(self)
         if isinstance(outcome, LLMResponse):
             _take(self, outcome)
         else:
             _failed(run, node, outcome)
         run.drain()
+        memory = run.work.memory  # last: this failure may make the others unwanted
+        if memory is not None and not isinstance(outcome, LLMResponse):
+            memory.memory.drop(self)
 
 
 def ask(run: Any, node: GraphNode, context: Context) -> None:

@@ -74,6 +74,10 @@ class Gate:
         heapq.heappush(self._line, entry)
         self._wake(0.0)
 
+    def wake(self) -> None:
+        """Grant in the next turn of the loop."""
+        self._wake(0.0)
+
     def leave(self) -> None:
         """Take note that a job of the line does not wait any more."""
         self._left += 1

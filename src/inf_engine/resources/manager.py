@@ -333,7 +333,10 @@ class ResourceManager:
         job.received(outcome)
         if job.state is not JobState.CANCELLED:
             self._go_on(job, outcome, now)
-        self.pump()
+        if isinstance(outcome, LLMResponse):
+            self.pump()
+        else:  # in a turn: a failure may make others unwanted
+            deployment.gate.wake()
 
     def _go_on(
         self, job: Job, outcome: LLMResponse | BaseException, now: float
