@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from inf_engine.execution.events import (
     RunStarted,
     TokenDelta,
 )
+from inf_engine.journal import JournalStore
 
 
 def test_every_setting_has_a_test_here_or_beside() -> None:
@@ -72,6 +74,58 @@ def test_a_retry_policy_says_when_the_next_try_leaves() -> None:
 
     engines(body, client, retries=patient)
     assert client.arrivals == [0.0, 10.0, 30.0, 30.0, 31.0]
+
+
+def test_a_policy_that_fails_ends_the_call_with_what_is_wrong() -> None:
+    """And not the loop: the run fails like any other."""
+    policy = RetryPolicy(wait=lambda attempt, rng: 1 / 0)
+    client = echo(0.0, lambda r: EndpointServerError("down"))
+
+    async def body(engine: Engine) -> None:
+        with pytest.raises(ConfigurationError, match="RetryPolicy failed with ZeroDiv"):
+            await engine.run(Ask(), "x")
+
+    engines(body, client, retries=policy)
+    assert len(client.requests) == 1
+
+
+@pytest.mark.parametrize("wrong", [5, True, [], b"x.db", "a\0b"])
+@pytest.mark.parametrize("name", ["journal", "cache"])
+def test_a_file_that_is_no_path_is_refused(name: str, wrong: Any) -> None:
+    """Before anything is opened."""
+    options: Any = {name: wrong}
+    with pytest.raises(ConfigurationError, match=f"{name} must be the path of a file"):
+        Engine({"m": echo()}, **options)
+
+
+def test_one_file_for_journal_and_cache_is_refused(tmp_path: Path) -> None:
+    """Whatever it is called."""
+    path = tmp_path / "x.db"
+    with pytest.raises(ConfigurationError, match="journal and cache name one file"):
+        Engine({"m": echo()}, journal=path, cache=f"{tmp_path}/./x.db")
+    assert not path.exists()
+
+
+def test_an_identity_that_is_no_function_is_refused() -> None:
+    """When the engine is made, not at the first call."""
+    five: Any = 5
+    with pytest.raises(ConfigurationError, match="identity must be a function"):
+        Engine({"m": echo()}, identity=five)
+
+
+def test_a_store_that_was_handed_in_stays_open(tmp_path: Path) -> None:
+    """It is its owner's to close; a second engine may use it."""
+    client = echo(0.0)
+
+    async def main() -> None:
+        with JournalStore(tmp_path / "x.db") as store:
+            for _ in range(2):
+                async with Engine({"m": client}, journal=store) as engine:
+                    assert await engine.run(Ask(), "x") == "X"
+            assert len(store) == 1
+
+    virtually(main)
+    assert len(client.requests) == 1
 
 
 def test_using_is_a_view_that_leaves_the_engine_as_it_is() -> None:

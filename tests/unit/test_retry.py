@@ -131,3 +131,27 @@ def test_a_policy_of_anything_else_is_refused() -> None:
     three: Any = 3
     with pytest.raises(ConfigurationError, match="wait must be a function of .attempt"):
         RetryPolicy(wait=three)
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda attempt: 1.0, tenacity.stop_after_attempt, lambda: 0, "1"]
+)
+def test_what_cannot_be_asked_is_refused_at_once(wrong: Any) -> None:
+    """One argument, a class in the place of an object, no function at all."""
+    with pytest.raises(ConfigurationError, match="stop must be a function of .attempt"):
+        RetryPolicy(stop=wrong)
+
+
+@pytest.mark.parametrize("wrong", ["x", None, -1.0, float("nan"), float("inf"), True])
+def test_a_wait_that_is_no_time_is_refused(wrong: Any) -> None:
+    """It names itself."""
+    policy = RetryPolicy(wait=lambda attempt, rng: wrong)
+    with pytest.raises(ConfigurationError, match="wait of the RetryPolicy gave"):
+        wait_seconds(Failure(DOWN, 1, 0.0), policy, Chance())
+
+
+def test_a_policy_that_fails_says_so() -> None:
+    """With the cause, and what it is called with."""
+    policy = RetryPolicy(stop=lambda attempt, rng: 1 // 0)
+    with pytest.raises(ConfigurationError, match="RetryPolicy failed with ZeroDiv.*by"):
+        may_retry(Failure(DOWN, 1, 0.0), 2, policy, Chance())

@@ -34,7 +34,7 @@ def parser_of(prog: str) -> argparse.ArgumentParser:
         default=0,
         help="log each input to stderr; twice: each node too",
     )
-    commands = parser.add_subparsers(title="commands", metavar="", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     options: dict[str, Any] = {"parents": [common], "allow_abbrev": False}
     _add_run(commands.add_parser("run", help="run a module over inputs", **options))
     _add_graph(commands.add_parser("graph", help="print a module's graph", **options))
@@ -95,7 +95,7 @@ def _add_graph(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_journal(parser: argparse.ArgumentParser, options: dict[str, Any]) -> None:
-    verbs = parser.add_subparsers(title="commands", metavar="", required=True)
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     shown = verbs.add_parser("show", help="print its rows", **options)
     shown.set_defaults(do=show_journal)
     shown.add_argument("file", metavar="FILE")

@@ -107,6 +107,11 @@ class Engine:
             if isinstance(resources, ResourceManager)
             else ResourceManager(resources)
         )
+        if identity is not None and not callable(identity):
+            raise ConfigurationError(
+                "identity must be a function of the inputs that gives what stands for "
+                f"them, not {identity!r}."
+            )
         manager.limit(budget)
         memory = Memory.opened(journal, cache, manager)
         self._scheduler = Scheduler(manager, listeners, max_inflight, memory, identity)

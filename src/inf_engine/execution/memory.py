@@ -5,11 +5,12 @@ with the same journal takes it from there. The cache keeps answers for any input
 requests at the same moment are one: those that came later follow the first.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from inf_engine.errors import JournalError
+from inf_engine.errors import ConfigurationError, JournalError
 from inf_engine.journal import (
     CallNumbers,
     JournalStore,
@@ -64,6 +65,7 @@ class Memory:
         self.submit = submit
         self.withdraw = withdraw
         self.model_of = model_of
+        self._own: list[JournalStore] = []
         self._flights: dict[bytes, _Flight] = {}
 
     @classmethod
@@ -76,26 +78,31 @@ class Memory:
             manager: The road to the clients.
 
         Raises:
+            ConfigurationError: If one is no path, or both are one file.
             JournalError: If a file cannot be used, or not trusted.
         """
         if journal is None and cache is None:
             return None
+        _check_file("journal", journal)
+        _check_file("cache", cache)
+        _check_two(journal, cache)
         stores = [_store(journal)]
         try:
             stores.append(_store(cache))
         except BaseException:
-            if stores[0] is not None:
+            if stores[0] is not None and stores[0] is not journal:
                 stores[0].close()
             raise
         ledger = manager.spending.ledger
         road = manager.submit, manager.cancel, manager.model_of
-        return cls(stores[0], stores[1], ledger, *road)
+        memory = cls(stores[0], stores[1], ledger, *road)
+        memory._own = [s for s in stores if s is not None and s not in (journal, cache)]
+        return memory
 
     def close(self) -> None:
-        """Close the files."""
-        for store in (self.journal, self.cache):
-            if store is not None:
-                store.close()
+        """Close the files; a store that was handed in stays its owner's to close."""
+        for store in self._own:
+            store.close()
 
     def check(self) -> None:
         """Make sure that an answer could be kept, before it is paid for.
@@ -191,6 +198,31 @@ class Memory:
         self.ledger.reused(job.alias, job.origin, kind)
         job.state = JobState.ENDED
         job.reused(replace(response, usage=Usage(), cost=0.0, seconds=0.0))
+
+
+def _check_file(name: str, given: Any) -> None:
+    """Refuse what is no path of a file."""
+    if given is None or isinstance(given, JournalStore):
+        return
+    if not isinstance(given, (str, os.PathLike)) or "\0" in os.fspath(given):
+        raise ConfigurationError(
+            f"{name} must be the path of a file or a JournalStore, not {given!r}."
+        )
+
+
+def _check_two(journal: Any, cache: Any) -> None:
+    """Refuse one file for both."""
+    if journal is None or cache is None or _path(journal) != _path(cache):
+        return
+    raise ConfigurationError(
+        f"journal and cache name one file, {_path(journal)}. Name two: a cache answers "
+        "for any input, a journal for its own."
+    )
+
+
+def _path(given: Any) -> str:
+    """Return the real path of a file or a store."""
+    return os.path.realpath(given.path if isinstance(given, JournalStore) else given)
 
 
 def _store(given: Any) -> JournalStore | None:

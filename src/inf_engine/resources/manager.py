@@ -342,8 +342,13 @@ class ResourceManager:
         self, job: Job, outcome: LLMResponse | BaseException, now: float
     ) -> None:
         """Try again, try another alias, or end."""
-        if isinstance(outcome, EndpointError) and self._try_again(job, outcome, now):
-            return
+        try:
+            if isinstance(outcome, EndpointError):
+                if self._try_again(job, outcome, now):
+                    return
+        except ConfigurationError as exc:  # of a retry policy
+            exc.__context__ = outcome if isinstance(outcome, Exception) else None
+            outcome = exc
         job.state = JobState.ENDED
         job.ended(outcome)
 

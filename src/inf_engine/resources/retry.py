@@ -10,8 +10,10 @@ error. Refusals by a rate limit do not count as tries: they are the limit's doin
 the deployment pauses for all.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from random import Random
 from typing import Any
 
@@ -44,11 +46,30 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         for name in ("wait", "stop"):
             given = getattr(self, name)
-            if given is not None and not callable(given):
+            if given is not None and not _is_strategy(given):
                 raise ConfigurationError(
                     f"RetryPolicy: {name} must be a function of (attempt, rng) or a "
                     f"tenacity strategy, not {given!r}."
                 )
+
+
+def _is_strategy(given: Any) -> bool:
+    """Say whether it can be asked: called with two, or an object of tenacity."""
+    if not callable(given) or isinstance(given, type):
+        return False
+    if _is_tenacitys(given):
+        return True
+    try:
+        signature(given).bind(1, Random)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin that does not say what it takes
+        return True
+    return True
+
+
+def _is_tenacitys(strategy: Any) -> bool:
+    return type(strategy).__module__.partition(".")[0] == "tenacity"
 
 
 class _Outcome:
@@ -123,7 +144,7 @@ def wait_seconds(failure: Failure, policy: RetryPolicy | None, rng: Random) -> f
     if isinstance(failure.error, RateLimitError):
         return 0.0
     if policy is not None and policy.wait is not None:
-        backoff = max(0.0, float(_asked(policy.wait, failure, rng)))
+        backoff = _seconds(_asked(policy.wait, failure, rng))
     else:
         most = min(CAP_SECONDS, BASE_SECONDS * 2 ** (failure.failures - 1))
         backoff = rng.random() * most
@@ -132,7 +153,24 @@ def wait_seconds(failure: Failure, policy: RetryPolicy | None, rng: Random) -> f
 
 def _asked(strategy: Callable[..., Any], failure: Failure, rng: Random) -> Any:
     """Ask a function, or a strategy of tenacity."""
-    if type(strategy).__module__.partition(".")[0] == "tenacity":
-        outcome = _Outcome(failure.error)
-        return strategy(_State(failure.failures, failure.seconds, outcome))
-    return strategy(failure.failures, rng)
+    try:
+        if _is_tenacitys(strategy):
+            outcome = _Outcome(failure.error)
+            return strategy(_State(failure.failures, failure.seconds, outcome))
+        return strategy(failure.failures, rng)
+    except Exception as exc:
+        raise ConfigurationError(
+            f"the RetryPolicy failed with {type(exc).__name__}: {exc}. Correct its "
+            "wait or stop; they are called with (attempt, rng)."
+        ) from exc
+
+
+def _seconds(wait: Any) -> float:
+    """Return the seconds that a policy wants to wait."""
+    is_number = isinstance(wait, (int, float)) and not isinstance(wait, bool)
+    if not is_number or not 0.0 <= wait < math.inf:
+        raise ConfigurationError(
+            f"the wait of the RetryPolicy gave {wait!r}; it has to give seconds, 0 or "
+            "more and finite."
+        )
+    return float(wait)

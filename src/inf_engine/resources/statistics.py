@@ -146,8 +146,9 @@ def _remarks(total: Statistics) -> list[str]:
             "Give the endpoint a price."
         )
     if total.unknown:
+        cost = f", {_usd(total.unknown_cost)}" if total.unknown_cost else ""
         lines.append(
             f"Tries that may have been answered: {total.unknown:,}; they cost at most "
-            f"{total.unknown_tokens:,} tokens, {_usd(total.unknown_cost)}."
+            f"{total.unknown_tokens:,} tokens{cost}."
         )
     return lines
