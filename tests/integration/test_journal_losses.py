@@ -323,3 +323,16 @@ def test_a_cancelled_call_leaves_nothing_behind(tmp_path: Path) -> None:
     assert client.arrivals == [0.0, 2.0]
     assert client.cancelled == 1
     assert texts(path) == ["A"]
+
+
+def test_a_byte_that_was_changed_inside_an_answer_is_noticed(tmp_path: Path) -> None:
+    """SQLite does not; an answer that was not given is never taken for one."""
+    path = tmp_path / "run.db"
+    with JournalStore(path) as store:
+        store.append(Row(bytes(16), response='{"text":"answer"}'))
+    path.write_bytes(path.read_bytes().replace(b'answer"}', b'anSwer"}'))
+    with (
+        JournalStore(path) as store,
+        pytest.raises(JournalError, match="row 1 is not as it was written.*copy"),
+    ):
+        store.get(bytes(16))

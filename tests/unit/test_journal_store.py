@@ -126,7 +126,7 @@ def test_sqlite3_reads_it(kept: Path) -> None:
         (mode,) = database.execute("PRAGMA journal_mode").fetchone()
     assert names == [
         *("id", "key", "kind", "path", "alias", "model", "input", "number"),
-        *("request", "response", "created"),
+        *("request", "response", "created", "crc"),
     ]
     assert meta["format"] == "inf-engine journal 1"
     assert meta["library"] == journal_rows.LIBRARY

@@ -1,5 +1,6 @@
 """`Row`: one answer in the journal, and the tables that hold it."""
 
+import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,14 +18,14 @@ TABLES = (
     "CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT)",
     "CREATE TABLE answers(id INTEGER PRIMARY KEY, key BLOB, kind TEXT, path TEXT, "
     "alias TEXT, model TEXT, input TEXT, number INTEGER, request TEXT, response TEXT, "
-    "created TEXT)",
+    "created TEXT, crc INTEGER)",
     f"INSERT INTO meta VALUES ('format', 'inf-engine journal {VERSION}')",
     f"INSERT INTO meta VALUES ('library', '{LIBRARY}')",
     f"PRAGMA application_id = {APPLICATION}",
     f"PRAGMA user_version = {VERSION}",
 )
 COLUMNS = "key, kind, path, alias, model, input, number, request, response, created"
-INSERT = f"INSERT INTO answers({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT = f"INSERT INTO answers({COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,14 @@ class Row:
     id: int = 0
 
 
+def checksum(key: bytes, response: str) -> int:
+    """Return what tells whether a row still is as it was written: a CRC-32.
+
+    SQLite itself does not notice a byte that was changed inside a text.
+    """
+    return zlib.crc32(response.encode(), zlib.crc32(key))
+
+
 def values_of(row: Row, path: str) -> tuple[Any, ...]:
     """Return the row as `INSERT` takes it.
 
@@ -80,7 +89,7 @@ def values_of(row: Row, path: str) -> tuple[Any, ...]:
     elif not _is_text((*texts, *long)):
         problem = "a field is not text, or has half a character in it"
     else:
-        return row.key, *texts, row.number, *long
+        return row.key, *texts, row.number, *long, checksum(row.key, row.response)
     raise journal_error(path, "cannot store a row", f"Mend the row: {problem}.")
 
 

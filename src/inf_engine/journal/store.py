@@ -48,6 +48,7 @@ from inf_engine.journal.rows import (
     TABLES,
     VERSION,
     Row,
+    checksum,
     values_of,
 )
 
@@ -147,11 +148,14 @@ class JournalStore:
         row_id = self._ids.get(key)
         if row_id is None:
             return None
-        query = "SELECT response FROM answers WHERE id = ?"
+        query = "SELECT response, crc FROM answers WHERE id = ?"
         with self._explained("cannot be read"):
             found = database.execute(query, (row_id,)).fetchone()
         if found is None or not isinstance(found[0], str):
             raise self._error(f"has lost row {row_id}", _FIXES["damaged"])
+        if found[1] != checksum(key, found[0]):
+            problem = f"is damaged: row {row_id} is not as it was written"
+            raise self._error(problem, _FIXES["damaged"])
         return found[0]
 
     def append(self, row: Row) -> bool:
