@@ -3,9 +3,10 @@
 import asyncio
 import re
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from tests.integration.engine_helpers import (
@@ -117,12 +118,23 @@ def test_an_identity_function_that_fails(tmp_path: Path) -> None:
 # -- what cannot be kept ------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def all_closed() -> Iterator[None]:
+    """Close the stores of a test: an engine leaves what was handed in open."""
+    yield
+    while FullStore.made:
+        FullStore.made.pop().close()
+
+
 class FullStore(JournalStore):
-    """A store whose disk is full after so many answers."""
+    """A store whose disk is full after so many answers; each test closes its own."""
+
+    made: ClassVar[list[JournalStore]] = []
 
     def __init__(self, path: Path, room: int) -> None:
         super().__init__(path)
         self.room = room
+        self.made.append(self)
 
     def append(self, row: Row) -> bool:
         if len(self) >= self.room and row.key not in self._ids:
@@ -223,6 +235,7 @@ def test_a_journal_that_is_read_only_is_refused_before_it_is_paid(
     assert [r.output for r in results] == [y for _, y in flow]
     assert "open to read only" in str(results[1].error)
     assert client.requests == []
+    store.close()
 
 
 def test_a_damaged_answer_fails_its_input(tmp_path: Path) -> None:
