@@ -114,8 +114,11 @@ class Work:
 
     def sent(self, node: GraphNode, at: float) -> None:
         """Note that a request left; it may be the first of its node or not."""
+        self.entries[node.index].attempts += 1
+        self._note_start(node, at)
+
+    def _note_start(self, node: GraphNode, at: float) -> None:
         entry = self.entries[node.index]
-        entry.attempts += 1
         if entry.started is None:
             entry.started = at
         if self._tell is not None:
@@ -138,12 +141,7 @@ class Work:
 
     def reused(self, job: Any, response: LLMResponse) -> None:
         """Note an answer that was paid for before."""
-        entry = self.entries[job.node.index]
-        if entry.started is None:
-            entry.started = job.since
-        if self._tell is not None:
-            name, alias = job.node.name, job.node.alias
-            self._tell(NodeStarted(self.number, name, alias, job.since))
+        self._note_start(job.node, job.since)
         self.received(job, response)
 
     def limit(self, node: GraphNode, expire: Callable[[], None]) -> None:

@@ -22,6 +22,12 @@ LOCAL_SLOTS = 4
 """How many requests a local model answers at once, if nothing else is said."""
 
 
+def slots_of(config: EndpointConfig) -> int | None:
+    """Return how many requests an endpoint takes at once, if anybody said so."""
+    default = LOCAL_SLOTS if config.provider == "local" else None
+    return config.max_concurrent or default
+
+
 def make_client(
     alias: str, config: EndpointConfig, environ: Mapping[str, str]
 ) -> StreamingClient:
@@ -37,8 +43,8 @@ def make_client(
         ConfigurationError: If its model or library is not there.
     """
     if config.provider == "local":
-        slots = config.max_concurrent or LOCAL_SLOTS
-        extra: dict[str, Any] = {"max_concurrent": slots, "timeout": config.timeout}
+        extra: dict[str, Any] = {"timeout": config.timeout}
+        extra["max_concurrent"] = slots_of(config)
         if config.context is not None:
             extra["context"] = config.context
         return LocalClient(config.model, threads=config.threads, **extra)

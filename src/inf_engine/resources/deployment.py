@@ -23,7 +23,7 @@ from inf_engine.errors import (
     EndpointTimeoutError,
     RateLimitError,
 )
-from inf_engine.resources.binding import LOCAL_SLOTS, make_client
+from inf_engine.resources.binding import make_client, slots_of
 from inf_engine.resources.breaker import CircuitBreaker
 from inf_engine.resources.config import EndpointConfig
 from inf_engine.resources.estimate import TokenEstimator
@@ -70,7 +70,7 @@ class Deployment:
         self.config = config
         self.client = client
         self._clients: dict[Any, Any] = {}
-        self.window = None if config is None else ConcurrencyWindow(_slots(config))
+        self.window = None if config is None else ConcurrencyWindow(slots_of(config))
         self.limits = _limits(config)
         self.breaker = CircuitBreaker()
         self.estimator = TokenEstimator()
@@ -171,13 +171,11 @@ class Deployment:
         self.in_use -= 1
         if isinstance(error, RateLimitError):
             self.limits.refused(job.booked, error.retry_after, error.limits, now)
-            self.breaker.succeeded(now)
         elif isinstance(error, EndpointError) and error.status is not None:
             self.limits.answered(job.booked, None, error.limits, now)
-            self._judge(job, error, now)
         else:
             self.limits.lost(job.booked)
-            self._judge(job, error, now)
+        self._judge(job, error, now)
         if self.window is not None and _is_overload(error):
             self.window.overloaded(job.since, now)
 
@@ -212,15 +210,9 @@ def _limits(config: EndpointConfig | None) -> RateLimits:
     """Return the rate limits of an endpoint; without a window it feels its way."""
     if config is None:
         return RateLimits(None, None, None, _PROBE_SECONDS)
-    first = None if _slots(config) else FIRST_FLIGHT
+    first = None if slots_of(config) else FIRST_FLIGHT
     rpm, tpm = config.requests_per_minute, config.tokens_per_minute
     return RateLimits(rpm, tpm, first, _PROBE_SECONDS)
-
-
-def _slots(config: EndpointConfig) -> int | None:
-    """Return how many requests an endpoint takes at once, if anybody said so."""
-    default = LOCAL_SLOTS if config.provider == "local" else None
-    return config.max_concurrent or default
 
 
 def _is_overload(error: BaseException) -> bool:

@@ -58,7 +58,6 @@ class Gate:
         self._numbers = itertools.count()
         self._line: list[_Entry] = []
         self._left = 0
-        self._is_granting = False
         self._timer: asyncio.Handle | None = None
         self._wakes_at = math.inf
         self._key: Callable[[Order], Any] = _by_age
@@ -72,7 +71,7 @@ class Gate:
         """Put a job into the line; it is never started from in here."""
         entry = (self._key(job.order), next(self._numbers), job, job.turn)
         heapq.heappush(self._line, entry)
-        self._wake(0.0)
+        self.wake()
 
     def wake(self) -> None:
         """Grant in the next turn of the loop."""
@@ -88,14 +87,8 @@ class Gate:
 
     def grant(self) -> None:
         """Start those who may go now."""
-        if self._is_granting:
-            return
-        self._is_granting = True
-        try:
-            while self.grant_one():
-                pass
-        finally:
-            self._is_granting = False
+        while self.grant_one():
+            pass
 
     def grant_one(self) -> bool:
         """Start the first in line if it may go; say whether it was."""

@@ -71,6 +71,7 @@ class ResourceManager:
         self._environ = os.environ if environ is None else environ
         self._random = random.Random()
         self._is_pumping = False
+        self._checked: set[str] = set()
         self.spending = Spending()
         self._routes = Routes(bound(resources), self._deployment)
         self._deployments = self._routes.deployments
@@ -100,10 +101,13 @@ class ResourceManager:
             ConfigurationError: If its client cannot be made (no such model file, an
                 extra that is not installed).
         """
+        if alias in self._checked:
+            return
         if alias not in self._routes:
             raise UnknownAliasError(alias, self._routes, where)
         for route in self._routes.reached(alias):
             self._open(route)
+        self._checked.add(alias)
 
     def _open(self, route: Route) -> None:
         """Make the clients of a route, on first use."""
@@ -125,6 +129,7 @@ class ResourceManager:
             )
         if budget is not None:
             self.spending.budget = budget
+            self._checked.clear()
 
     def model_of(self, alias: str) -> str:
         """Return the first model of an alias, empty if its client was handed in."""
