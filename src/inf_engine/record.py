@@ -4,13 +4,15 @@ Times are seconds since the run began. Texts carry their origin: a prompt is a t
 `Segment`s, each with the node or parameter whose value stands there.
 """
 
+import itertools
+import math
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from inf_engine.errors import UsageError
+from inf_engine.errors import AnswerError, UsageError
 from inf_engine.graph import GraphNode, InferenceGraph
 from inf_engine.llm import LLMInference
 from inf_engine.parameter import Parameter
@@ -21,6 +23,8 @@ from inf_engine.types import LLMRequest, LLMResponse, Usage
 
 Outcome = Literal["done", "failed", "cancelled"]
 ValueOf = Callable[[GraphNode], Any]
+
+_DECIMALS = 12  # of USD: the units in which the ledger counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class Call:
         error: Why it failed, None if it did not.
         started: When it left, seconds since the run began.
         seconds: How long it took.
+        waited: Seconds that it was in line before it left.
+        reused: Where its answer came from if nothing was sent; None if it was.
     """
 
     request: LLMRequest
@@ -48,6 +54,21 @@ class Call:
     error: BaseException | None
     started: float
     seconds: float
+    waited: float = 0.0
+    reused: Literal["journal", "cache"] | None = None
+
+    @property
+    def paid(self) -> LLMResponse | None:
+        """The answer that was paid for, also one of no use, as its `error` tells."""
+        if isinstance(self.error, AnswerError):
+            return self.error.response
+        return self.response
+
+    @property
+    def cost(self) -> float | None:
+        """What its answer cost in USD: 0.0 without one, None if no price is known."""
+        paid = self.paid
+        return 0.0 if paid is None else paid.cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +89,7 @@ class NodeRecord:
         usage: The sum over its calls.
         system: Its system prompt, for a model call.
         prompt: Its prompt with the origin of each piece, for a model call.
+        ended: When it ended, or was given up; None if its turn never came.
     """
 
     node: GraphNode
@@ -83,11 +105,46 @@ class NodeRecord:
     usage: Usage = Usage()
     system: tuple[Segment, ...] = ()
     prompt: tuple[Segment, ...] = ()
+    ended: float | None = None
 
     @property
     def name(self) -> str:
         """The node's name."""
         return self.node.name
+
+    @property
+    def cost(self) -> float | None:
+        """What its answers cost in this run, in USD; None if a price is not known.
+
+        Answers from the journal or the cache cost nothing: they were paid before. A
+        try that failed is not in it.
+        """
+        return cost_of(self.calls)
+
+    @property
+    def reused(self) -> str | None:
+        """Where all its answers came from: ``journal``, ``cache``; None if asked."""
+        sources = {call.reused for call in self.calls}
+        return sources.pop() if len(sources) == 1 else None
+
+    @property
+    def waits(self) -> tuple[tuple[float, float], ...]:
+        """When it waited for a slot, a limit or a pause, and for how many seconds.
+
+        Seconds since the run began; from the moment that all it needs was known.
+        """
+        end = self.ended if self.started is None else self.started
+        found = [] if self.ready is None or end is None else [(self.ready, end)]
+        for before, call in itertools.pairwise(self.calls):
+            failed_at = before.started + before.seconds
+            since = failed_at if before.error else call.started - call.waited
+            found.append((since, call.started))
+        return tuple((begin, end - begin) for begin, end in found if end > begin)
+
+    @property
+    def waited(self) -> float:
+        """The sum of `waits`, seconds."""
+        return math.fsum(seconds for _, seconds in self.waits)
 
     @property
     def alias(self) -> str | None:
@@ -120,6 +177,16 @@ class RunRecord:
     nodes: tuple[NodeRecord, ...]
     usage: Usage
     seconds: float
+
+    @property
+    def cost(self) -> float | None:
+        """What its answers cost in this run, in USD; None if a price is not known.
+
+        Answers from the journal or the cache cost nothing: they were paid before.
+        Tries that failed are not in it; what those may have cost is in the
+        ``unknown_cost`` of `Engine.statistics`.
+        """
+        return cost_of([call for node in self.nodes for call in node.calls])
 
     def node(self, name: str) -> NodeRecord:
         """Return the record of the node of that name.
@@ -165,6 +232,21 @@ class RunRecord:
             outcomes={node.node.index: node.outcome for node in self.nodes},
         )
         return f'<div style="overflow:auto">{picture}</div>'
+
+
+def cost_of(calls: Iterable[Call]) -> float | None:
+    """Return what answers cost in all, in USD; None if a price is not known.
+
+    Args:
+        calls: The requests; those without an answer are not counted.
+    """
+    costs = []
+    for call in calls:
+        cost = call.cost
+        if cost is None:
+            return None
+        costs.append(cost)
+    return round(math.fsum(costs), _DECIMALS)
 
 
 def prompt_segments(node: GraphNode, value_of: ValueOf) -> tuple[Segment, ...]:

@@ -7,6 +7,7 @@ critical path, and says how many it leaves out.
 """
 
 import contextlib
+import math
 import os
 import secrets
 from collections.abc import Sequence
@@ -21,9 +22,10 @@ from inf_engine.pages.markup import (
     page,
     seconds_text,
     text_block,
+    usd_text,
     value_block,
 )
-from inf_engine.pages.shapes import NodeRecordShape, RecordShape
+from inf_engine.pages.shapes import CallShape, NodeRecordShape, RecordShape
 from inf_engine.svg import graph_svg
 from inf_engine.types import Usage
 
@@ -182,20 +184,31 @@ def _header(record: RecordShape, ids: dict[int, str]) -> str:
 
 def _facts(record: RecordShape) -> list[tuple[str, str, str]]:
     """Return the figures of the run: name, value, and what to know about it."""
-    work = sum(call.seconds for node in record.nodes for call in node.calls)
-    calls = sum(len(node.calls) for node in record.nodes)
-    failed = sum(c.error is not None for n in record.nodes for c in n.calls)
+    calls = [call for node in record.nodes for call in node.calls]
+    work = seconds_text(sum(call.seconds for call in calls))
+    sent = sum(call.reused is None for call in calls)
+    failed = sum(call.error is not None for call in calls)
     models = sum(node.node.kind == "llm" for node in record.nodes)
     usage = record.usage
     cached = f"{usage.cached_tokens:,} cached" if usage.cached_tokens else ""
     thought = f"{usage.reasoning_tokens:,} reasoning" if usage.reasoning_tokens else ""
     return [
-        ("Took", seconds_text(record.seconds), f"{seconds_text(work)} of requests"),
+        ("Took", seconds_text(record.seconds), f"{work} of requests"),
         ("Nodes", f"{len(record.nodes):,}", counted(models, "model call")),
-        ("Requests", f"{calls:,}", f"{failed:,} failed" if failed else ""),
+        ("Requests", f"{sent:,}", f"{failed:,} failed" if failed else ""),
         ("Tokens in", f"{usage.input_tokens:,}", cached),
         ("Tokens out", f"{usage.output_tokens:,}", thought),
+        ("Cost", usd_text(record.cost), _about_cost(calls)),
     ]
+
+
+def _about_cost(calls: Sequence[CallShape]) -> str:
+    """Return what to know about a cost: prices that miss, answers paid before."""
+    unpriced = sum(call.cost is None for call in calls)
+    notes = [f"no price for {counted(unpriced, 'answer')}"] if unpriced else []
+    sources = [call.reused for call in calls if call.reused is not None]
+    notes += [f"{sources.count(s):,} from {s}" for s in dict.fromkeys(sources)]
+    return ", ".join(notes)
 
 
 def _alarm(record: RecordShape, ids: dict[int, str]) -> str:
@@ -275,14 +288,14 @@ def _graph(record: RecordShape, critical: frozenset[int], ids: dict[int, str]) -
 def _timeline(
     record: RecordShape, critical: frozenset[int], ids: dict[int, str]
 ) -> str:
-    started = [n for n in record.nodes if n.started is not None]
+    started = [n for n in record.nodes if n.started is not None or n.waits]
     shown = _shown(started, MOST_LANES, critical)
     lanes = [
         timeline.Lane(
             node.node.name,
-            node.started or 0.0,
+            node.started if node.started is not None else node.ready or 0.0,
             node.seconds,
-            node.ready,
+            tuple(node.waits),
             _work(node),
             node.node.index in critical,
             ids.get(node.node.index, ""),
@@ -303,7 +316,11 @@ def _work(node: NodeRecordShape) -> tuple[timeline.Work, ...]:
     if not node.calls and node.started is not None and node.node.kind != "branch":
         failed = node.outcome == "failed"
         return (timeline.Work(node.started, node.seconds, failed),)
-    calls = [(c.started, c.seconds, c.error is not None) for c in node.calls]
+    calls = [
+        (call.started, call.seconds, call.error is not None)
+        for call in node.calls
+        if call.reused is None
+    ]
     return tuple(timeline.Work(*call) for call in calls)
 
 
@@ -316,25 +333,31 @@ def _aliases(record: RecordShape) -> str:
     every = [node for nodes in by_alias.values() for node in nodes]
     foot = f"<tfoot><tr>{_row('all', every)}</tr></tfoot>" if len(by_alias) > 1 else ""
     names = ("Alias", "Calls", "Requests", "Failed", "Tokens in", "Cached")
-    heads = "".join(f"<th>{name}</th>" for name in (*names, "Tokens out", "Time"))
+    names += ("Tokens out", "Cost", "Waited", "Time")
+    heads = "".join(f"<th>{name}</th>" for name in names)
     table = (
         '<div class="scroll" tabindex="0" role="region" aria-label="Models"><table>'
         f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody>{foot}</table></div>"
     )
     if not rows:
         table = '<p class="none">no model was called</p>'
-    note = "time is the sum over requests, many of which ran side by side"
+    note = "times are sums over requests, many of which were side by side"
     return _section("Models", f'<div class="panel">{table}</div>', note)
 
 
 def _row(alias: str, nodes: Sequence[NodeRecordShape]) -> str:
     calls = [call for node in nodes for call in node.calls]
+    sent = [call for call in calls if call.reused is None]
     usage = Usage.total(node.usage for node in nodes)
+    costs = [call.cost for call in calls]
+    priced = [cost for cost in costs if cost is not None]
     cells = [
-        *(alias, f"{len(nodes):,}", f"{len(calls):,}"),
+        *(alias, f"{len(nodes):,}", f"{len(sent):,}"),
         f"{sum(call.error is not None for call in calls):,}",
         *(f"{usage.input_tokens:,}", f"{usage.cached_tokens:,}"),
         f"{usage.output_tokens:,}",
+        usd_text(math.fsum(priced) if len(priced) == len(costs) else None),
+        seconds_text(sum(node.waited for node in nodes)),
         seconds_text(sum(call.seconds for call in calls)),
     ]
     return "".join(f"<td>{escape(cell)}</td>" for cell in cells)

@@ -14,8 +14,7 @@ Rules kept here
 - Every request has a total deadline, from before the connect to the last byte.
 - Redirects are not followed: a POST that is redirected would carry its key to an
   address that nobody configured.
-- Cookies, compression and default headers are left out: they cost CPU and carry
-  nothing. The proxy variables are read once, and never used for loopback addresses.
+- Cookies and compression are left out: they cost CPU and carry nothing. The proxy variables are read once, and never used for loopback addresses.
 - A transport that nobody closes is closed without a word: by its loop, which closes
   its asynchronous generators when it ends (`_keeper` is one); else by the garbage
   collector or at exit.
@@ -56,6 +55,7 @@ LARGEST_ANSWER = 64 * 2**20
 which wrap each token into some 300 bytes."""
 
 _ENCODED = "content-encoding"
+_PLAIN = {"Accept": "*/*", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +249,7 @@ class AiohttpTransport:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=self._verify),
             cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+            headers=_PLAIN,
             proxy=_proxy(url),
         )
         self._keeper = _keeper(self._session)

@@ -15,6 +15,7 @@ from inf_engine.execution.conversation import Conversation, Next
 from inf_engine.graph import GraphNode
 from inf_engine.journal import Row
 from inf_engine.resources.job import Job, JobState, Order
+from inf_engine.resources.ledger import Reuse
 from inf_engine.types import LLMResponse
 
 
@@ -69,11 +70,11 @@ class NodeJob(Job):
             except JournalError as exc:
                 self.kept = exc
 
-    def reused(self, response: LLMResponse) -> None:
+    def reused(self, response: LLMResponse, source: Reuse) -> None:
         """Take an answer that was paid for before."""
         work = self.run.work
         self.since = work.now()
-        work.reused(self, response)
+        work.reused(self, response, source)
         if self.delta is not None:
             self.delta(response.text)
         self.ended(response)

@@ -33,6 +33,7 @@ class Result:
         usage: Tokens and requests it took.
         seconds: How long it took.
         record: What happened in it, if records were asked for.
+        cost: What its answers cost in USD, None where a price is not known.
     """
 
     index: int
@@ -42,6 +43,7 @@ class Result:
     usage: Usage
     seconds: float
     record: RunRecord | None = None
+    cost: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -154,6 +156,10 @@ class Batch:
         record: Whether results carry records.
         told: Takes this batch with False when it begins to pull inputs, with True
             when it has pulled all of them, with None when it is done.
+
+    Attributes:
+        done: How many inputs have ended, cancelled ones not counted.
+        failed: How many of these failed.
     """
 
     def __init__(
@@ -180,6 +186,12 @@ class Batch:
         self._broken: Exception | None = None
         self._stopped: BaseException | None = None
         self._told_end = False
+        self.done = self.failed = 0
+
+    @property
+    def alive(self) -> int:
+        """How many inputs have begun and not ended."""
+        return len(self._alive)
 
     async def results(self) -> AsyncGenerator[Result, None]:
         """Yield a result for each input; leaving the loop cancels what is alive.
@@ -241,6 +253,9 @@ class Batch:
         self._alive.pop(run, None)
         if isinstance(run.error, (KeyboardInterrupt, SystemExit)):
             self._stopped = run.error
+        if not isinstance(run.error, asyncio.CancelledError):
+            self.done += 1
+            self.failed += run.error is not None
         self._ready[index] = _result(run, index, inputs, self._record)
         if not self._ordered:
             self._order.append(index)
@@ -268,4 +283,5 @@ def _result(run: Run, index: int, inputs: tuple[Any, ...], record: bool) -> Resu
         usage=work.usage,
         seconds=work.now() - work.began,
         record=record_of(run) if record else None,
+        cost=work.cost,
     )

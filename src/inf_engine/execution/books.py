@@ -100,6 +100,7 @@ def _node_record(work: Work, state: ExecutionState, node: GraphNode) -> NodeReco
     inputs = _inputs(node, value_of) if outcome != "cancelled" else None
     args, kwargs = inputs or ((), {})
     is_call = node.kind == "llm"
+    ended = work.now() if entry.ended is None else entry.ended
     return NodeRecord(
         node=node,
         outcome=outcome,
@@ -110,10 +111,11 @@ def _node_record(work: Work, state: ExecutionState, node: GraphNode) -> NodeReco
         calls=tuple(entry.calls),
         ready=_since(work, entry.ready),
         started=_since(work, entry.started),
-        seconds=_seconds(entry),
+        seconds=0.0 if entry.started is None else ended - entry.started,
         usage=entry.usage,
         system=system_segments(node) if is_call else (),
         prompt=prompt_segments(node, value_of) if is_call and inputs else (),
+        ended=None if entry.ready is None else ended - work.began,
     )
 
 
@@ -129,9 +131,3 @@ def _inputs(node: GraphNode, value_of: Callable[[Any], Any]) -> Any:
 
 def _since(work: Work, at: float | None) -> float | None:
     return None if at is None else at - work.began
-
-
-def _seconds(entry: Entry) -> float:
-    if entry.started is None or entry.ended is None:
-        return 0.0
-    return entry.ended - entry.started

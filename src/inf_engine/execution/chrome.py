@@ -162,7 +162,7 @@ def run_events(record: RunRecord, number: int, began: float = 0.0) -> Iterator[E
         **_bar(record.module, "run", began, began + record.seconds),
         "pid": process,
         "tid": 0,
-        "args": {**facts, **_spent(record.usage)},
+        "args": {**facts, **_spent(record.usage, record.cost)},
     }
     rows = 0
     for row, node in _in_rows(record.nodes):
@@ -202,23 +202,25 @@ def _span(node: NodeRecord) -> tuple[float, float]:
 def _node_events(node: NodeRecord, began: float) -> Iterator[Event]:
     """Yield the bar of a node, and what lies in it."""
     ready, end = _span(node)
-    started = node.started or 0.0
-    facts: Event = {"outcome": node.outcome, **_spent(node.usage)}
+    facts: Event = {"outcome": node.outcome, **_spent(node.usage, node.cost)}
     if node.alias is not None:
         facts["alias"] = node.alias
     if node.error is not None:
         facts["error"] = type(node.error).__name__
     bar = _bar(node.name, node.node.kind, began + ready, began + end)
     yield {**bar, "args": facts}
-    if started > ready:
-        yield _bar("queued", "queue", began + ready, began + started)
+    for begin, seconds in node.waits:
+        until = min(begin + seconds, end)
+        yield _bar("queued", "queue", began + begin, began + until)
     for number, call in enumerate(node.calls, start=1):
         begin = min(max(call.started, ready), end)
         until = min(begin + call.seconds, end)
         bar = _bar(f"request {number}", "request", began + begin, began + until)
         told: Event = {}
         if call.response is not None:
-            told = {"model": call.response.model, **_spent(call.response.usage)}
+            spent = _spent(call.response.usage, call.cost)
+            told = {"model": call.response.model, **spent}
+            told |= {} if call.reused is None else {"from": call.reused}
         elif call.error is not None:
             told = {"error": type(call.error).__name__}
         yield {**bar, "args": told}
@@ -235,9 +237,11 @@ def _named(what: str, process: int, row: int, **args: Any) -> Event:
     return {"name": what, "ph": "M", "pid": process, "tid": row, "args": args}
 
 
-def _spent(usage: Usage) -> dict[str, int]:
-    return {
+def _spent(usage: Usage, cost: float | None) -> Event:
+    """Return tokens and, if it is known, the cost in USD."""
+    spent: Event = {
         "requests": usage.requests,
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
     }
+    return spent if cost is None else {**spent, "usd": cost}

@@ -13,7 +13,7 @@ from inf_engine.execution.books import record_of
 from inf_engine.execution.events import Observer
 from inf_engine.execution.home import Home
 from inf_engine.execution.memory import Identity, Memory
-from inf_engine.execution.progress import ProgressBar
+from inf_engine.execution.progress import ProgressDisplay
 from inf_engine.execution.run import Run
 from inf_engine.execution.scheduler import Scheduler
 from inf_engine.execution.settings import ErrorPolicy, ExecutionSettings
@@ -115,7 +115,8 @@ class Engine:
         manager.limit(budget)
         memory = Memory.opened(journal, cache, manager)
         self._scheduler = Scheduler(manager, listeners, max_inflight, memory, identity)
-        self._progress = progress
+        books, jobs = manager.spending.ledger.snapshot, self._scheduler.jobs
+        self._progress = ProgressDisplay(progress, books, jobs)
         self._home = Home(self._scheduler.check_usable)
 
     def statistics(self) -> EngineStatistics:
@@ -248,16 +249,15 @@ class Engine:
             One result for each input.
         """
         program = self._scheduler.program(module)
-        with ProgressBar.shown(self._progress, iterables) as observers:
-            batch = self._scheduler.batch(
-                program,
-                iterables,
-                self.settings,
-                ordered=ordered,
-                record=record,
-                observers=observers,
-                identity=identity,
-            )
+        batch = self._scheduler.batch(
+            program,
+            iterables,
+            self.settings,
+            ordered=ordered,
+            record=record,
+            identity=identity,
+        )
+        with self._progress.showing(batch, iterables):
             async with contextlib.aclosing(batch.results()) as results:
                 async for result in results:
                     yield result

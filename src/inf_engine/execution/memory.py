@@ -2,15 +2,18 @@
 
 The journal keeps every answer before it is used, for the input it was made for; a run
 with the same journal takes it from there. The cache keeps answers for any input. Equal
-requests at the same moment are one: those that came later follow the first.
+requests at the same moment are one: those that came later follow the first. Where a
+file must survive a loss of power, answers are made lasting together (`GroupCommit`).
 """
 
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Self
 
 from inf_engine.errors import ConfigurationError, JournalError
+from inf_engine.execution.lasting import GroupCommit
 from inf_engine.journal import (
     CallNumbers,
     JournalStore,
@@ -28,6 +31,7 @@ from inf_engine.resources.manager import ResourceManager
 from inf_engine.types import LLMResponse, Usage
 
 Identity = Callable[..., Any]
+Told = Callable[[LLMResponse | JournalError], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +71,8 @@ class Memory:
         self.model_of = model_of
         self._own: list[JournalStore] = []
         self._flights: dict[bytes, _Flight] = {}
+        gathering = [s for s in (journal, cache) if s is not None and s.gathers]
+        self._group = GroupCommit(gathering) if gathering else None
 
     @classmethod
     def opened(cls, journal: Any, cache: Any, manager: ResourceManager) -> Self | None:
@@ -101,8 +107,12 @@ class Memory:
 
     def close(self) -> None:
         """Close the files; a store that was handed in stays its owner's to close."""
-        for store in self._own:
-            store.close()
+        try:
+            if self._group is not None:
+                self._group.close()
+        finally:
+            for store in self._own:
+                store.close()
 
     def check(self) -> None:
         """Make sure that an answer could be kept, before it is paid for.
@@ -112,7 +122,7 @@ class Memory:
         """
         for store in (self.journal, self.cache):
             if store is not None:
-                store.commit()
+                store.check()
 
     def follow(self, job: Any) -> bool:
         """Let a job wait for an equal one that is on its way; say whether there is."""
@@ -124,28 +134,63 @@ class Memory:
         flight.followers.append(job)
         return True
 
-    def keep(self, job: Any, response: LLMResponse) -> LLMResponse:
+    def keep(
+        self, job: Any, response: LLMResponse, told: Told | None = None
+    ) -> LLMResponse | None:
         """Keep an answer, then give it to those that follow.
+
+        Args:
+            job: What it answers.
+            response: The answer.
+            told: Called with what is returned or raised otherwise, if many answers
+                can share the wait for the disk; None to wait here.
 
         Returns:
             What to go on with: another answer if the journal has one, because that of
-            a cancelled call came after all.
+            a cancelled call came after all. None if `told` will be called.
 
         Raises:
             JournalError: If it could not be kept; those that follow fail with it, too.
         """
         followers = self._landed(job)
-        kind: Reuse = "journal" if self.cache is None else "cache"
+        group = self._group
         try:
             response = self._stored(job, followers, response)
+            if group is not None and told is not None:
+                group.wait(partial(self._kept, job, followers, response, told))
+                return None
+            if group is not None:
+                group.commit()
         except JournalError as exc:
             _fail(followers, exc)
             self._give_up()
             raise
+        self._share(followers, response)
+        return response
+
+    def _kept(
+        self,
+        job: Any,
+        followers: list[Any],
+        response: LLMResponse,
+        told: Told,
+        error: JournalError | None,
+    ) -> None:
+        """Go on with an answer that lasts now, or fail."""
+        if error is None:
+            told(response)
+            self._share(followers, response)
+            return
+        told(error)
+        _fail([o for o in followers if o.state is JobState.FOLLOWING], error)
+        self._give_up()
+
+    def _share(self, followers: list[Any], response: LLMResponse) -> None:
+        """Give an answer to those that waited for it."""
+        kind: Reuse = "journal" if self.cache is None else "cache"
         for other in followers:
             if other.state is JobState.FOLLOWING:
                 self.reuse(other, response, kind)
-        return response
 
     def drop(self, job: Any) -> None:
         """Let the next go in place of one that got no answer."""
@@ -181,23 +226,43 @@ class Memory:
     def _stored(
         self, job: Any, followers: list[Any], response: LLMResponse
     ) -> LLMResponse:
-        """Commit an answer; return the one that the journal now has."""
+        """Append an answer; return the one that the journal now has."""
         text, journal = encode_response(response), self.journal
         if journal is not None:
-            if not journal.append(replace(job.row, response=text)):
+            if not journal.append(job.row, text):
                 text = journal.get(job.row.key) or text
                 response = decode_response(text)
             for other in followers:
-                journal.append(replace(other.row, response=text))
-            journal.commit()
-        _put(self.cache, job.cache_row, text)
+                journal.append(other.row, text)
+        if self.cache is not None:
+            self.cache.append(job.cache_row, text)
         return response
 
-    def reuse(self, job: Any, response: LLMResponse, kind: Reuse = "cache") -> None:
+    def give(self, job: Any, response: LLMResponse, kind: Reuse) -> None:
+        """End a job with an answer that a file has, as soon as it lasts there."""
+        files = (self.journal, job.row), (self.cache, job.cache_row)
+        if all(s is None or s.is_lasting(row.key) for s, row in files):
+            self.reuse(job, response, kind)
+        elif self._group is not None:
+            job.state = JobState.FOLLOWING
+            self._group.wait(partial(self._given, job, response, kind))
+
+    def _given(
+        self, job: Any, response: LLMResponse, kind: Reuse, error: JournalError | None
+    ) -> None:
+        """End a job that has waited for the disk, unless it was cancelled."""
+        if job.state is not JobState.FOLLOWING:
+            return
+        if error is None:
+            self.reuse(job, response, kind)
+        else:
+            _fail([job], error)
+
+    def reuse(self, job: Any, response: LLMResponse, kind: Reuse) -> None:
         """End a job with an answer that was paid for before."""
         self.ledger.reused(job.alias, job.origin, kind)
         job.state = JobState.ENDED
-        job.reused(replace(response, usage=Usage(), cost=0.0, seconds=0.0))
+        job.reused(replace(response, usage=Usage(), cost=0.0, seconds=0.0), kind)
 
 
 def _check_file(name: str, given: Any) -> None:
@@ -237,12 +302,6 @@ def _fail(jobs: list[Any], error: JournalError) -> None:
     for job in jobs:
         job.state = JobState.ENDED
         job.ended(error)
-
-
-def _put(store: JournalStore | None, row: Any, text: str) -> None:
-    """Commit an answer to a store, if there is one that does not have it."""
-    if store is not None and store.append(replace(row, response=text)):
-        store.commit()
 
 
 class RunMemory:
@@ -288,14 +347,16 @@ class RunMemory:
         kept = None if journal is None else journal.get(job.row.key)
         if kept is not None:
             response = decode_response(kept)
-            _put(cache, job.cache_row, kept)
-            memory.reuse(job, response, "journal")
+            if cache is not None:
+                cache.append(job.cache_row, kept)
+            memory.give(job, response, "journal")
             return
         kept = None if cache is None else cache.get(job.cache_row.key)
         if kept is not None:
             response = decode_response(kept)
-            _put(journal, job.row, kept)
-            memory.reuse(job, response)
+            if journal is not None:
+                journal.append(job.row, kept)
+            memory.give(job, response, "cache")
             return
         memory.check()
         if not memory.follow(job):
@@ -329,9 +390,9 @@ class RunMemory:
             return identity(*self._args, **self._kwargs)
         except Exception as exc:
             raise JournalError(
-                f"the identity= function failed with {type(exc).__name__}. It is "
-                "called with the inputs of the run, as forward is, and returns a text "
-                "that tells them from others."
+                f"the identity= function failed with {type(exc).__name__}: {exc}. It "
+                "is called with the inputs of the run, as forward is, and returns a "
+                "text that tells them from others."
             ) from exc
 
 

@@ -160,6 +160,10 @@ class Scheduler:
             await run.wait_closed()
         return run
 
+    def jobs(self) -> list[Any]:
+        """Return the requests that runs wait for, wherever they are."""
+        return [job for run in self._alive for job in run.jobs.values()]
+
     # -- many runs ----------------------------------------------------------------
 
     def batch(

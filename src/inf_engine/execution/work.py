@@ -19,7 +19,8 @@ from inf_engine.execution.forwards import FiberPool
 from inf_engine.execution.memory import RunMemory
 from inf_engine.execution.settings import ExecutionSettings
 from inf_engine.graph import GraphNode
-from inf_engine.record import Call
+from inf_engine.record import Call, cost_of
+from inf_engine.resources.ledger import Reuse
 from inf_engine.resources.manager import ResourceManager
 from inf_engine.types import LLMResponse, Usage
 
@@ -41,9 +42,8 @@ class Entry:
     @property
     def usage(self) -> Usage:
         """The sum over the calls that were answered."""
-        return Usage.total(
-            [call.response.usage for call in self.calls if call.response is not None]
-        )
+        paid = [call.paid for call in self.calls]
+        return Usage.total([answer.usage for answer in paid if answer is not None])
 
 
 class Work:
@@ -93,6 +93,11 @@ class Work:
         """The sum over all calls of the run."""
         return Usage.total([e.usage for e in self.entries.values() if e.calls])
 
+    @property
+    def cost(self) -> float | None:
+        """What all answers of the run cost in USD, None if one's price is unknown."""
+        return cost_of([call for e in self.entries.values() for call in e.calls])
+
     # -- books ------------------------------------------------------------------------
 
     def ready(self, node: GraphNode) -> None:
@@ -124,8 +129,13 @@ class Work:
         if self._tell is not None:
             self._tell(NodeStarted(self.number, node.name, node.alias, at))
 
-    def received(self, job: Any, outcome: LLMResponse | BaseException) -> None:
-        """Note how a try ended."""
+    def received(
+        self,
+        job: Any,
+        outcome: LLMResponse | BaseException,
+        reused: Reuse | None = None,
+    ) -> None:
+        """Note how a try ended, or that its answer was there before."""
         response = outcome if isinstance(outcome, LLMResponse) else None
         error = outcome if isinstance(outcome, Exception) else None
         if response is None and error is None:
@@ -136,13 +146,15 @@ class Work:
             error,
             job.since - self.began,
             self._loop.time() - job.since,
+            job.waited,
+            reused,
         )
         self.entries[job.node.index].calls.append(call)
 
-    def reused(self, job: Any, response: LLMResponse) -> None:
+    def reused(self, job: Any, response: LLMResponse, source: Reuse) -> None:
         """Note an answer that was paid for before."""
         self._note_start(job.node, job.since)
-        self.received(job, response)
+        self.received(job, response, source)
 
     def limit(self, node: GraphNode, expire: Callable[[], None]) -> None:
         """Let a node expire `node_timeout` after its first request left."""

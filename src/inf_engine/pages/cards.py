@@ -9,6 +9,7 @@ from inf_engine.pages.markup import (
     escape,
     seconds_text,
     text_block,
+    usd_text,
     value_block,
 )
 from inf_engine.pages.shapes import CallShape, NodeRecordShape, SegmentShape
@@ -17,6 +18,7 @@ from inf_engine.types import LLMResponse, Message, Usage
 MOST_CALLS = 30
 MOST_CAUSES = 5
 MOST_INPUTS = 3
+LEAST_WAIT = 0.001  # seconds; less is no wait, but the loop's turn
 
 STYLE = """
 .card{background:var(--panel);border:1px solid var(--line);border-radius:10px;
@@ -85,6 +87,12 @@ def _head(record: NodeRecordShape) -> str:
     facts = [] if record.started is None else [seconds_text(record.seconds)]
     if record.usage.total_tokens:
         facts.append(tokens_text(record.usage))
+    if record.calls:
+        facts.append("cost unknown" if record.cost is None else usd_text(record.cost))
+    if record.reused is not None:
+        facts.append(f"from {record.reused}")
+    if record.waited >= LEAST_WAIT:
+        facts.append(f"waited {seconds_text(record.waited)}")
     if len(record.calls) > 1:
         facts.append(counted(len(record.calls), "request"))
     facts += dict.fromkeys(
@@ -189,7 +197,8 @@ def _call(number: int, call: CallShape, before: CallShape | None, output: Any) -
         new = call.request.messages[len(before.request.messages) :]
         facts.insert(0, "asked again" if new else "tried again")
     if call.response is not None:
-        facts += [tokens_text(call.response.usage), call.response.finish_reason]
+        spent = f"from {call.reused}" if call.reused else _spent(call)
+        facts += [spent, call.response.finish_reason]
     parts = [f"<p><b>{number}.</b> {escape(' · '.join(facts))}</p>"]
     parts += _messages(new)
     if call.error is not None:
@@ -198,6 +207,12 @@ def _call(number: int, call: CallShape, before: CallShape | None, output: Any) -
     elif call.response is not None:
         parts += _answer(call.response, output)
     return "".join(parts)
+
+
+def _spent(call: CallShape) -> str:
+    """Return the tokens and the cost of a request that was answered."""
+    tokens = "" if call.response is None else tokens_text(call.response.usage)
+    return tokens if call.cost is None else f"{tokens} · {usd_text(call.cost)}"
 
 
 def _messages(messages: Iterable[Message]) -> list[str]:

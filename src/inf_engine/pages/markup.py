@@ -74,6 +74,18 @@ def seconds_text(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
+def usd_text(cost: float | None) -> str:
+    """Return an amount of USD, small ones with as many decimals as tell something."""
+    if cost is None:
+        return "unknown"
+    if cost == 0:
+        return "$0"
+    if cost < 1e-6:
+        return "<$0.000001"
+    decimals = 2 if cost >= 100 else 4 if cost >= 0.01 else 6
+    return f"${cost:,.{decimals}f}"
+
+
 def text_block(pieces: Iterable[Piece], *, code: bool = False) -> str:
     """Return a text as a block; a long one folded, a huge one cut.
 

@@ -119,6 +119,16 @@ class CallShape(Protocol):
         """How long it took."""
         ...
 
+    @property
+    def reused(self) -> str | None:
+        """Where its answer came from if nothing was sent."""
+        ...
+
+    @property
+    def cost(self) -> float | None:
+        """What its answer cost in USD, None if no price is known."""
+        ...
+
 
 class NodeRecordShape(Protocol):
     """What one node did."""
@@ -179,6 +189,26 @@ class NodeRecordShape(Protocol):
         ...
 
     @property
+    def cost(self) -> float | None:
+        """What its answers cost in USD, None if a price is not known."""
+        ...
+
+    @property
+    def reused(self) -> str | None:
+        """Where all its answers came from, None if it was asked."""
+        ...
+
+    @property
+    def waits(self) -> Sequence[tuple[float, float]]:
+        """When it waited, seconds since the run began, and for how many."""
+        ...
+
+    @property
+    def waited(self) -> float:
+        """The sum of `waits`, seconds."""
+        ...
+
+    @property
     def system(self) -> Sequence[SegmentShape]:
         """Its system prompt."""
         ...
@@ -230,6 +260,11 @@ class RecordShape(Protocol):
     @property
     def usage(self) -> Usage:
         """The sum over all calls."""
+        ...
+
+    @property
+    def cost(self) -> float | None:
+        """What its answers cost in USD, None if a price is not known."""
         ...
 
     @property

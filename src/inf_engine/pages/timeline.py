@@ -42,7 +42,7 @@ var(--bad-2) 4px 7px)}
 """
 
 _KEY = (
-    ("wait", "ready, waiting for a slot"),
+    ("wait", "ready, waiting for a slot, a limit or a pause"),
     ("work", "on the wire, or running"),
     ("span", "between its requests"),
     ("bad", "request that failed"),
@@ -67,7 +67,7 @@ class Lane:
         name: The node's name.
         started: When it started.
         seconds: How long it took.
-        ready: When it could have started, None if that is not known.
+        waits: When it waited and for how long, before it started and between requests.
         work: Its requests, or its whole time.
         critical: Whether it is on the critical path.
         link: The id on the page that its name leads to, empty for none.
@@ -77,7 +77,7 @@ class Lane:
     name: str
     started: float
     seconds: float
-    ready: float | None = None
+    waits: tuple[tuple[float, float], ...] = ()
     work: tuple[Work, ...] = ()
     critical: bool = False
     link: str = ""
@@ -91,7 +91,8 @@ def timeline(lanes: Sequence[Lane], seconds: float) -> str:
         lanes: The rows, first one first.
         seconds: How long the run took.
     """
-    whole = max([seconds, *(lane.started + lane.seconds for lane in lanes)])
+    waits = [begin + wait for lane in lanes for begin, wait in lane.waits]
+    whole = max([seconds, *(lane.started + lane.seconds for lane in lanes), *waits])
     whole = whole or 1.0
     ticks = _ticks(whole)
     grid = "".join(f'<i class="tick" style="{_at(t, whole)}"></i>' for t in ticks)
@@ -130,10 +131,10 @@ def _percent(time: float, whole: float) -> str:
 def _lane(lane: Lane, whole: float, grid: str) -> str:
     bars = [_bar("span", lane.started, lane.seconds, whole)]
     words = f"{lane.name}: started at {seconds_text(lane.started)}"
-    if lane.ready is not None and lane.started > lane.ready:
-        waited = lane.started - lane.ready
-        bars.insert(0, _bar("wait", lane.ready, waited, whole))
-        words += f" after waiting {seconds_text(waited)}"
+    if lane.waits:
+        bars += [_bar("wait", begin, seconds, whole) for begin, seconds in lane.waits]
+        waited = sum(seconds for _, seconds in lane.waits)
+        words += f", waited {seconds_text(waited)}"
     took = seconds_text(lane.seconds) if lane.outcome == "done" else lane.outcome
     words += f", took {took}" if lane.outcome == "done" else f", {took}"
     for work in lane.work:

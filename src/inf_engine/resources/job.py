@@ -77,6 +77,7 @@ class Job:
             rate limit.
         first_sent: When it left for the first time, None if it has not.
         since: When it began to wait, or when it left, whichever was last.
+        waited: Seconds that it was in line before it left, pauses not counted.
         ahead: The aliases to try after this one.
         passed: The aliases that have failed it.
         lines: The deployments in whose lines it stands.
@@ -95,7 +96,7 @@ class Job:
         *("ahead", "alias", "booked", "config", "context", "delta", "deployment"),
         *("estimate", "failed_at", "failures", "first_sent", "lines", "order"),
         *("origin", "passed", "request", "reservation", "retries", "since", "state"),
-        *("task", "timer", "tries", "turn"),
+        *("task", "timer", "tries", "turn", "waited"),
     )
 
     def __init__(
@@ -122,7 +123,7 @@ class Job:
         self.deployment: Any = None
         self.booked: Any = None
         self.config: Any = None
-        self.since = 0.0
+        self.since = self.waited = 0.0
         self.first_sent: float | None = None
         self.ahead: tuple[str, ...] = ()
         self.passed: tuple[str, ...] = ()
