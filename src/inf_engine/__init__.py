@@ -2,6 +2,7 @@
 
 import logging
 
+import inf_engine.startup  # noqa: F401 - first, see there
 from inf_engine.containers import (
     ModuleDict,
     ModuleList,

@@ -202,7 +202,23 @@ class MalformedResponseError(EndpointError):
 
 
 class AnswerError(InfEngineError):
-    """The model's answer cannot be used."""
+    """The model's answer cannot be used.
+
+    Args:
+        message: What is wrong with it, and the fix.
+        response: The answer (an `LLMResponse`), where the endpoint gave a whole one
+            that was paid for and is in no books yet: its usage, id and finish reason.
+            None elsewhere.
+    """
+
+    def __init__(self, message: str, *, response: Any = None) -> None:
+        super().__init__(message)
+        self.response = response
+
+    @property
+    def usage(self) -> Any:
+        """What the answer cost (a `Usage`), None if that is not known."""
+        return None if self.response is None else self.response.usage
 
 
 class OutputParseError(AnswerError):

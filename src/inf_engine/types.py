@@ -148,6 +148,7 @@ class Usage:
         output_tokens: Tokens written, reasoning included.
         cached_tokens: The part of the input that the provider had cached.
         reasoning_tokens: The part of the output that was reasoning.
+        cache_write_tokens: The part of the input that the provider wrote to its cache.
     """
 
     requests: int = 0
@@ -155,6 +156,7 @@ class Usage:
     output_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -163,6 +165,7 @@ class Usage:
             self.output_tokens + other.output_tokens,
             self.cached_tokens + other.cached_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
         )
 
     @staticmethod

@@ -29,7 +29,7 @@ FACE = "inf_engine"
 SOURCE = Path(__file__).parents[2] / "src" / FACE
 
 FLOORS: dict[int, tuple[str, ...]] = {
-    0: ("errors", "types", "tree", "tasks"),
+    0: ("errors", "types", "tree", "tasks", "startup"),
     1: (
         *("dispatch", "naming", "parameter", "schema", "tools", "template"),
         *("messages", "pages", "clients", "journal"),

@@ -19,6 +19,7 @@ from inf_engine.testing import LoopbackServer
 SOURCE = Path(__file__).parents[2] / "src"
 
 PIPES = """
+from collections.abc import Iterable
 from dataclasses import dataclass
 from inf_engine import InferenceModule, LLMInference, Sequential
 
@@ -43,6 +44,17 @@ class Many(InferenceModule):
         self.llm = LLMInference("m")
     def forward(self, *texts):
         return self.llm(" ".join(map(str, texts)))
+
+class Items(InferenceModule):
+    def __init__(self):
+        super().__init__()
+        self.llm = LLMInference("m")
+    def forward(self, items: Iterable[str]):
+        return self.llm(" ".join(items))
+
+class Damaged(Ask):
+    def forward(self, text: "NoSuchName"):
+        return self.llm(text)
 
 class Options(InferenceModule):
     def forward(self, text, *, loud=False):

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shlex
+import signal
 import stat
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from tests.integration.cli_helpers import (
 from inf_engine.cli.summary import summary
 from inf_engine.journal import JournalStore, Row
 from inf_engine.resources.statistics import Statistics
+from inf_engine.startup import is_program
 from inf_engine.testing import LoopbackServer
 
 SECONDS = 30  # after which a child that hangs is an error
@@ -210,6 +212,35 @@ def test_check_of_a_wrong_file(shell: Shell) -> None:
     assert "inf-engine: error: r.toml" in shell.err
 
 
+def test_check_of_a_file_that_is_not_there(shell: Shell) -> None:
+    """The name, where it was looked for, and the fix."""
+    assert shell("check nope.toml") == 2
+    place = Path("nope.toml").absolute()
+    assert shell.err == (
+        "inf-engine: error: nope.toml: there is no such resources file: looked for "
+        f"{place}. Correct the path, or write the file\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "r.toml: endpoints: binds no alias. Add a table [endpoints.<alias>]"),
+        (
+            "[endpoints.m]\nprovider = 'local'\ndeployments = []\n",
+            "r.toml: endpoints.m.deployments: is empty, so nothing would answer. Leave",
+        ),
+    ],
+)
+def test_check_of_a_file_that_binds_nothing(
+    shell: Shell, text: str, message: str
+) -> None:
+    """Nothing would answer, so it is told."""
+    shell.write("r.toml", text)
+    assert shell("check r.toml") == 2
+    assert f"inf-engine: error: {message}" in shell.err
+
+
 def test_a_price_that_is_known_of_some_only() -> None:
     """What is known is summed up, what is not is counted."""
     some = Statistics(requests=2, cost=0.5, unpriced=1, unknown=1, unknown_tokens=7)
@@ -228,7 +259,9 @@ def test_version_and_help(shell: Shell) -> None:
     assert shell.out.startswith("inf-engine 0.")
     assert shell("run --help") == 0
     assert "--inputs IN.jsonl" in shell.out
-    assert "130 Ctrl-C" in shell.out
+    told = " ".join(shell.out.split())
+    assert "130 Ctrl-C, 143 SIGTERM" in told
+    assert "A key that is no parameter is an error" in told
     assert shell("") == 2
     assert shell("rnu") == 2
 
@@ -256,7 +289,7 @@ def test_the_module_is_the_program(shell: Shell) -> None:
     )
     assert done.returncode == 2
     name = f"{os.path.basename(sys.executable)} -m inf_engine"
-    assert done.stderr.startswith(f"{name}: error: in.jsonl: 1 bad lines")
+    assert done.stderr.startswith(f"{name}: error: in.jsonl:2: not JSON: Expecting")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a shell's pipe")
@@ -274,25 +307,34 @@ def test_a_reader_that_leaves(journal: Shell) -> None:
     assert "BrokenPipe" not in done.stderr
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
-async def test_ctrl_c_finishes_what_is_in_flight(tmp_path: Path) -> None:
+Signals = pytest.mark.parametrize(
+    ("number", "code", "name"),
+    [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")],
+)
+
+
+@Signals
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+async def test_a_signal_finishes_what_is_in_flight(
+    tmp_path: Path, number: int, code: int, name: str
+) -> None:
     """Nothing paid is lost: the command again sends only what had not been sent."""
     async with asyncio.timeout(SECONDS), LoopbackServer(shout, latency=0.1) as server:
         job = Interrupted(tmp_path, server, "--journal run.db --max-inflight 2")
         process = await job.start()
         assert process.stderr
         await server.until(lambda: server.answered >= 2 and server.in_flight == 2)
-        process.send_signal(2)
+        process.send_signal(number)
         told = (await process.stderr.read()).decode()
-        assert await process.wait() == 130
+        assert await process.wait() == code
         seen = server.count
         assert seen < 20
         assert server.answered == seen
         assert "stopping: " in told
-        assert "Ctrl-C again to cancel them" in told
+        assert f"{name} again to cancel them" in told
         assert f"not finished: {seen} of 20 inputs in out.jsonl.partial" in told
-        name = f"{os.path.basename(sys.executable)} -m inf_engine"
-        assert told.endswith(f"in the journal:\n  {name} {job.line}\n")
+        prog = f"{os.path.basename(sys.executable)} -m inf_engine"
+        assert told.endswith(f"in the journal:\n  {prog} {job.line}\n")
         assert len(job.lines("out.jsonl.partial")) == seen
         assert not (tmp_path / "out.jsonl").exists()
 
@@ -308,8 +350,11 @@ async def test_ctrl_c_finishes_what_is_in_flight(tmp_path: Path) -> None:
     assert not (tmp_path / "out.jsonl.partial").exists()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
-async def test_ctrl_c_twice_cancels_at_once(tmp_path: Path) -> None:
+@Signals
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+async def test_a_second_signal_cancels_at_once(
+    tmp_path: Path, number: int, code: int, name: str
+) -> None:
     """What is in flight is let go of, and what was answered before is there."""
     late = lambda index, _: 0.0 if index < 3 else 1000.0  # noqa: E731
     async with asyncio.timeout(SECONDS), LoopbackServer(shout, latency=late) as server:
@@ -317,12 +362,13 @@ async def test_ctrl_c_twice_cancels_at_once(tmp_path: Path) -> None:
         process = await job.start()
         assert process.stderr
         await server.until(lambda: server.answered == 3 and server.in_flight == 2)
-        process.send_signal(2)
+        process.send_signal(number)
         first = (await process.stderr.readline()).decode()
         assert first.startswith("stopping: ")
-        process.send_signal(2)
+        assert name in first
+        process.send_signal(number)
         told = (await process.stderr.read()).decode()
-        assert await process.wait() == 130
+        assert await process.wait() == code
         await server.until(lambda: not server.in_flight)
     assert "Traceback" not in told
     assert "3 inputs, 0 failed, 3 requests" in told
@@ -330,3 +376,76 @@ async def test_ctrl_c_twice_cancels_at_once(tmp_path: Path) -> None:
     assert "without --journal no answer is kept: move that file away" in told
     assert told.endswith(f"{job.line} --journal run.db\n")
     assert len(job.lines("out.jsonl.partial")) == 3
+
+
+PAUSE = "import signal, sys\nsys.stderr.write('here\\n')\nsignal.pause()\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+@pytest.mark.parametrize("way", ["script", "module"])
+def test_ctrl_c_while_the_program_loads(tmp_path: Path, way: str) -> None:
+    """No traceback: a library that it loads first waits here for the signal."""
+    (tmp_path / "greenlet.py").write_text(PAUSE)
+    script = tmp_path / "inf-engine"
+    script.write_text("from inf_engine.cli import main\nmain()\n")
+    command = child("--version")
+    if way == "script":
+        command = [sys.executable, str(script), "--version"]
+    assert interrupted(command, tmp_path) == (130, "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+def test_ctrl_c_before_the_inputs_run(tmp_path: Path) -> None:
+    """What is interrupted is said, and nothing else."""
+    (tmp_path / "slow_of_cli.py").write_text(PAUSE)
+    told = interrupted(child("graph", "slow_of_cli:Ask"), tmp_path)
+    name = f"{os.path.basename(sys.executable)} -m inf_engine"
+    assert told == (130, f"{name}: interrupted\n")
+
+
+def interrupted(command: list[str], folder: Path) -> tuple[int, str]:
+    """Run a command that says ``here`` and waits; return its end after Ctrl-C."""
+    env = environ()
+    env["PYTHONPATH"] = os.pathsep.join([str(folder), env["PYTHONPATH"]])
+    with subprocess.Popen(
+        command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        assert process.stderr.readline() == "here\n"
+        process.send_signal(signal.SIGINT)
+        told = process.stderr.read()
+    return process.returncode, told
+
+
+@pytest.mark.parametrize("name", ["other", "inf-engine"])
+def test_an_import_leaves_signals_as_they_are(tmp_path: Path, name: str) -> None:
+    """In every program but ours, and in ours once its main runs."""
+    script = tmp_path / name
+    script.write_text(
+        "import signal, sys\nfrom inf_engine.cli import main\n"
+        "if 'other' in sys.argv[0]:\n    main = lambda _: None\n"
+        "main(['--version'])\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    )
+    subprocess.run([sys.executable, str(script)], env=environ(), check=True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "original", "is_ours"),
+    [
+        (["/usr/bin/inf-engine", "run"], [], True),
+        (["C:/bin/inf-engine.exe"], [], True),
+        (["-m", "run"], ["python", "-W", "error", "-m", "inf_engine", "run"], True),
+        (["-m"], ["python", "-m", "pytest", "inf_engine"], False),
+        (["-m"], ["python", "-m"], False),
+        (["-c"], ["python", "-c", "import inf_engine"], False),
+        (["/home/me/work.py", "inf-engine"], [], False),
+        ([""], [], False),
+        ([], [], False),
+    ],
+)
+def test_which_program_it_is(
+    argv: list[str], original: list[str], is_ours: bool
+) -> None:
+    """By how it was called."""
+    assert is_program(argv, original) is is_ours

@@ -72,12 +72,55 @@ def test_what_a_line_means(shell: Shell, line: str, prompt: str) -> None:
     assert shell.outputs == [prompt]
 
 
-def test_an_object_of_other_keys_is_the_only_input(shell: Shell) -> None:
-    """So is one that is empty, and what stands in an array."""
-    given = [{"a": 1}, {}, None, [["x", "y"]], [{"text": 1}]]
+def test_an_array_holds_any_input(shell: Shell) -> None:
+    """Also one that is an array or an object itself."""
+    given = [None, [["x", "y"]], [{"text": 1}], [{}]]
     assert shell.run("pipes_of_cli:Ask", *given) == 0
-    expected = ["{'A': 1}", "{}", "NONE", "['X', 'Y']", "{'TEXT': 1}"]
-    assert shell.outputs == expected
+    assert shell.outputs == ["NONE", "['X', 'Y']", "{'TEXT': 1}", "{}"]
+
+
+@pytest.mark.parametrize("target", ["Ask", "Compare", "Items", "Damaged", "leaf"])
+def test_a_misspelled_key_is_told_before_it_is_paid_for(
+    shell: Shell, target: str
+) -> None:
+    """Also where it is the only key of the line; the right ones are listed."""
+    assert shell.run(f"pipes_of_cli:{target}", {"txet": "SECRET"}) == 2
+    known = {"Compare": "left, right", "Items": "items", "leaf": "prompt"}
+    assert shell.err.startswith(
+        "inf-engine: error: in.jsonl:1: 'txet' is no parameter that forward takes by "
+        f"position; known: {known.get(target, 'text')}"
+    )
+    assert "Correct the key, or put the object into an array, [{...}], to" in shell.err
+    assert "SECRET" not in shell.err
+    assert shell.server.count == 0
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("dict", "Mapping[str, Any]", "dict | None", "Any", "'object'", "Told"),
+        "Annotated[dict[str, int], 'all']",
+    ],
+)
+def test_a_forward_that_asks_for_an_object_gets_it(shell: Shell, kind: str) -> None:
+    """It has one parameter, annotated so; its own name still is a key."""
+    pipes = f"""
+from typing import Annotated, Any, Mapping, TypedDict
+from inf_engine import InferenceModule
+
+class Told(TypedDict):
+    a: int
+
+class Count(InferenceModule):
+    def forward(self, item: {kind}):
+        return [sorted(item)]
+"""
+    shell.write("pipes_of_cli.py", pipes)
+    given = [{"a": 1, "b": 2}, {}, {"item": {"c": 1}}]
+    assert shell.run("pipes_of_cli:Count", *given) == 0
+    assert shell.outputs == [[["a", "b"]], [[]], [["c"]]]
+    assert shell.run("pipes_of_cli:Count", {"item": {}, "b": 2}) == 2
+    assert "in.jsonl:1: 'b' is no parameter" in shell.err
 
 
 @pytest.mark.parametrize(
@@ -86,6 +129,7 @@ def test_an_object_of_other_keys_is_the_only_input(shell: Shell) -> None:
         ("steps", ["a", "b"], "A+B"),
         ("steps", {"left": "a"}, "A+NOTHING"),
         ("leaf", "hi", "HI"),
+        ("leaf", {"prompt": "hi"}, "HI"),
         ("Many", ["a", "b", "c"], "A B C"),
         ("Many", {"texts": 1}, "{'TEXTS': 1}"),
         ("Options", "a", ["a", False]),
@@ -124,18 +168,23 @@ def test_bad_lines_are_told_before_anything_is_paid(shell: Shell) -> None:
     (shell.folder / "in.jsonl").write_bytes(text)
     assert shell(f"{RUN} pipes_of_cli:Compare {FILES}") == 2
     told = shell.err.splitlines()
-    takes = "forward takes (left: str, right: str = 'nothing')"
-    by_place = "is no parameter that forward takes by position (left, right); leave"
-    assert told[0] == "inf-engine: error: in.jsonl: 8 bad lines, and nothing was sent:"
-    assert told[1] == f"  line 2: too many positional arguments; {takes}"
-    assert told[2].startswith("  line 4: not JSON: ")
+    takes = "forward takes (left: str, right: str = 'nothing'). Give that"
+    by_place = "is no parameter that forward takes by position; known: left, right."
+    assert told[0] == (
+        "inf-engine: error: 8 bad lines in the inputs, and nothing was sent:"
+    )
+    assert told[1] == f"  in.jsonl:2: too many positional arguments; {takes}"
+    assert told[2].startswith("  in.jsonl:4: not JSON: ")
     assert " at column " in told[2]
-    assert told[3] == f"  line 5: missing a required argument: 'left'; {takes}"
-    assert told[4].startswith(f"  line 6: 'color' {by_place}")
-    assert told[5].startswith(f"  line 7: a key {by_place}")
-    assert told[6] == "  line 8: a number too long, or nested too deep"
-    assert told[7] == "  line 9: a number too long, or nested too deep"
-    assert told[8] == "  line 10: not UTF-8 text"
+    assert told[2].endswith(
+        'Write one JSON value a line: a "text" in double quotes, [...] or {...}'
+    )
+    assert told[3] == f"  in.jsonl:5: missing a required argument: 'left'; {takes}"
+    assert told[4].startswith(f"  in.jsonl:6: 'color' {by_place}")
+    assert told[5].startswith(f"  in.jsonl:7: a key {by_place}")
+    assert told[6].startswith("  in.jsonl:8: a number too long, or nested too deep. S")
+    assert told[7].startswith("  in.jsonl:9: a number too long, or nested too deep. S")
+    assert told[8] == "  in.jsonl:10: not UTF-8 text. Save the file as UTF-8"
     assert "SECRET" not in shell.err
     assert "Traceback" not in shell.err
     assert shell.server.count == 0
@@ -153,7 +202,7 @@ def test_only_the_first_bad_lines_are_listed(shell: Shell) -> None:
 def test_star_args_are_as_many_on_each_line(shell: Shell) -> None:
     """Because a batch has columns."""
     assert shell.run("pipes_of_cli:Many", ["a", "b"], ["c"]) == 2
-    assert "line 2: 1 inputs, but line 1 gives 2; give all lines" in shell.err
+    assert "in.jsonl:2: 1 inputs, but line 1 gives 2. Give all lines" in shell.err
     assert shell.run("pipes_of_cli:Many", []) == 2
     assert "its lines give no inputs. Give at least one." in shell.err
 
@@ -379,7 +428,7 @@ def test_a_failure_of_the_users_code_has_its_place(shell: Shell) -> None:
 def test_a_key_by_keyword_is_refused(shell: Shell) -> None:
     """A batch gives inputs by position, so a keyword-only one is told."""
     assert shell.run("pipes_of_cli:Options", {"text": "a", "loud": True}) == 2
-    assert "line 1: 'loud' is no parameter that forward takes by position" in shell.err
+    assert "in.jsonl:1: 'loud' is no parameter that forward takes by p" in shell.err
 
 
 def test_a_missing_key_is_told(shell: Shell) -> None:

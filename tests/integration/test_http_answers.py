@@ -17,6 +17,7 @@ from inf_engine.errors import (
 from inf_engine.resources.binding import make_client
 from inf_engine.resources.config import EndpointConfig
 from inf_engine.testing.server import LoopbackServer
+from inf_engine.types import LLMResponse, Usage
 
 
 def body_of(kind: Any, text: Any, finish: str) -> dict[str, Any]:
@@ -83,8 +84,48 @@ async def test_an_empty_text_that_is_a_failure(
         LoopbackServer(errors=[(200, {}, body_of(kind, "", finish))]) as server,
         client_of(kind, server) as client,
     ):
-        with pytest.raises(AnswerError, match=f"without any text: .*{finish}.*{fix}"):
+        with pytest.raises(
+            AnswerError, match=f"without any text: .*{finish}.*{fix}"
+        ) as caught:
             await (pieces_of(client, HELLO) if stream else client.complete(HELLO))
+    assert caught.value.response.finish_reason == finish
+
+
+@Both
+@pytest.mark.parametrize("finish", ["length", "content_filter"])
+async def test_an_empty_stream_tells_what_it_cost(kind: Any, finish: str) -> None:
+    """The tokens come in the last events, and are on the error."""
+    usage = Usage(1, 90, 7, 30)
+    answer = LLMResponse(finish_reason=finish, usage=usage)  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
+    async with LoopbackServer(answer) as server, client_of(kind, server) as client:
+        with pytest.raises(AnswerError) as caught:
+            await pieces_of(client, HELLO)
+    assert caught.value.usage == usage
+    assert caught.value.response.id == "loopback-0"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_tokens_written_to_a_cache_are_counted(stream: bool) -> None:
+    """Anthropic tells them beside the input, OpenAI as a part of it."""
+    anthropic = body_of(AnthropicClient, "hi", "stop") | {
+        "usage": {"input_tokens": 60, "cache_creation_input_tokens": 30}
+    }
+    openai = body_of(OpenAIClient, "hi", "stop") | {
+        "usage": {
+            "prompt_tokens": 90,
+            "prompt_tokens_details": {"cache_write_tokens": 30},
+        }
+    }
+    for kind, body in ((AnthropicClient, anthropic), (OpenAIClient, openai)):
+        async with (
+            LoopbackServer(errors=[(200, {}, body)]) as server,
+            client_of(kind, server) as client,
+        ):
+            if stream:
+                *_, answer = await pieces_of(client, HELLO)
+            else:
+                answer = await client.complete(HELLO)
+        assert answer.usage == Usage(1, 90, cache_write_tokens=30)
 
 
 @Both
@@ -97,8 +138,11 @@ async def test_an_empty_text_after_a_stop_is_an_answer(kind: Any) -> None:
 async def test_a_refusal_is_no_answer() -> None:
     """It is told in the model's own words."""
     refused = {"message": {"content": None, "refusal": "Not I."}}
-    with pytest.raises(AnswerError, match="refused to answer .*Not I.*Reword"):
-        await streamed(OpenAIClient, {"choices": [refused]})
+    body = {"id": "r1", "choices": [refused], "usage": {"completion_tokens": 3}}
+    message = "refused to answer .*Not I.*Reword"
+    with pytest.raises(AnswerError, match=message) as caught:
+        await streamed(OpenAIClient, body)
+    assert (caught.value.response.id, caught.value.usage) == ("r1", Usage(1, 0, 3))
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])

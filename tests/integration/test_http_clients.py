@@ -419,14 +419,14 @@ async def test_openai_variants() -> None:
     ],
 )
 async def test_anthropic_finish_reasons(said: str, meant: str) -> None:
-    """Stop reasons are mapped; what the cache held is input like any other."""
+    """Stop reasons are mapped; what is read from or written to a cache is input."""
     usage = {"input_tokens": 1, "output_tokens": 2}
     usage |= {"cache_read_input_tokens": 10, "cache_creation_input_tokens": 100}
     answer = await answered(
         AnthropicClient, {"content": TEXT, "stop_reason": said, "usage": usage}
     )
     assert answer.finish_reason == meant
-    assert answer.usage == Usage(1, 111, 2, 10, 0)
+    assert answer.usage == Usage(1, 111, 2, 10, 0, 100)
 
 
 @Both

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from tests.integration.engine_helpers import Ask, Flow, echo, virtually
-from tests.integration.limit_helpers import endpoint, reached
+from tests.integration.limit_helpers import arrivals, endpoint, reached
 
-from inf_engine import Engine, InferenceModule, LLMInference
+from inf_engine import Budget, Engine, InferenceModule, LLMInference
 from inf_engine import functional as F
 from inf_engine.errors import (
+    AnswerError,
     EndpointConnectionError,
     EndpointServerError,
     RateLimitError,
@@ -174,6 +175,105 @@ def test_retries_are_tries() -> None:
     assert total.wire_seconds == pytest.approx(4.0)
     assert total.unknown_tokens == 51
     assert total.unknown_cost == 50.0
+
+
+PAID = {"input_tokens": 1000, "output_tokens": 100, "cached_tokens": 400}
+
+
+@pytest.mark.parametrize("finish", ["length", "content_filter"])
+@pytest.mark.parametrize(
+    ("provider", "cost"), [("openai-compatible", 2400e-6), ("anthropic", 2400e-6)]
+)
+def test_an_answer_of_no_use_is_booked_as_it_was_paid(
+    provider: str, cost: float, finish: str
+) -> None:
+    """Empty, cut or withheld: tokens and money are what the server said."""
+    bad = {"text": "", "finish_reason": finish, "usage": PAID}
+    server = LoopbackServer(lambda body: bad)
+    price = {"input": 2.0, "output": 10.0, "cached": 0.5}
+    manager = reached({"m": endpoint(provider=provider, price=price)}, one=server)
+    budget = Budget(tokens=2200)
+    errors: list[Any] = []
+
+    async def body(engine: Engine) -> None:
+        errors.extend(await engine.map(Ask(), ["a", "b"], errors="collect"))
+
+    total = check(books(manager, body, budget=budget, max_inflight=1))
+    counts = (total.tries, total.requests, total.failures, total.unknown)
+    assert counts == (2, 2, 0, 0)
+    assert total.usage == Usage(2, 2000, 200, 800)
+    assert (total.unknown_tokens, total.unpriced) == (0, 0)
+    assert total.cost == pytest.approx(2 * cost)
+    account = manager.spending.account
+    assert account is not None
+    assert (account.spent.tokens, account.spent.unknown_tokens) == (2200, 0)
+    error = errors[0].error
+    assert isinstance(error, AnswerError)
+    assert error.usage == Usage(1, 1000, 100, 400)
+    assert error.response.finish_reason == finish
+    assert error.response.id == "loopback-0"
+
+
+def test_a_refusal_is_booked_as_it_was_paid() -> None:
+    """OpenAI tells it beside the text, with its tokens."""
+    message = {"role": "assistant", "content": None, "refusal": "Not I."}
+    usage = {"prompt_tokens": 30, "completion_tokens": 4, "total_tokens": 34}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    told = {"id": "r1", "model": "x", "choices": [choice], "usage": usage}
+    server = LoopbackServer("no", errors=[(200, {}, told)])
+    price = {"input": 1.0, "output": 10.0}
+    manager = reached({"m": endpoint(price=price)}, one=server)
+    total = check(
+        books(manager, lambda e: e.map(Ask(), ["a"], errors="collect"), max_inflight=1)
+    )
+    assert (total.requests, total.unknown) == (1, 0)
+    assert total.usage == Usage(1, 30, 4)
+    assert total.cost == pytest.approx(70e-6)
+
+
+def test_an_answer_of_no_use_without_tokens_is_unknown() -> None:
+    """The server does not say what it cost, so it may have cost the most."""
+    empty = {"message": {"content": None}, "finish_reason": "length"}
+    server = LoopbackServer("no", errors=[(200, {}, {"choices": [empty]})])
+    manager = reached({"m": endpoint()}, one=server)
+    body = lambda e: e.map(Ask(max_tokens=50), ["a"], errors="collect")  # noqa: E731
+    total = check(books(manager, body))
+    assert (total.requests, total.unknown, total.unknown_tokens) == (0, 1, 51)
+
+
+def test_tokens_written_to_a_cache_have_their_price() -> None:
+    """Anthropic tells them beside the input, of which they are a part."""
+    usage = {
+        "input_tokens": 600,
+        "cache_read_input_tokens": 100,
+        "cache_creation_input_tokens": 300,
+        "output_tokens": 10,
+    }
+    content = [{"type": "text", "text": "ok"}]
+    message = {"content": content, "stop_reason": "end_turn", "usage": usage}
+    server = LoopbackServer("no", errors=[(200, {}, message)] * 2)
+    price = {"input": 3.0, "output": 15.0, "cached": 0.3, "cache_write": 3.75}
+    table = {"provider": "anthropic", "price": price}
+    manager = reached({"m": endpoint(**table)}, one=server)
+    total = check(books(manager, lambda e: e.map(Ask(), ["a", "b"])))
+    assert total.usage == Usage(2, 2000, 20, 200, 0, 600)
+    assert total.cost == pytest.approx(2 * 0.003105)
+
+
+def test_a_limit_of_a_day_holds_nothing_up() -> None:
+    """A day's last request is followed by the next: the endpoint says when it is no."""
+    told = {
+        "x-ratelimit-limit-requests": "1000",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "24h0m0s",
+    }
+    choice = {"message": {"content": "ok"}, "finish_reason": "stop"}
+    late = (429, {"retry-after": "86.4"}, "slower")
+    ok = (200, told, {"choices": [choice]})
+    server = LoopbackServer("ok", errors=[ok, late, ok])
+    manager = reached({"m": endpoint(max_concurrent=1)}, one=server)
+    check(books(manager, lambda e: e.map(Ask(), ["a", "b"])))
+    assert arrivals(server) == pytest.approx([0.0, 0.0, 86.4])
 
 
 def test_cancelled_calls_are_unknown() -> None:

@@ -205,7 +205,7 @@ class TestDeployments:
         """Each deployment is complete, without deployments or fallbacks of its own."""
         assert BOTH.endpoints["fast"].each == (HERE, THERE)
         assert BOTH.endpoints["smart"].each == (CLAUDE,)
-        assert endpoint(deployments=[]).each == (endpoint(),)
+        assert endpoint(deployments=()).each == (endpoint(),)
 
     def test_deployment(self) -> None:
         """What limits belong to does not change with retries, timeouts or prices."""
@@ -261,6 +261,7 @@ class TestDeployments:
             ([{}, {"modle": ""}], r"\[1\]\.modle: is no known key; .*mean 'model'\?"),
             ([{"retries": 1}], r"\[0\]\.retries: belongs to the alias, not to one dep"),
             ([{"fallbacks": ["b"]}], r"\[0\]\.fallbacks: belongs to .* Move it one up"),
+            ([], r": is empty, so nothing would answer\. Leave it out where the en"),
             ([{"deployments": []}], r"\[0\]\.deployments: belongs to the alias"),
             ([endpoint(fallbacks=["b"])], r"\[0\]\.fallbacks: belongs to the alias"),
             ([endpoint(deployments=[{}])], r"\[0\]\.deployments: belongs to the alia"),

@@ -117,7 +117,10 @@ def test_waiting_and_requests_lie_in_the_node() -> None:
     """A node shows its time in the queue, then each try with its end."""
     calls = (
         Call(ASK, None, ExecutionError("SECRET", node="ask#1"), 0.5, 0.25),
-        Call(ASK, LLMResponse("SECRET", usage=USAGE, model="x-1"), None, 1.0, 0.5),
+        Call(
+            *(ASK, LLMResponse("SECRET", usage=USAGE, model="x-1", cost=0.25)),
+            *(None, 1.0, 0.5),
+        ),
     )
     ask = node(0, ready=0.25, started=0.5, seconds=1.0, calls=calls, usage=USAGE)
     trace = chrome_trace([record_of(ask)])
@@ -126,11 +129,28 @@ def test_waiting_and_requests_lie_in_the_node() -> None:
     assert (bar["ts"], bar["dur"]) == (250_000, 1_250_000)
     assert bar["args"]["alias"] == "m"
     assert bar["args"]["output_tokens"] == 4
-    assert [(e["ts"], e["dur"]) for e in bars(trace, "queue")] == [(250_000, 250_000)]
+    assert bar["args"]["usd"] == bars(trace, "run")[0]["args"]["usd"] == 0.25
+    assert [(e["ts"], e["dur"]) for e in bars(trace, "queue")] == [
+        *((250_000, 250_000), (750_000, 250_000)),
+    ]
     first, second = bars(trace, "request")
     assert first["args"] == {"error": "ExecutionError"}
     assert second["args"]["model"] == "x-1"
     assert second["args"]["input_tokens"] == 12
+    assert second["args"]["usd"] == 0.25
+
+
+def test_a_price_that_is_not_known_and_an_answer_that_was_there() -> None:
+    """No amount is better than a wrong one; what was reused says from where."""
+    unpriced = Call(ASK, LLMResponse("SECRET", usage=USAGE), None, 0.0, 1.0)
+    there = Call(ASK, LLMResponse("SECRET", cost=0.0), None, 1.0, 0.0, 0.0, "journal")
+    ask = node(0, ready=0.0, started=0.0, seconds=1.0, calls=(unpriced, there))
+    trace = chrome_trace([record_of(ask)])
+    assert_perfetto_opens(trace)
+    assert "usd" not in bars(trace, "run")[0]["args"]
+    first, second = bars(trace, "request")
+    assert "usd" not in first["args"]
+    assert (second["args"]["usd"], second["args"]["from"]) == (0.0, "journal")
 
 
 def test_a_failure_is_told_by_its_type() -> None:

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inf_engine import Engine
 from inf_engine.errors import ConfigurationError, MissingKeyError
 from inf_engine.resources.config import EndpointConfig, ResourceConfig
+from inf_engine.resources.manager import ResourceManager
 
 SECRET = "sk-proj-abc123DEF456"
 URL = "http://127.0.0.1:8000/v1"
@@ -85,6 +88,8 @@ class TestSources:
     def test_json_and_dict(self, tmp_path: Path) -> None:
         """A JSON file and a dict of the same shape say the same."""
         endpoints = {k: dataclasses.asdict(v) for k, v in BOTH.endpoints.items()}
+        for table in endpoints.values():
+            del table["deployments"]  # none is no list of none
         path = tmp_path / "resources.json"
         path.write_text(json.dumps({"endpoints": endpoints}))
         assert ResourceConfig.load(path) == BOTH
@@ -95,9 +100,14 @@ class TestSources:
         """A ResourceConfig is returned as it is."""
         assert ResourceConfig.load(BOTH) is BOTH
 
-    def test_missing_file(self, tmp_path: Path) -> None:
-        """A file that does not exist is named."""
-        refused(tmp_path / "no.toml", r"no\.toml: there is no such resources file \(in")
+    @pytest.mark.parametrize("name", ["no.toml", "no", "no/no.ini"])
+    def test_missing_file(self, tmp_path: Path, name: str, monkeypatch: Any) -> None:
+        """It is named, and where it was looked for."""
+        monkeypatch.chdir(tmp_path)
+        place = re.escape(str(tmp_path / name))
+        what = "there is no such resources file"
+        refused(name, f"^{name}: {what}: looked for {place}. Correct the path, or")
+        refused(tmp_path / name, f"^{place}: {what}. Correct the path, or write the")
 
     def test_directory(self, tmp_path: Path) -> None:
         """A path that is no file is refused."""
@@ -105,9 +115,11 @@ class TestSources:
         path.mkdir()
         refused(path, r"dir\.toml: cannot be read \(.*\)\. Correct the path")
 
-    def test_suffix(self) -> None:
+    def test_suffix(self, tmp_path: Path) -> None:
         """A file of another kind is refused, not guessed at."""
-        refused("resources.ini", r"resources\.ini: .* \.toml, \.json, \.yaml, \.yml;")
+        path = tmp_path / "resources.ini"
+        path.write_text(TOML)
+        refused(path, r"resources\.ini: .* \.toml, \.json, \.yaml, \.yml; rename it")
 
     @pytest.mark.parametrize(
         ("name", "text", "match"),
@@ -344,7 +356,8 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("data", "match"),
         [
-            ({}, "resources: endpoints: binds no alias. Add a table"),
+            ({}, r"resources: endpoints: binds no alias. Add .*<alias>\": client"),
+            ({"a": {}}, "endpoints.a.provider: is missing; known: anthropic"),
             ({"endpoints": {}}, "endpoints: binds no alias"),
             ({"endpoints": [1]}, "endpoints: has to be a table of aliases, not list"),
             ({"endpoints": {"a": "gpt"}}, "endpoints.a: has to be a table, not text"),
@@ -423,3 +436,10 @@ def test_plain_dicts_become_endpoints(load: Any) -> None:
     assert config.endpoints["a"] == config.endpoints["b"] == EndpointConfig(**data)
     with pytest.raises(ConfigurationError, match=r"endpoints\.a\.modle: is no known"):
         load({"a": {"provider": "openai", "modle": "x"}})
+
+
+@pytest.mark.parametrize("of", [ResourceConfig, ResourceManager, Engine])
+def test_no_alias_at_all_is_refused(of: Any) -> None:
+    """An empty dict binds nothing, in Python too."""
+    with pytest.raises(ConfigurationError, match="endpoints: binds no alias. Add a "):
+        of({})

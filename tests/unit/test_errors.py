@@ -9,6 +9,7 @@ import pytest
 
 from inf_engine import errors
 from inf_engine.errors import (
+    AnswerError,
     DeadlineError,
     ExecutionError,
     InfEngineError,
@@ -17,6 +18,7 @@ from inf_engine.errors import (
     UnknownAliasError,
     known_names,
 )
+from inf_engine.types import LLMResponse, Usage
 
 
 def tree(kind: type, above: str = "") -> Iterator[tuple[str, str]]:
@@ -43,6 +45,7 @@ WITH_MORE = [
     UnknownAliasError("fsat", ["fast", "smart"], where="pipeline.extract"),
     OutputParseError("does not fit", raw="{", problems=["a: missing"]),
     RateLimitError("slow down", status=429, retry_after=1.5),
+    AnswerError("refused", response=LLMResponse(id="a1", usage=Usage(1, 2, 3))),
     ExecutionError(
         "failed", node="a#1", alias="fast", attempt=2, cause=RateLimitError("no")
     ),

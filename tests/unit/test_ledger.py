@@ -10,7 +10,7 @@ from inf_engine.resources.ledger import Ledger
 from inf_engine.resources.statistics import EngineStatistics, Statistics
 from inf_engine.types import Usage
 
-USAGE = Usage(1, 100, 20, 30, 5)
+USAGE = Usage(1, 100, 20, 30, 5, 40)
 
 
 def test_an_answer_is_a_request() -> None:
@@ -26,6 +26,7 @@ def test_an_answer_is_a_request() -> None:
         output_tokens=20,
         cached_tokens=30,
         reasoning_tokens=5,
+        cache_write_tokens=40,
         cost=0.25,
         wait_seconds=0.5,
         wire_seconds=2.0,

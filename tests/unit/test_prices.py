@@ -23,9 +23,9 @@ SHAPES = [(1_000, 0, 10), (1_000, 400, 77), (200_000, 9, 5), (200_001, 9, 5)]
 SHAPES += [(100_001, 1_000, 3), (272_000, 0, 1), (272_001, 272_001, 1), (0, 0, 5)]
 
 
-def usage(read: int, cached: int, written: int) -> Usage:
+def usage(read: int, cached: int, written: int, stored: int = 0) -> Usage:
     """Return the usage of one answer."""
-    return Usage(1, read, written, cached)
+    return Usage(1, read, written, cached, 0, stored)
 
 
 def listed_models() -> list[tuple[str, str]]:
@@ -40,16 +40,20 @@ def listed_models() -> list[tuple[str, str]]:
 
 
 def test_a_listed_price_is_what_genai_prices_calculates() -> None:
-    """For every model, below and above each tier, cached or not."""
+    """For every model, below and above each tier, out of a cache or into it."""
     models = listed_models()
     assert len(models) > 50
     for provider, model in models:
         for read, cached, written in SHAPES:
+            stored = (read - cached) // 3
             tokens = genai_prices.Usage(
-                input_tokens=read, cache_read_tokens=cached, output_tokens=written
+                input_tokens=read,
+                cache_read_tokens=cached,
+                cache_write_tokens=stored,
+                output_tokens=written,
             )
             wanted = genai_prices.calc_price(tokens, model, provider_id=provider)
-            cost = cost_of(usage(read, cached, written), provider, model)
+            cost = cost_of(usage(read, cached, written, stored), provider, model)
             assert cost == pytest.approx(float(wanted.total_price), abs=1e-12), model
 
 
@@ -98,6 +102,16 @@ def test_cached_and_reasoning_tokens_are_parts() -> None:
     assert PRICE.cost(usage(0, 7, 0)) == 0.0
 
 
+def test_tokens_written_to_a_cache_are_parts_too() -> None:
+    """At their own rate if they have one; no token is paid for twice."""
+    tokens = usage(1_000_000, 400_000, 0, 500_000)
+    dear = Price(2.0, 8.0, 0.5, 2.5)
+    assert dear.cost(tokens) == pytest.approx(0.1 * 2 + 0.4 * 0.5 + 0.5 * 2.5)
+    assert PRICE.cost(tokens) == pytest.approx(0.6 * 2 + 0.4 * 0.5)
+    too_many = usage(100, 80, 0, 70)
+    assert dear.cost(too_many) == pytest.approx((80 * 0.5 + 20 * 2.5) / 1e6)
+
+
 def test_no_tokens_told_is_no_cost_known() -> None:
     """An answer without a token count is not free."""
     assert cost_of(Usage(requests=1), "openai", "gpt-4o") is None
@@ -108,12 +122,14 @@ def test_an_upper_bound_is_never_below_the_cost() -> None:
     """Whatever the cache does, and also where writing to it costs more."""
     for provider, model in listed_models():
         for read, cached, written in SHAPES:
-            cost = cost_of(usage(read, cached, written), provider, model)
+            stored = read - cached
+            cost = cost_of(usage(read, cached, written, stored), provider, model)
             most = upper_bound(read, written, provider, model)
             assert cost is not None
             assert most is not None
-            assert most >= cost
+            assert most >= cost * (1 - 1e-12)
     assert upper_bound(1_000_000, 0, "x", "y", Price(1.0, 1.0, 3.0)) == 3.0
+    assert upper_bound(1_000_000, 0, "x", "y", Price(1.0, 1.0, None, 4.0)) == 4.0
     assert upper_bound(100_000, 0, "anthropic", TIERED) == pytest.approx(0.375)
 
 
@@ -122,6 +138,8 @@ def test_a_price_is_read_from_a_table() -> None:
     assert Price.of({"input": 2, "output": 8.0, "cached": 0.5}) == PRICE
     assert Price.of({"input": 0, "output": 0}) == Price(0.0, 0.0, None)
     assert Price.of(PRICE) is PRICE
+    both = {"input": 2, "output": 8, "cached": 0.5, "cache_write": 2.5}
+    assert Price.of(both) == Price(2.0, 8.0, 0.5, 2.5)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +150,7 @@ def test_a_price_is_read_from_a_table() -> None:
         (3, "price: has to be a table, not int"),
         (
             {"input": 1, "output": 1, "cache": 1},
-            r"cache is no known key; known: cached, input, output "
+            r"cache is no known key; known: cache_write, cached, input, output "
             r"\(did you mean 'cached'\?\)",
         ),
         ({"input": -1, "output": 1}, "input has to be a number of USD per million"),

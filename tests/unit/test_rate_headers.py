@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from inf_engine.clients.headers import rate_hint, retry_after
+from inf_engine.clients.headers import _seconds, rate_hint, retry_after
 from inf_engine.types import Quota, RateHint
 
 NOW = "Wed, 21 Oct 2015 07:28:00 GMT"
@@ -19,7 +19,7 @@ OPENAI = {
     "x-ratelimit-remaining-requests": "59",
     "x-ratelimit-remaining-tokens": "149984",
     "x-ratelimit-reset-requests": "1s",
-    "x-ratelimit-reset-tokens": "6m0s",
+    "x-ratelimit-reset-tokens": "120ms",
 }
 ANTHROPIC = {
     "date": NOW,
@@ -45,7 +45,7 @@ def proxied(headers: Mapping[str, str]) -> CIMultiDictProxy[str]:
 
 def test_openai_style() -> None:
     """Limits, remainders, and resets as lengths of time."""
-    hint = RateHint(Quota(60, 59, 1.0), Quota(150_000, 149_984, 360.0))
+    hint = RateHint(Quota(60, 59, 1.0), Quota(150_000, 149_984, 0.12))
     assert rate_hint(OPENAI) == rate_hint(proxied(OPENAI)) == hint
 
 
@@ -95,9 +95,7 @@ def test_nothing_said_is_no_hint(headers: dict[str, str]) -> None:
         ("1s", 1.0),
         ("6m0s", 360.0),
         ("120ms", 0.12),
-        ("1h2m3.5s", 3723.5),
         ("2m59.56s", 179.56),
-        ("1d", 86_400.0),
         ("0s", 0.0),
         ("1m", 60.0),
         ("1s500ms", 1.5),
@@ -116,11 +114,111 @@ def test_nothing_said_is_no_hint(headers: dict[str, str]) -> None:
 )
 def test_lengths_of_time(text: str, seconds: float | None) -> None:
     """Lengths of time become seconds; nonsense, and dates as numbers, are nothing."""
-    headers = {**OPENAI, "x-ratelimit-reset-requests": text}
-    hint = rate_hint(headers)
+    gone = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": text}
+    hint = rate_hint({**OPENAI, **gone})
     assert hint is not None
     assert hint.requests is not None
     assert hint.requests.reset == (None if seconds is None else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("1h2m3.5s", 3723.5), ("1d", 86_400.0), ("2d1h", 176_400.0)]
+)
+def test_hours_and_days(text: str, seconds: float) -> None:
+    """They are read, though no limit per minute has them."""
+    assert _seconds(text) == seconds
+
+
+def told(limit: str | None, remaining: str | None, reset: str | None) -> Quota | None:
+    """Return what OpenAI's headers of requests are read as."""
+    given = {"limit": limit, "remaining": remaining, "reset": reset}
+    headers = {
+        f"x-ratelimit-{name}-requests": text
+        for name, text in given.items()
+        if text is not None
+    }
+    hint = rate_hint(headers)
+    return None if hint is None else hint.requests
+
+
+@pytest.mark.parametrize(
+    ("limit", "remaining", "reset"),
+    [
+        ("14400", "14370", "2m59.56s"),  # Groq, whose limit of requests is one a day
+        ("14400", "14399", "6s"),
+        ("1000", "999", "1m26.4s"),
+        ("1000", "0", "24h0m0s"),
+        ("10000", "9999", "8.64s"),  # OpenAI, accounts with a limit of a day
+        ("200", "199", "7m12s"),
+        ("1000", "400", "11h20m0s"),  # a day's window
+        ("1000", None, "11h20m0s"),
+        (None, "999", "11h20m0s"),
+    ],
+)
+def test_a_limit_of_a_day_is_not_one_of_a_minute(
+    limit: str | None, remaining: str | None, reset: str
+) -> None:
+    """It is dropped whole: the 429 tells when it is used up."""
+    assert told(limit, remaining, reset) is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "remaining", "reset"),
+    [
+        ("14400", None, None),
+        ("10000", "9999", "6ms"),
+        ("10000", "9999", "1s"),
+        ("1000", "999", "59s"),
+        ("1000", "1", "60s"),
+        ("60", "0", "1m0s"),
+        ("60", "0", "3m0s"),  # in debt
+        ("60", "60", "0s"),
+        ("60", "61", "1s"),
+        ("0", "0", "1s"),
+        (None, "3", "1s"),
+    ],
+)
+def test_what_may_be_a_minute_is_one(
+    limit: str | None, remaining: str | None, reset: str | None
+) -> None:
+    """A bucket's reset grows to a minute, a window's falls from one; a debt adds."""
+    quota = told(limit, remaining, reset)
+    assert quota is not None
+    assert quota.limit == (None if limit is None else float(limit))
+
+
+def test_the_tokens_of_a_minute_stay_beside_the_requests_of_a_day() -> None:
+    """Each limit is judged by itself."""
+    groq = {
+        "x-ratelimit-limit-requests": "14400",
+        "x-ratelimit-remaining-requests": "14370",
+        "x-ratelimit-reset-requests": "2m59.56s",
+        "x-ratelimit-limit-tokens": "18000",
+        "x-ratelimit-remaining-tokens": "17997",
+        "x-ratelimit-reset-tokens": "7.66ms",
+    }
+    hint = rate_hint(groq)
+    assert hint is not None
+    assert (hint.requests, hint.input_tokens) == (None, None)
+    assert hint.tokens is not None
+    assert hint.tokens.limit == 18_000
+    assert hint.tokens.reset == pytest.approx(0.00766)
+
+
+@given(
+    limit=st.integers(1, 10**6),
+    used=st.floats(0, 1),
+    period=st.sampled_from([60.0, 86_400.0]),
+)
+def test_buckets_are_told_apart(limit: int, used: float, period: float) -> None:
+    """One of a minute is always heeded; one of a day hardly ever for long."""
+    gone = used * limit
+    reset, left = gone * period / limit, int(limit - gone)
+    quota = told(str(limit), str(left), f"{reset:.3f}s")
+    if period == 60.0:
+        assert quota is not None
+    elif reset > (600.0 if left == 0 else 66.0):
+        assert quota is None
 
 
 @pytest.mark.parametrize(

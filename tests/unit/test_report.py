@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,13 @@ from pydantic import BaseModel
 from inf_engine.errors import ExecutionError, RateLimitError, UsageError
 from inf_engine.graph import GraphNode, InferenceGraph, NodeKind
 from inf_engine.llm import LLMInference
-from inf_engine.pages.markup import escape, seconds_text, text_block, value_block
+from inf_engine.pages.markup import (
+    escape,
+    seconds_text,
+    text_block,
+    usd_text,
+    value_block,
+)
 from inf_engine.pages.timeline import Lane, Work, timeline
 from inf_engine.record import Call, NodeRecord, RunRecord, Segment
 from inf_engine.report import report_html, write_report
@@ -222,22 +228,104 @@ def test_aliases_are_summed() -> None:
     rows = re.findall(r"<tr>(<td>.*?)</tr>", html)
     cells = [re.findall(r"<td>(.*?)</td>", row) for row in rows]
     assert cells == [
-        ["fast", "1", "1", "0", "1,200", "16", "40", "1.00 s"],
-        ["smart", "1", "1", "0", "1,200", "16", "40", "500 ms"],
-        ["all", "2", "2", "0", "2,400", "32", "80", "1.50 s"],
+        ["fast", "1", "1", "0", "1,200", "16", "40", "unknown", "0 ms", "1.00 s"],
+        ["smart", "1", "1", "0", "1,200", "16", "40", "unknown", "500 ms", "500 ms"],
+        ["all", "2", "2", "0", "2,400", "32", "80", "unknown", "500 ms", "1.50 s"],
     ]
+
+
+def priced(cost: float | None, reused: Any = None) -> RunRecord:
+    """A run of two calls: one of 0.25 USD, one that cost so much."""
+    graph = InferenceGraph()
+    first, second = node(graph, "extract"), node(graph, "join", target=SMART)
+    other = replace(call("ok", 1.0, 0.5, cost=cost), reused=reused)
+    return run(
+        graph,
+        done(first, 0.0, 1.0, calls=(call("ok", cost=0.25),)),
+        done(second, 1.0, 0.5, calls=(other,)),
+    )
+
+
+def test_the_cost_stands_in_the_head_the_table_and_the_cards() -> None:
+    """In the head the whole, in each row and on each card its part."""
+    page = Page(report_html(priced(0.0125)))
+    assert "Cost$0.2625" in page.text
+    assert re.findall(r"<td>(\$[^<]*)", page.html) == ["$0.2500", "$0.0125", "$0.2625"]
+    assert page.text.count("tokens (16 cached) · $0.2500 · m-1") == 1
+    assert page.text.count("tokens (16 cached) · $0.0125 · m-1") == 1
+
+
+def test_a_price_that_misses_is_told() -> None:
+    """The whole is unknown then; the parts that are known stay."""
+    page = Page(report_html(priced(None)))
+    assert "Costunknownno price for 1 answer" in page.text
+    assert "cost unknown · m-1" in page.text
+    assert re.findall(r"<td>(\$[^<]*|unknown)", page.html) == [
+        *("$0.2500", "unknown", "unknown"),
+    ]
+
+
+@pytest.mark.parametrize("source", ["journal", "cache"])
+def test_an_answer_that_was_there_is_no_request(source: str) -> None:
+    """It costs nothing, and the card says where it came from."""
+    page = Page(report_html(priced(0.0, source)))
+    assert f"Cost$0.25001 from {source}" in page.text
+    assert f"$0 · from {source} · m-1" in page.text
+    assert "Requests1" in page.text
+    assert len(page.having("i", class_="work")) == 1 + 1  # and one in the key
+
+
+def test_waiting_is_told_apart_from_the_wire() -> None:
+    """Before the first request, after a failed one, and before the next of a talk."""
+    graph = InferenceGraph()
+    refused = Call(LLMRequest(()), None, RateLimitError("slow"), 2.0, 1.0, 1.5)
+    turn = replace(call("hm", 5.0, 1.0), waited=0.25)
+    last = replace(call("ok", 8.0, 2.0), waited=0.5)
+    found = done(node(graph, "a"), 2.0, 8.0, ready=0.5, calls=(refused, turn, last))
+    assert found.waits == ((0.5, 1.5), (3.0, 2.0), (7.5, 0.5))
+    assert found.waited == 4.0
+    page = Page(report_html(run(graph, found)))
+    bars = [bar["style"] for bar in page.having("i", class_="wait") if "style" in bar]
+    assert bars == [
+        *("left:5%;width:15%", "left:30%;width:20%", "left:75%;width:5%"),
+    ]
+    assert "waited 4.00 s" in page.text
+
+
+def test_a_call_that_never_left_shows_its_wait() -> None:
+    """It was ready and was given up: a row with nothing but the wait."""
+    graph = InferenceGraph()
+    lost = NodeRecord(node(graph, "a"), "cancelled", ready=1.0, ended=3.0)
+    page = Page(report_html(run(graph, lost, seconds=4.0)))
+    bars = [bar["style"] for bar in page.having("i", class_="wait") if "style" in bar]
+    assert bars == ["left:25%;width:50%"]
+    assert "waited 2.00 s" in page.text
+    assert lost.cost == 0.0
+
+
+@pytest.mark.parametrize(
+    ("cost", "text"),
+    [
+        *((None, "unknown"), (0.0, "$0"), (1e-9, "<$0.000001"), (2e-6, "$0.000002")),
+        *((0.0125, "$0.0125"), (12.5, "$12.5000"), (12345.678, "$12,345.68")),
+    ],
+)
+def test_money_reads_like_money(cost: float | None, text: str) -> None:
+    """Small amounts have the decimals that tell something."""
+    assert usd_text(cost) == text
 
 
 def test_bars_are_as_long_as_their_time() -> None:
     """Places and widths are shares of the run; waiting, working and failing differ."""
     work = (Work(1.0, 1.0, failed=True), Work(2.5, 1.5))
-    html = timeline([Lane("a", 1.0, 3.0, 0.5, work, critical=True)], 4.0)
+    lane = Lane("a", 1.0, 3.0, ((0.5, 0.5),), work, critical=True)
+    html = timeline([lane], 4.0)
     assert '<i class="wait" style="left:12.5%;width:12.5%">' in html
     assert '<i class="span" style="left:25%;width:75%">' in html
     assert '<i class="bad" style="left:25%;width:25%">' in html
     assert '<i class="work" style="left:62.5%;width:37.5%">' in html
     assert '<div class="lane hot">' in html
-    assert "after waiting 500 ms, took 3.00 s, 2 requests, 1 failed" in html
+    assert "started at 1.00 s, waited 500 ms, took 3.00 s, 2 requests, 1 failed" in html
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1e-7, 0.003, 1.0, 9.99, 86400.0])

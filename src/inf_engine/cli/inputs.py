@@ -3,14 +3,19 @@
 What a line means, for a forward with the parameters ``left`` and ``right``:
 
 - an array gives the inputs by position: ``["a", "b"]``;
-- an object with the name of a parameter among its keys gives them by keyword:
-  ``{"left": "a", "right": "b"}``; a key that is no parameter is then an error;
-- anything else is the only input: a text, a number, an object of other keys.
+- an object gives them by keyword: ``{"left": "a", "right": "b"}``; a key that is no
+  parameter is an error, so that a misspelled one is told before it is paid for;
+- anything else is the only input: a text, a number.
 
-So the only input is given in an array where it is one itself, or is an object that has
-a key named like a parameter: ``[["a", "b"]]``. Empty lines are passed over. Parameters
-that a line leaves out have their default, and it is part of the input: each input is
-the whole call, and has the same identity whatever the other lines give.
+An object of other keys is the only input where nothing else can be meant: forward has
+no parameters with names (``*texts``), or has one only and says that it takes an object
+(annotated ``dict``, ``Mapping``, a TypedDict, ``object`` or ``Any``). Everywhere else,
+an only input that is itself an array or an object is put into an array:
+``[["a", "b"]]``, ``[{"any": "keys"}]``.
+
+Empty lines are passed over. Parameters that a line leaves out have their default, and
+it is part of the input: each input is the whole call, and has the same identity
+whatever the other lines give.
 
 The file is read twice: first to check all of it, before anything is paid, then line by
 line as the batch goes on, so that it may be of any size.
@@ -19,12 +24,13 @@ line as the batch goes on, so that it may be of any size.
 import inspect
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, is_typeddict
 
 from inf_engine.containers import Sequential
-from inf_engine.errors import UsageError
+from inf_engine.errors import UsageError, known_names
 from inf_engine.module import InferenceModule
 
 _MOST_PROBLEMS = 10
@@ -55,6 +61,7 @@ class CallShape:
         self._names = [p.name for p in parameters if p.kind in by_place]
         self._by_keyword = [p for p in parameters if p.kind == _Kind.KEYWORD_ONLY]
         self.varies = any(p.kind == _Kind.VAR_POSITIONAL for p in parameters)
+        self._takes_objects = self._only_takes_objects()
         if not self._names and not self.varies:
             raise UsageError(
                 f"the forward of {name} takes no inputs by position, so there is "
@@ -81,7 +88,7 @@ class CallShape:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as exc:
             takes = str(self._signature).split(" ->")[0]
-            raise LineError(f"{exc}; forward takes {takes}") from exc
+            raise LineError(f"{exc}; forward takes {takes}. Give that") from exc
         bound.apply_defaults()
         return bound.args
 
@@ -91,17 +98,24 @@ class CallShape:
             return value, {}
         if not isinstance(value, dict):
             return [value], {}
-        known = [*self._names, *[p.name for p in self._by_keyword]]
-        if not any(name in value for name in known):
-            return [value], {}
         foreign = [key for key in value if key not in self._names]
+        if self._takes_objects and len(foreign) == len(value):
+            return [value], {}
         if foreign:
             raise LineError(
-                f"{_cut(foreign[0])} is no parameter that forward takes by position "
-                f"({', '.join(self._names)}); leave it out, or put the object into an "
-                "array to give it as the only input"
+                f"{_cut(foreign[0])} is no parameter that forward takes by position; "
+                f"{known_names(foreign[0], self._names)}. Correct the key, or put the "
+                "object into an array, [{...}], to give it as the only input"
             )
         return [], value
+
+    def _only_takes_objects(self) -> bool:
+        """Say whether an object of other keys can be nothing but the only input."""
+        if not self._names:
+            return True
+        if len(self._names) > 1 or self.varies or self._by_keyword:
+            return False
+        return _may_be_object(self._signature.parameters[self._names[0]].annotation)
 
 
 class InputFile:
@@ -145,17 +159,17 @@ class InputFile:
                 row = self._read(line)
                 if self.total and len(row) != self._width:
                     raise LineError(
-                        f"{len(row)} inputs, but line {first} gives {self._width}; "
-                        "give all lines the same number"
+                        f"{len(row)} inputs, but line {first} gives {self._width}. "
+                        "Give all lines the same number"
                     )
             except LineError as exc:
-                problems.append(f"line {number}: {exc}")
+                problems.append(f"{self.path}:{number}: {exc}")
                 continue
             if not self.total:
                 first, self._width = number, len(row)
             self.total += 1
         if problems:
-            raise UsageError(_listed(self.path, problems))
+            raise UsageError(_listed(problems))
         if not self._width:
             raise UsageError(
                 f"{self.path}: its lines give no inputs. Give at least one."
@@ -199,7 +213,7 @@ class InputFile:
                     raise LineError("another number of inputs")
             except LineError as exc:
                 what = f"has changed while it was read: line {number}: {exc}"
-                raise UsageError(f"{self.path} {what}. Run again.") from exc
+                raise UsageError(f"{self.path} {what.rstrip('.')}. Run again.") from exc
             yield row
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
@@ -221,11 +235,16 @@ class InputFile:
         try:
             value = json.loads(line.decode("utf-8"))
         except UnicodeDecodeError as exc:
-            raise LineError("not UTF-8 text") from exc
+            raise LineError("not UTF-8 text. Save the file as UTF-8") from exc
         except json.JSONDecodeError as exc:
-            raise LineError(f"not JSON: {exc.msg} at column {exc.colno}") from exc
+            raise LineError(
+                f"not JSON: {exc.msg} at column {exc.colno}. Write one JSON value a "
+                'line: a "text" in double quotes, [...] or {...}'
+            ) from exc
         except (ValueError, RecursionError) as exc:
-            raise LineError("a number too long, or nested too deep") from exc
+            raise LineError(
+                "a number too long, or nested too deep. Shorten it, or give it as text"
+            ) from exc
         return self._shape.row(value)
 
 
@@ -254,9 +273,25 @@ def _signature_of(module: InferenceModule) -> inspect.Signature:
             break
         module = steps[0]
     if module.leaf and inspect.ismethod(getattr(module, "build_request", None)):
-        prompt = _Kind("prompt", _Kind.POSITIONAL_ONLY)
+        prompt = _Kind("prompt", _Kind.POSITIONAL_OR_KEYWORD)
         return inspect.Signature([prompt])
-    return inspect.signature(module.forward)
+    try:
+        return inspect.signature(module.forward, eval_str=True)
+    except Exception:  # noqa: BLE001 - an annotation that names nothing
+        return inspect.signature(module.forward)
+
+
+def _may_be_object(annotation: Any) -> bool:
+    """Say whether an annotation tells that a JSON object is welcome."""
+    if annotation is Any or annotation is object or is_typeddict(annotation):
+        return True
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _may_be_object(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return any(map(_may_be_object, get_args(annotation)))
+    kind = origin or annotation
+    return isinstance(kind, type) and issubclass(kind, Mapping)
 
 
 def _cut(key: str) -> str:
@@ -264,8 +299,10 @@ def _cut(key: str) -> str:
     return repr(key) if key.isidentifier() and len(key) <= 40 else "a key"
 
 
-def _listed(path: Path, problems: list[str]) -> str:
+def _listed(problems: list[str]) -> str:
+    if len(problems) == 1:
+        return f"{problems[0]}. Nothing was sent."
     more = len(problems) - _MOST_PROBLEMS
     shown = problems[:_MOST_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
     lines = "\n".join(f"  {problem}" for problem in shown)
-    return f"{path}: {len(problems)} bad lines, and nothing was sent:\n{lines}"
+    return f"{len(problems)} bad lines in the inputs, and nothing was sent:\n{lines}"

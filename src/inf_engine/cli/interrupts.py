@@ -1,4 +1,4 @@
-"""`Interrupts`: what Ctrl-C does while a batch runs."""
+"""`Interrupts`: what Ctrl-C and SIGTERM do while a batch runs."""
 
 import asyncio
 import signal
@@ -7,9 +7,10 @@ from typing import Any, Self
 
 
 class Interrupts:
-    """Calls `once` at the first SIGINT and `twice` at the second; a third one kills.
+    """Calls `once` at the first signal and `twice` at the second; a third one kills.
 
-    Outside of the main thread nothing is changed: Python gives signals to that only.
+    SIGINT (Ctrl-C) and SIGTERM count alike, and together. Outside of the main thread
+    nothing is changed: Python gives signals to that only.
 
     Args:
         once: Called on the running loop.
@@ -17,39 +18,52 @@ class Interrupts:
 
     Attributes:
         count: How many there were.
+        last: The one that came last, None before the first.
     """
 
     def __init__(self, once: Callable[[], object], twice: Callable[[], object]) -> None:
         self.count = 0
+        self.last: signal.Signals | None = None
         self._once = once
         self._twice = twice
         self._loop = asyncio.get_running_loop()
-        self._restore: Callable[[], object] = lambda: None
+        self._undo: list[Callable[[], object]] = []
 
     def __enter__(self) -> Self:
-        before = signal.getsignal(signal.SIGINT)
-        try:
-            self._loop.add_signal_handler(signal.SIGINT, self._hit)
-        except NotImplementedError:  # on Windows
-            signal.signal(signal.SIGINT, self._hit_from_afar)
-            self._restore = lambda: signal.signal(signal.SIGINT, before)
-        except (ValueError, RuntimeError):
-            pass
-        else:
-            self._restore = lambda: self._loop.remove_signal_handler(signal.SIGINT)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._catch(number)
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._restore()
 
-    def _hit_from_afar(self, *_: Any) -> None:
-        self._loop.call_soon_threadsafe(self._hit)
+    def _catch(self, number: signal.Signals) -> None:
+        """Take over a signal, if this is where signals come."""
+        before = signal.getsignal(number)
+        try:
+            self._loop.add_signal_handler(number, self._hit, number)
+        except NotImplementedError:  # on Windows
+            signal.signal(number, self._hit_from_afar)
+            self._undo.append(lambda: signal.signal(number, before))
+        except (ValueError, RuntimeError):
+            pass
+        else:
+            self._undo.append(lambda: self._loop.remove_signal_handler(number))
 
-    def _hit(self) -> None:
+    def _restore(self) -> None:
+        """Let signals be what they are without this."""
+        undo, self._undo = self._undo, []
+        for step in undo:
+            step()
+
+    def _hit_from_afar(self, number: int, *_: Any) -> None:
+        self._loop.call_soon_threadsafe(self._hit, signal.Signals(number))
+
+    def _hit(self, number: signal.Signals) -> None:
         self.count += 1
+        self.last = number
         if self.count == 1:
             self._once()
         elif self.count == 2:
             self._restore()
-            self._restore = lambda: None
             self._twice()

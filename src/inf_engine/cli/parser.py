@@ -10,7 +10,17 @@ from inf_engine.cli.run import run
 from inf_engine.journal.rows import LIBRARY
 
 _TARGET = "package.module:Class, or a function that returns a module"
-_EXIT = "exit codes: 0 fine, 1 failed inputs, 2 wrong usage or setup, 130 Ctrl-C"
+_EXIT = (
+    "exit codes: 0 fine, 1 failed inputs, 2 wrong usage or setup, 130 Ctrl-C, "
+    "143 SIGTERM"
+)
+_LINES = (
+    "A line of IN.jsonl is one JSON value. An array gives the inputs of forward by "
+    "position, an object by the names of its parameters; anything else is the only "
+    "input. A key that is no parameter is an error; an only input that is an object "
+    "or an array itself is put into an array: [{...}]. Where forward has one "
+    "parameter and it is annotated as a dict, an object of other keys is that input. "
+)
 
 
 def parser_of(prog: str) -> argparse.ArgumentParser:
@@ -55,7 +65,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = _EXIT
+    parser.epilog = _LINES + _EXIT
     parser.set_defaults(do=run)
     _add_target(parser)
     add = parser.add_argument

@@ -4,14 +4,16 @@ Nothing is sent before all lines are read and found good. With a journal, runnin
 same command again is how to go on: what was answered is in the journal and is not
 called again, and the outputs are written anew, whole.
 
-Ctrl-C once: no more inputs are pulled, those in flight are finished and written. Twice:
-those in flight are cancelled. Both leave the outputs in ``OUT.partial``.
+Ctrl-C or SIGTERM once: no more inputs are pulled, those in flight are finished and
+written. Twice: those in flight are cancelled. Both leave the outputs in
+``OUT.partial``.
 """
 
 import argparse
 import asyncio
 import contextlib
 import shlex
+import signal
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -32,8 +34,6 @@ from inf_engine.execution.events import Event, RunStarted
 from inf_engine.module import InferenceModule
 from inf_engine.resources.budget import Budget
 from inf_engine.resources.statistics import Statistics
-
-INTERRUPTED = 130
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,7 +105,7 @@ class _CommandBatch:
         self._state = _State(time.monotonic())
 
     async def run(self, options: dict[str, Any]) -> None:
-        """Run all inputs, or until Ctrl-C.
+        """Run all inputs, or until a signal.
 
         Args:
             options: The keyword arguments of the engine.
@@ -164,8 +164,9 @@ class _CommandBatch:
         """Pull no more inputs."""
         self._inputs.stop()
         alive = self._inputs.pulled - self._state.ended
+        again = "SIGTERM" if self._signal is signal.SIGTERM else "Ctrl-C"
         say(
-            f"stopping: {counted(alive, 'input')} in flight will be finished. Ctrl-C "
+            f"stopping: {counted(alive, 'input')} in flight will be finished. {again} "
             "again to cancel them."
         )
 
@@ -173,14 +174,15 @@ class _CommandBatch:
 
     @property
     def exit_code(self) -> int:
-        """What the process ends with: 0, 1 for failed inputs, 130 for Ctrl-C."""
-        if not self._state.is_over and self._was_interrupted:
-            return INTERRUPTED
+        """What the process ends with: 0, 1 for failed inputs, 128 + a signal."""
+        if not self._state.is_over and self._signal is not None:
+            return 128 + self._signal
         return 1 if self._failed or not self._state.is_over else 0
 
     @property
-    def _was_interrupted(self) -> bool:
-        return self._interrupts is not None and self._interrupts.count > 0
+    def _signal(self) -> signal.Signals | None:
+        """The last signal that came while the inputs ran."""
+        return None if self._interrupts is None else self._interrupts.last
 
     def tell_end(self) -> None:
         """Say what was done, and how to do the rest."""

@@ -11,7 +11,8 @@ What differs from chat completions, and how a request is mapped:
 - Since version 2026-10-21 of the API, sampling settings are refused, default values
   included. A request that sets ``temperature`` or ``top_p`` is therefore sent as
   version 2023-06-01, which takes them from the models that still know them.
-- What the model reads from the cache, or writes to it, is input like any other.
+- ``input_tokens`` leaves out what the model reads from the cache or writes to it;
+  here both are parts of the input, each with its own count.
 """
 
 import json
@@ -368,4 +369,5 @@ def _usage(usage: Any) -> Usage:
         output_tokens=tokens(counts, "output_tokens"),
         cached_tokens=cached,
         reasoning_tokens=tokens(counts, "output_tokens_details", "thinking_tokens"),
+        cache_write_tokens=written,
     )

@@ -14,8 +14,23 @@ machines need not agree; without one they say nothing. What is damaged is passed
 because a header is never worth failing an answer for. Every answer comes by here, and
 most have no such header, so that a few look-ups decide.
 
-A `Quota` says what the headers say. Some endpoints mean a day by their limit; that
-shows in a `reset` beyond a minute, and is for the reader of the quota to judge.
+A `Quota` is a limit per minute, but some endpoints tell of a day in the same headers
+(Groq's ``x-ratelimit-limit-requests``, OpenAI's for some accounts), and none says
+which it means. What cannot be a minute is dropped whole, as if it had not been said:
+keeping to it would spread a day's requests over one minute, or wait a day for the
+rest of them, while the endpoint gives one back every few seconds. When it is used up,
+the 429 and its ``retry-after`` tell. Three signs count, for a limit L of which R are
+left, whole again in S seconds:
+
+1. Something is left, and S is longer than a minute. A bucket that is not empty and a
+   window are whole again within their length.
+2. Nothing is left, and S is longer than ten minutes. A bucket may be in debt, by an
+   answer longer than was left, but hardly by nine times its size.
+3. S * L / (L - R) is a day, within 5 %: a bucket drips in L - R at this rate. 8.64 s
+   for one of 10,000 is one. (A minute's window may look so for the moment in which
+   hardly any of it is used; its next answer does not.)
+
+Where only the limit is told, it is taken to be per minute.
 """
 
 import math
@@ -28,6 +43,8 @@ from inf_engine.types import Quota, RateHint
 
 Names = tuple[str, str, str]
 """The headers of a quota: its limit, what remains of it, and when it is whole."""
+
+_NOTHING = Quota()
 
 _KINDS = ("requests", "tokens", "input-tokens", "output-tokens")
 
@@ -61,16 +78,27 @@ _PROBES = (
 )
 """Which headers give a style away."""
 
+_DAY = 86_400.0
+
 _DURATION = re.compile(
     r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d*\.?\d+)s)?(?:(\d*\.?\d+)ms)?"
 )
-_UNITS = (86_400.0, 3600.0, 60.0, 1.0, 0.001)
+_UNITS = (_DAY, 3600.0, 60.0, 1.0, 0.001)
 
 _LONGEST_HEADER = 64
 """No header read here is longer, in characters; a longer one is damaged."""
 
-_LONGEST_RESET = 31 * 86_400.0
+_LONGEST_RESET = 31 * _DAY
 """No limit takes longer to come back, in seconds; such a number is a date."""
+
+_LONGEST_MINUTE = 66.0
+"""The longest reset of a limit per minute, in seconds: resets may be rounded up."""
+
+_LONGEST_DEBT = 600.0
+"""The longest reset of a limit per minute of which nothing is left, in seconds."""
+
+_NEAR = 0.05
+"""How far from a day a length that was calculated may be, as a share of it."""
 
 
 def rate_hint(headers: Mapping[str, str]) -> RateHint | None:
@@ -116,8 +144,21 @@ def _quota(
         seconds = _seconds(reset)
     if seconds is not None and seconds > _LONGEST_RESET:
         seconds = None
-    fields = _number(limit), _number(remaining), seconds
-    return None if fields == (None, None, None) else Quota(*fields)
+    quota = Quota(_number(limit), _number(remaining), seconds)
+    return None if quota == _NOTHING or not _is_minute(quota) else quota
+
+
+def _is_minute(quota: Quota) -> bool:
+    """Say whether a limit may be one per minute (see the top of this file)."""
+    limit, left, reset = quota.limit, quota.remaining, quota.reset
+    if left is None or reset is None:
+        return reset is None or reset <= _LONGEST_DEBT
+    if reset > (_LONGEST_MINUTE if left else _LONGEST_DEBT):
+        return False
+    used = 0.0 if limit is None else limit - left
+    if limit is None or used <= 0 or not left:
+        return True
+    return abs(reset * limit / used - _DAY) > _NEAR * _DAY
 
 
 def _number(text: str | None) -> float | None:

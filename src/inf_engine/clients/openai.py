@@ -152,20 +152,10 @@ class OpenAIClient:
         finish = _FINISH_REASONS.get(choice.get("finish_reason"), "unknown")
         if calls and finish == "stop":
             finish = "tool_calls"
-        reasoning = _reasoning(message)
-        if message.get("refusal"):
-            raise AnswerError(
-                f"{self._wire.place}: the model refused to answer "
-                f"({str(message['refusal'])[:LONGEST_REASON]!r}). Reword the prompt, "
-                "or use another model."
-            )
-        said_why = finish in ("length", "content_filter")
-        if message.get("content") is None and not (calls or reasoning or said_why):
-            raise self._wire.malformed("'choices[0].message' has no content")
-        return LLMResponse(
+        response = LLMResponse(
             text=text,
             tool_calls=calls,
-            reasoning=reasoning,
+            reasoning=_reasoning(message),
             finish_reason=finish,
             usage=_usage(body.get("usage")),
             model=str(body.get("model") or ""),
@@ -173,6 +163,22 @@ class OpenAIClient:
             seconds=seconds,
             limits=limits,
         )
+        self._check(message, response)
+        return response
+
+    def _check(self, message: Mapping[str, Any], response: LLMResponse) -> None:
+        """Refuse a refusal, and a message in which nothing stands."""
+        if message.get("refusal"):
+            raise AnswerError(
+                f"{self._wire.place}: the model refused to answer "
+                f"({str(message['refusal'])[:LONGEST_REASON]!r}). Reword the prompt, "
+                "or use another model.",
+                response=response,
+            )
+        says = response.tool_calls or response.reasoning
+        says_why = response.finish_reason in ("length", "content_filter")
+        if message.get("content") is None and not (says or says_why):
+            raise self._wire.malformed("'choices[0].message' has no content")
 
     def _choice(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The first choice of an answer, and its message."""
@@ -323,5 +329,8 @@ def _usage(usage: Any) -> Usage:
         cached_tokens=tokens(counts, "prompt_tokens_details", "cached_tokens"),
         reasoning_tokens=tokens(
             counts, "completion_tokens_details", "reasoning_tokens"
+        ),
+        cache_write_tokens=tokens(
+            counts, "prompt_tokens_details", "cache_write_tokens"
         ),
     )

@@ -8,7 +8,8 @@ no answer, or half of one   `EndpointConnectionError`, `EndpointTimeoutError`
 another status than 200     see the table of `refusal.py`
 200 with an error in it     the same, as the status that the error stands for
 200 without the JSON        `MalformedResponseError`
-200 without an answer       `AnswerError`, where the model says why
+200 without an answer       `AnswerError`, where the model says why; with the
+                            response, which is paid for
 ==========================  =====================================================
 """
 
@@ -205,13 +206,15 @@ class Wire:
         if response.finish_reason == "length":
             raise AnswerError(
                 f"{self.place} answered without any text: all tokens that it may write "
-                "were used up before (finish_reason 'length'). Raise max_tokens."
+                "were used up before (finish_reason 'length'). Raise max_tokens.",
+                response=response,
             )
         if response.finish_reason == "content_filter":
             raise AnswerError(
                 f"{self.place} answered without any text: the provider withheld it "
                 "(finish_reason 'content_filter'). Reword the prompt, or use another "
-                "model."
+                "model.",
+                response=response,
             )
         return response
 

@@ -103,18 +103,26 @@ class ExecutionState:
         """Return the length of the longest recorded path below an unfinished node."""
         heights, nodes = self._heights, self.nodes
         known = len(heights)
-        heights.extend([0] * (len(nodes) - known))
-        for node in reversed(nodes[known:]):
-            stack = [node]
-            while stack:
-                here = stack.pop()
-                height = heights[here.index] + 1
-                for dep in here.deps:
-                    if heights[dep.index] < height:
-                        heights[dep.index] = height
-                        if dep.index < known and self.states[dep.index] < _DONE:
-                            stack.append(dep)
+        if known < len(nodes):
+            heights.extend([0] * (len(nodes) - known))
+            for node in reversed(nodes[known:]):
+                if node.deps:
+                    self._raise_above(node, known)
         return heights[index]
+
+    def _raise_above(self, node: GraphNode, known: int) -> None:
+        """Raise what a node stands on; whatever was not `known` is looked at later."""
+        heights = self._heights
+        stack = [node]
+        while stack:
+            here = stack.pop()
+            height = heights[here.index] + 1
+            for dep in here.deps:
+                at = dep.index
+                if heights[at] < height:
+                    heights[at] = height
+                    if at < known and self.states[at] < _DONE:
+                        stack.append(dep)
 
     def start(self, index: int) -> None:
         """Move a READY node to RUNNING."""

@@ -321,6 +321,7 @@ _USAGE = _Record(
     output_tokens=_WHOLE,
     cached_tokens=_WHOLE,
     reasoning_tokens=_WHOLE,
+    cache_write_tokens=_WHOLE,
 )
 _MESSAGE = _Record(
     Message,

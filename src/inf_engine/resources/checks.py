@@ -286,6 +286,12 @@ def _fallbacks(value: Any) -> str:
 
 
 def _deployments(value: Any) -> str:
+    """Check a list of places; none at all, ``()``, is what is left out."""
+    if value == []:
+        return (
+            "is empty, so nothing would answer. Leave it out where the endpoint itself "
+            "answers, or add a table [[endpoints.<alias>.deployments]] for each place"
+        )
     return "" if _is_list(value) else not_a("a list of tables", value)
 
 

@@ -30,6 +30,11 @@ from inf_engine.resources.checks import (
 )
 from inf_engine.resources.prices import Price
 
+_NO_ALIAS = (
+    "binds no alias. Add a table [endpoints.<alias>] with a provider and a model; in "
+    'Python, {"<alias>": {"provider": ..., "model": ...}} or {"<alias>": client}'
+)
+
 
 @dataclass(frozen=True, slots=True)
 class EndpointConfig:
@@ -53,8 +58,8 @@ class EndpointConfig:
         tokens_per_minute: The most tokens in a minute, in and out together, None for
             no known limit.
         price: US dollars per million tokens, a `Price` or a table ``{input = 0.5,
-            output = 1.5, cached = 0.1}`` (``cached`` may be left out); None for what
-            is known of the model.
+            output = 1.5, cached = 0.1, cache_write = 0.6}`` (those of the cache may
+            be left out); None for what is known of the model.
         fallbacks: Aliases that are tried in this order when this one has failed for
             good.
         deployments: Several places that answer for this alias: tables of the fields
@@ -154,7 +159,7 @@ class ResourceConfig:
             if not isinstance(endpoint, (EndpointConfig, Mapping)):
                 what = not_a("an EndpointConfig", endpoint)
                 raise refusal("ResourceConfig", [(f"endpoints.{alias}", what)])
-        problems = _endpoints_problems(self.endpoints) if self.endpoints else []
+        problems = _endpoints_problems(self.endpoints)
         if problems:
             raise refusal("ResourceConfig", problems)
         made = {alias: _endpoint(data) for alias, data in self.endpoints.items()}
@@ -192,7 +197,8 @@ def _is_alias_table(source: Any) -> bool:
         return False
     names = {f.name for f in fields(EndpointConfig)}
     tables = [v for v in source.values() if isinstance(v, Mapping)]
-    return bool(source) and (not tables or any(names & set(t) for t in tables))
+    is_told = any(not table or names & set(table) for table in tables)
+    return bool(source) and (not tables or is_told)
 
 
 def _from_dict(data: Any, where: str) -> ResourceConfig:
@@ -215,7 +221,7 @@ def _endpoint(data: Any) -> EndpointConfig:
 def _endpoints_problems(endpoints: Any) -> list[Problem]:
     """Return what is wrong with the table of all endpoints."""
     if endpoints is None or endpoints == {}:
-        return [("endpoints", "binds no alias. Add a table [endpoints.<alias>]")]
+        return [("endpoints", _NO_ALIAS)]
     if not isinstance(endpoints, Mapping):
         return [("endpoints", not_a("a table of aliases", endpoints))]
     problems: list[Problem] = []
@@ -246,9 +252,9 @@ def _plain(values: Mapping[Any, Any]) -> dict[Any, Any]:
     plain = dict(values)
     given = plain.get("deployments")
     if isinstance(given, (list, tuple)):
-        plain["deployments"] = [
-            _table(each) if isinstance(each, EndpointConfig) else each for each in given
-        ]
+        plain["deployments"] = type(given)(
+            [_table(one) if isinstance(one, EndpointConfig) else one for one in given]
+        )
     return plain
 
 
@@ -290,17 +296,18 @@ def _read(path: Path) -> Any:
     """Return the data of a resources file."""
     parsers = {".toml": _toml, ".json": _json, ".yaml": _yaml, ".yml": _yaml}
     parse = parsers.get(path.suffix.lower())
+    if not path.exists():
+        looked = "" if path.is_absolute() else f": looked for {path.absolute()}"
+        raise ConfigurationError(
+            f"{path}: there is no such resources file{looked}. Correct the path, or "
+            "write the file"
+        )
     if parse is None:
         raise ConfigurationError(
             f"{path}: a resources file ends in {', '.join(parsers)}; rename it"
         )
     try:
         return parse(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        raise ConfigurationError(
-            f"{path}: there is no such resources file (in {Path.cwd()}). "
-            f"Correct the path, or give a dict"
-        ) from exc
     except OSError as exc:
         raise ConfigurationError(
             f"{path}: cannot be read ({exc.strerror}). Correct the path or its rights"

@@ -27,7 +27,8 @@ class _Tally:
 
     __slots__ = (
         *("requests", "tries", "failures", "unknown", "unknown_tokens"),
-        *("input", "output", "cached", "reasoning", "priced", "unpriced", "at_most"),
+        *("input", "output", "cached", "reasoning", "cache_written"),
+        *("priced", "unpriced", "at_most"),
         *("waited", "wired", "journal_hits", "cache_hits"),
     )
 
@@ -35,6 +36,7 @@ class _Tally:
         self.requests = self.tries = self.failures = 0
         self.unknown = self.unknown_tokens = 0
         self.input = self.output = self.cached = self.reasoning = 0
+        self.cache_written = 0
         self.priced = self.unpriced = self.at_most = 0
         self.waited = self.wired = 0.0
         self.journal_hits = self.cache_hits = 0
@@ -75,7 +77,7 @@ class Ledger:
         cost: float | None,
         wire_seconds: float,
     ) -> None:
-        """Book the answer to a try; it counts as one request.
+        """Book the answer to a try; it counts as one request, of use or not.
 
         Args:
             alias: The alias that was asked for.
@@ -92,6 +94,7 @@ class Ledger:
         tally.output += usage.output_tokens
         tally.cached += usage.cached_tokens
         tally.reasoning += usage.reasoning_tokens
+        tally.cache_written += usage.cache_write_tokens
         if cost is not None and 0 <= cost < math.inf:
             tally.priced += round(cost * UNITS)
         else:
@@ -180,6 +183,7 @@ def _sum(tallies: list[_Tally]) -> Statistics:
         output_tokens=sum(t.output for t in tallies),
         cached_tokens=sum(t.cached for t in tallies),
         reasoning_tokens=sum(t.reasoning for t in tallies),
+        cache_write_tokens=sum(t.cache_written for t in tallies),
         cost=sum(t.priced for t in tallies) / UNITS,
         unpriced=sum(t.unpriced for t in tallies),
         unknown_cost=sum(t.at_most for t in tallies) / UNITS,

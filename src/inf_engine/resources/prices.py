@@ -9,9 +9,8 @@ and cost nothing or something else; it has a price only where the user gives one
 A table may say that above so many tokens of input *all* tokens of the request cost
 another rate, so a price is one of a single request, never of a sum of them. Rates are
 those of the day of the first look-up, of the standard service tier, and kept as long
-as the process lives. `Usage` does not tell tokens written to a provider's cache from
-other input; where those cost more, a cost is too low by that difference, and only
-`upper_bound` counts it.
+as the process lives. Tokens that a provider wrote to its cache have the rate of its
+shortest lifetime: an answer counts them together, whatever a request asked for.
 
 Money is added up in whole `UNITS` of 1e-12 USD, not in floats: a price per million
 tokens with up to six decimals gives whole units for any number of tokens, so that
@@ -36,6 +35,7 @@ _FIELDS = {
     "input": "input_per_million",
     "output": "output_per_million",
     "cached": "cached_per_million",
+    "cache_write": "cache_write_per_million",
 }
 _NEEDED = ("input", "output")
 
@@ -49,6 +49,8 @@ class Price:
         output_per_million: Tokens written, reasoning included.
         cached_per_million: Tokens read that the provider had cached, None if they
             cost what the others do.
+        cache_write_per_million: Tokens read that the provider wrote to its cache,
+            None if they cost what the others do.
 
     Raises:
         ConfigurationError: If a value is no finite number of at least 0.
@@ -57,6 +59,7 @@ class Price:
     input_per_million: float
     output_per_million: float
     cached_per_million: float | None = None
+    cache_write_per_million: float | None = None
 
     def __post_init__(self) -> None:
         given = {key: getattr(self, name) for key, name in _FIELDS.items()}
@@ -69,9 +72,9 @@ class Price:
         """Return the price that a resources file gives.
 
         Args:
-            data: A mapping with ``input``, ``output`` and, where it differs,
-                ``cached``, each in USD per million tokens. A `Price` is returned as
-                it is.
+            data: A mapping with ``input``, ``output`` and, where they differ,
+                ``cached`` and ``cache_write``, each in USD per million tokens. A
+                `Price` is returned as it is.
 
         Raises:
             ConfigurationError: If it is no mapping, or its keys or values are wrong;
@@ -97,20 +100,30 @@ class Price:
         """Return what one request costs.
 
         Args:
-            usage: Its tokens; cached ones are part of the input, reasoning of the
-                output.
+            usage: Its tokens; those of the cache are part of the input, reasoning of
+                the output.
 
         Returns:
             USD.
         """
-        rate = self.cached_per_million
-        if rate is None or not usage.cached_tokens:
-            read = usage.input_tokens * self.input_per_million
-        else:
-            cached = min(usage.cached_tokens, usage.input_tokens)
-            fresh = usage.input_tokens - cached
-            read = fresh * self.input_per_million + cached * rate
+        fresh, rate = usage.input_tokens, self.input_per_million
+        read = 0.0
+        for count, own in (
+            (usage.cached_tokens, self.cached_per_million),
+            (usage.cache_write_tokens, self.cache_write_per_million),
+        ):
+            if count and own is not None:
+                part = min(count, fresh)
+                fresh -= part
+                read += part * own
+        read += fresh * rate
         return (read + usage.output_tokens * self.output_per_million) / _MILLION
+
+    @property
+    def dearest_input(self) -> float:
+        """USD per million tokens of input, whatever the cache does."""
+        own = self.cached_per_million, self.cache_write_per_million
+        return max(self.input_per_million, *(rate or 0.0 for rate in own))
 
 
 class _Tier(NamedTuple):
@@ -119,12 +132,10 @@ class _Tier(NamedTuple):
     Args:
         above: Tokens of input; -1 for the lowest tier.
         price: What the tokens of such a request cost.
-        dearest: USD per million tokens of input, whatever the cache does.
     """
 
     above: int
     price: Price
-    dearest: float
 
 
 def cost_of(
@@ -169,15 +180,14 @@ def upper_bound(
         USD, as if each token of input were of the dearest kind (cached or not, written
         to the cache or not); None if no price is known.
     """
-    if override is not None:
-        price, dearest = override, _dearest(override)
-    else:
+    price = override
+    if price is None:
         tier = _tier(provider, model, input_tokens)
         if tier is None:
             return None
-        _, price, dearest = tier
+        price = tier.price
     written = max_output_tokens * price.output_per_million
-    return (input_tokens * dearest + written) / _MILLION
+    return (input_tokens * price.dearest_input + written) / _MILLION
 
 
 def is_priced(provider: str, model: str, override: Price | None = None) -> bool:
@@ -234,8 +244,7 @@ def _look_up(provider: str, model: str) -> Any:
 def _tier_of(rates: list[Any], above: int) -> _Tier:
     """Return the price of requests with more than `above` tokens of input."""
     read, written, cached, cache_write = (_rate(rate, above) for rate in rates)
-    price = Price(read or 0.0, written or 0.0, cached)
-    return _Tier(above, price, max(_dearest(price), cache_write or 0.0))
+    return _Tier(above, Price(read or 0.0, written or 0.0, cached, cache_write))
 
 
 def _rate(rate: Any, above: int) -> float | None:
@@ -245,11 +254,6 @@ def _rate(rate: Any, above: int) -> float | None:
     reached = [tier for tier in rate.tiers if tier.start <= above]
     best = max(reached, key=lambda tier: tier.start, default=None)
     return float(rate.base if best is None else best.price)
-
-
-def _dearest(price: Price) -> float:
-    """Return what a million tokens of input cost, cached or not."""
-    return max(price.input_per_million, price.cached_per_million or 0.0)
 
 
 def _wrong_values(given: Mapping[str, Any]) -> list[str]:

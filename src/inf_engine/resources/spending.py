@@ -118,7 +118,11 @@ class Spending:
         return response
 
     def failed(self, job: Job, error: BaseException, now: float) -> None:
-        """Book a try that gave no answer: refused, or nobody knows."""
+        """Book a try that gave no answer of use: paid, refused, or nobody knows."""
+        paid = _paid(error)
+        if paid is not None and isinstance(error, AnswerError):
+            error.response = self.answered(job, paid, now)
+            return
         wire = now - job.since
         reservation, account = job.reservation, self.account
         if _is_refusal(error):
@@ -131,9 +135,16 @@ class Spending:
             account.keep(reservation)
 
 
+def _paid(error: BaseException) -> LLMResponse | None:
+    """Return the answer that an error tells of, if it says what that cost."""
+    response = error.response if isinstance(error, AnswerError) else None
+    is_told = isinstance(response, LLMResponse) and response.usage.total_tokens > 0
+    return response if is_told else None
+
+
 def _is_refusal(error: BaseException) -> bool:
     """Say whether an error tells that nothing was paid for."""
-    if not isinstance(error, EndpointError) or isinstance(error, AnswerError):
+    if not isinstance(error, EndpointError):
         return False
     return error.status is not None and error.status != 200
 

@@ -25,6 +25,7 @@ class Statistics:
         output_tokens: Tokens written, reasoning included.
         cached_tokens: The part of the input that the provider had cached.
         reasoning_tokens: The part of the output that was reasoning.
+        cache_write_tokens: The part of the input that the provider wrote to its cache.
         cost: USD, of the answers whose price is known.
         unpriced: Answers whose price is not known.
         unknown_cost: USD that the unknown tries may have cost at most, of those whose
@@ -44,6 +45,7 @@ class Statistics:
     output_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int = 0
     cost: float = 0.0
     unpriced: int = 0
     unknown_cost: float = 0.0
@@ -69,6 +71,7 @@ class Statistics:
             self.output_tokens,
             self.cached_tokens,
             self.reasoning_tokens,
+            self.cache_write_tokens,
         )
 
 
