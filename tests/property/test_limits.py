@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inf_engine.resources.bucket import TokenBucket
-from inf_engine.resources.limits import RateLimits, Sent
+from inf_engine.resources.limits import RateLimits
+from inf_engine.resources.pace import Sent
 from inf_engine.types import Quota, RateHint
 
 FEW = settings(max_examples=150, deadline=None)

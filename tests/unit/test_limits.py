@@ -3,12 +3,14 @@
 import heapq
 import itertools
 import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 
-from inf_engine.resources.limits import FIRST_FLIGHT, FIRST_PAUSE, RateLimits, Sent
+from inf_engine.resources.limits import FIRST_FLIGHT, RateLimits
+from inf_engine.resources.pace import FIRST_PAUSE, Sent
 from inf_engine.types import Quota, RateHint
 
 LATENCY = 0.05
@@ -320,6 +322,37 @@ def test_a_few_refusals_in_a_crowd_pause_nothing() -> None:
     for each in sent[30:40]:
         limits.refused(each, None, None, 0.01)
     assert limits.ready_at(0, 0, 0.01) == pytest.approx(0.01 + FIRST_PAUSE)
+
+
+def test_where_nothing_was_known_the_first_crowd_pauses_nothing() -> None:
+    """24 of 64 are refused: that is slow start; the window is the remedy."""
+    limits = RateLimits(None, None, FIRST_FLIGHT)
+    limits.answered(limits.sent(0, 0, 0.0), None, None, 0.0)
+    sent = [limits.sent(0, 0, 0.0) for _ in range(64)]
+    for each in sent[40:]:
+        limits.refused(each, None, None, 0.01)
+    assert limits.ready_at(0, 0, 0.01) == 0.01
+    for each in sent[20:40]:
+        limits.refused(each, None, None, 0.01)
+    assert limits.ready_at(0, 0, 0.01) == pytest.approx(0.01 + FIRST_PAUSE)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_pace_learnt_from_chance_is_forgotten(slots: int, seed: int) -> None:
+    """One in five is refused, at whatever pace: none is kept to for long."""
+    rng = random.Random(seed)
+    limits = RateLimits(None, None)
+    paces = list[float | None]()
+    fastest = slots / LATENCY
+
+    def asked(now: float) -> tuple[bool, RateHint | None, float]:
+        paces.append(limits.requests_per_minute)
+        return rng.random() >= 0.2, None, 0.0
+
+    out = simulate(limits, asked, 1000, slots=slots)
+    assert paces.count(None) >= 0.25 * len(paces)
+    assert out.wall <= 2.5 * len(paces) / fastest
 
 
 def test_a_refusal_that_names_a_time_pauses_also_in_a_crowd() -> None:

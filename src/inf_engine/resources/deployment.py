@@ -177,7 +177,7 @@ class Deployment:
             self.limits.lost(job.booked)
         self._judge(job, error, now)
         if self.window is not None and _is_overload(error):
-            self.window.overloaded(job.since, now)
+            self.window.overloaded(self.in_use, job.since, now)
 
     def _judge(self, job: Job, error: BaseException, now: float) -> None:
         """Tell the circuit breaker whether the endpoint is to blame."""

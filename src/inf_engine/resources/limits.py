@@ -11,181 +11,29 @@ answer ends the episode; its refusal pauses again. Requests that were on their w
 the pause began tell nothing new when they are refused as well.
 
 Headers that explain the refusal are all there is to learn. When nothing explains it, a
-rate has to be learnt from what was answered. Between two refusals a server's bucket is
-empty at both ends, so what was answered from one refusal to the next, the pause
-included, over the time between them is its rate, without bias. (N + 2) / T leans
-to the fast side while N is small, since a pace too slow is never found out. From there
-the pace creeps up, by 2 % of itself a second.
-
-Not every refusal is about a rate: a server may refuse the forty-first at once, or one
-in twenty at random. Then most of what was on its way is answered, and the size of the
-window is the remedy. So a pace is learnt only after two episodes in a row, and
-four refusals, in each of which as many were refused as answered.
+rate has to be learnt from what was answered (`Pace` says how).
 
 A few refusals that name no time and are explained by nothing, among many more requests
 in flight, begin no episode at all: that is a server that takes no more at once, and
-the window is the remedy for it.
+the window is the remedy for it. Few is a quarter of what is left in flight. Where
+nothing was known and a `first_flight` was sent ahead, few is all of it until the first
+episode: the window doubles there, goes far beyond what a server takes at once, and a
+pause would leave idle what it does take.
 
 Before the first answer nothing is known, and a flood would be refused as a whole. A
 `first_flight` lets only that many leave at once, and as many a second, until then.
 """
 
 import math
-from typing import NamedTuple
 
 from inf_engine.resources.bucket import MINUTE, TokenBucket
+from inf_engine.resources.pace import Episode, Pace, Sent
 from inf_engine.types import Quota, RateHint
 
 FIRST_FLIGHT = 8
-FIRST_PAUSE = 0.025
-LONGEST_PAUSE = 30.0
-GROWTH = 0.02
-DECREASE = 0.7
-RECENT = 20.0
-ENOUGH_REFUSED = 4
 
-_KEPT = 0.5
 _CROWD = 4
-
-
-class Sent(NamedTuple):
-    """A request that has left, to be handed back when it ends.
-
-    Args:
-        tokens_in: Tokens read, as estimated.
-        tokens_out: Tokens written, as estimated.
-        at: When it left, seconds on the loop's clock.
-        number: How many requests had left with it.
-        total_in: How many tokens to read had left with it.
-        total_out: How many tokens to write had left with it.
-    """
-
-    tokens_in: int
-    tokens_out: int
-    at: float
-    number: int
-    total_in: int
-    total_out: int
-
-
-class _Episode:
-    """What happened since a refusal until the probe is answered.
-
-    Args:
-        now: When it began.
-        answered: How many answers came since the episode before it began.
-        seconds: How long ago that was.
-    """
-
-    __slots__ = (
-        "before",
-        "began",
-        "is_explained",
-        "is_named",
-        "number",
-        "others",
-        "probe",
-        "refused",
-        "row",
-        "seconds",
-        "until",
-    )
-
-    def __init__(self, now: float, answered: int, seconds: float) -> None:
-        self.began = self.until = now
-        self.before = answered
-        self.seconds = seconds
-        self.refused = 1
-        self.others = 0
-        self.row = 0
-        self.number = 0
-        self.is_explained = False
-        self.is_named = False
-        self.probe: Sent | None = None
-
-    def pause(self, seconds: float | None, now: float, number: int) -> None:
-        """Let nothing leave for a while, then one.
-
-        Args:
-            seconds: How long, None to double what it was.
-            now: Seconds on the loop's clock.
-            number: How many requests have left; those tell nothing more.
-        """
-        if not seconds or seconds <= 0:
-            seconds = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self.row, 60))
-        else:
-            self.is_named = True
-        self.row += 1
-        self.until = now + seconds
-        self.number = number
-        self.probe = None
-
-    def is_over(self, now: float, patience: float) -> bool:
-        """Say whether all may go on although no probe has been answered.
-
-        So it is where nobody named a pause and most others were answered meanwhile,
-        or where the probe was not refused for long enough.
-        """
-        if self.probe is not None:
-            return now >= self.probe.at + patience
-        return not (self.is_named or self.is_explained or self.is_about_a_rate)
-
-    @property
-    def is_about_a_rate(self) -> bool:
-        """Whether nothing else explains that so many were refused."""
-        return not self.is_explained and self.refused >= self.others
-
-
-class _Pace:
-    """A rate learnt from refusals that nothing explained."""
-
-    __slots__ = (
-        "_base",
-        "_count",
-        "_in_a_row",
-        "_refused",
-        "_seconds",
-        "_since",
-        "bucket",
-    )
-
-    def __init__(self) -> None:
-        self.bucket: TokenBucket | None = None
-        self._in_a_row = self._refused = 0
-        self._count = 0.0
-        self._seconds = 0.0
-        self._base = 0.0
-        self._since = 0.0
-
-    def learn(self, episode: _Episode, now: float) -> None:
-        """Take note of an episode that is over."""
-        if not episode.is_about_a_rate:
-            self._in_a_row = self._refused = 0
-            return
-        is_recent = 0 < episode.seconds <= RECENT
-        self._in_a_row = self._in_a_row + 1 if is_recent else 1
-        self._refused += episode.refused
-        is_sure = self._in_a_row >= 2 and self._refused >= ENOUGH_REFUSED
-        if self.bucket is None and not is_sure:
-            return
-        if is_recent:
-            self._count = _KEPT * self._count + episode.before + episode.others
-            self._seconds = _KEPT * self._seconds + episode.seconds
-            self._base = MINUTE * (self._count + 2) / self._seconds
-        else:
-            self._base = DECREASE * self._grown(now)
-        self._since = now
-        if self.bucket is None:
-            self.bucket = TokenBucket(self._base, now, 1.0)
-        self.bucket.set_rate(self._base, now)
-
-    def creep(self, now: float) -> None:
-        """Go a bit faster than before."""
-        if self.bucket is not None:
-            self.bucket.set_rate(self._grown(now), now)
-
-    def _grown(self, now: float) -> float:
-        return self._base * (1 + GROWTH * (now - self._since))
+_FIRST_CROWD = 1
 
 
 class RateLimits:
@@ -208,6 +56,7 @@ class RateLimits:
         "_alone",
         "_answers",
         "_buckets",
+        "_crowd",
         "_episode",
         "_first",
         "_is_free",
@@ -237,13 +86,14 @@ class RateLimits:
         self._first: TokenBucket | None = None
         if first_flight is not None and requests_per_minute is None:
             self._first = TokenBucket(first_flight * MINUTE, 0.0, first_flight)
-        self._pace = _Pace()
+        self._pace = Pace()
         self._patience = patience
-        self._episode: _Episode | None = None
+        self._episode: Episode | None = None
         self._number = self._total_in = self._total_out = 0
         self._answers = 0
         self._open = 0
         self._alone = 0.0
+        self._crowd = _CROWD if first_flight is None else _FIRST_CROWD
         self._since = -math.inf
         self._buckets: list[tuple[TokenBucket, int]] = []
         self._is_free = False
@@ -258,6 +108,11 @@ class RateLimits:
     def paused_until(self) -> float | None:
         """Until when nothing may leave, None if nothing is paused."""
         return None if self._episode is None else self._episode.until
+
+    @property
+    def buckets(self) -> list[tuple[TokenBucket, int]]:
+        """What is kept to; of requests 0, tokens 1, those read 2, those written 3."""
+        return self._buckets
 
     @property
     def requests_per_minute(self) -> float | None:
@@ -330,7 +185,7 @@ class RateLimits:
         self._answers += 1
         self._open -= 1
         if self._alone:
-            self._alone = max(0.0, self._alone - 1 / _CROWD)
+            self._alone = max(0.0, self._alone - 1 / self._crowd)
         if used is not None and (used[0] != sent[0] or used[1] != sent[1]):
             self._correct(sent.tokens_in - used[0], sent.tokens_out - used[1], now)
         if hint is not None:
@@ -366,14 +221,15 @@ class RateLimits:
         episode = self._episode
         if episode is None and retry_after is None and not _explains(hint, sent):
             self._alone += 1
-            if _CROWD * self._alone <= self._open:
+            if self._crowd * self._alone <= self._open:
                 return
         if episode is not None and sent.number <= episode.number:
             episode.refused += 1
             return
         if episode is None:
-            episode = _Episode(now, self._answers, now - self._since)
+            episode = Episode(now, self._answers, now - self._since)
             self._episode = episode
+            self._crowd = _CROWD
         if _explains(hint, sent):
             episode.is_explained = True
             retry_after = retry_after or self._seconds_until_there(sent, now)
@@ -394,21 +250,21 @@ class RateLimits:
         if self._episode is not None and self._episode.probe is sent:
             self._episode.probe = None
 
-    def _leave(self, episode: _Episode, sent: Sent) -> None:
+    def _leave(self, episode: Episode, sent: Sent) -> None:
         """Let a request leave after a pause: as the probe, or because it is over."""
         if episode.is_over(sent.at, self._patience):
             self._finish(episode, sent.at, 0)
         elif episode.probe is None:
             episode.probe = sent
 
-    def _settle(self, episode: _Episode, sent: Sent, now: float) -> None:
+    def _settle(self, episode: Episode, sent: Sent, now: float) -> None:
         """Take note of an answer after a refusal: the probe's ends the episode."""
         if sent.number <= episode.number:
             episode.others += 1
         else:
             self._finish(episode, now, 1)
 
-    def _finish(self, episode: _Episode, now: float, answers: int) -> None:
+    def _finish(self, episode: Episode, now: float, answers: int) -> None:
         """End an episode; `answers` came from the probe."""
         self._episode = None
         self._pace.learn(episode, now)

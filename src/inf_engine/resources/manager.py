@@ -277,6 +277,7 @@ class ResourceManager:
             loop.call_soon(job.ended, exc)
             return
         job.state = JobState.GRANTED
+        job.waited = now - job.since
         job.since = now
         deployment.sent(job, now)
         context = job.context
