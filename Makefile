@@ -14,7 +14,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test test-core test-unit test-integration coverage \
-	ci lint types format bench clean
+	ci lint types format bench bench-peers clean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,19 @@ format: $(VENV)/has-core ## format the code, mend what can be mended
 
 bench: setup ## print the figures, as ratios to plain asyncio
 	@$(PY) benchmarks/run.py $(ARGS)
+
+PEERS := $(patsubst benchmarks/peers/needs/%.txt,%,$(wildcard benchmarks/peers/needs/*.txt))
+
+bench-peers: $(VENV)/has-core $(PEERS:%=.venv-peers/%/has-peer) ## print the figures of other libraries beside ours
+	@$(PY) benchmarks/peers/run.py $(ARGS)
+
+# What cannot be installed is named, and the others go on.
+.venv-peers/%/has-peer: private PY = $(@D)/bin/python
+.venv-peers/%/has-peer: benchmarks/peers/needs/%.txt $(VENV)/has-core
+	@echo "installing $* into $(@D) ..."
+	@mkdir -p $(@D)
+	@{ $(MAKE) VENV=$(@D) $(@D)/has-python && { $(call install,-r $<); } && touch $@; } || \
+	echo "cannot install $*: it is left out" >&2
 
 clean: ## remove what was made here, .venv included
 	rm -rf .venv .venv-3.13 build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*

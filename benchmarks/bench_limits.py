@@ -1,33 +1,16 @@
 """Limits that nobody told, and a join over random latencies: wall against the bound."""
 
-import json
 import random
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.measure import Figure
+from benchmarks.measure import Figure, reached, served
 from inf_engine import Engine, InferenceModule, LLMInference
 
 ROUNDS = 3
 RPM, BURST, RATED_CALLS = 1200, 20, 200
 AT_ONCE, LATENCY, SHORT_CALLS = 40, 0.05, 1000
 LANES, STEPS, INPUTS = 4, 5, 20
-
-_SERVER = """
-import json, sys
-from inf_engine.testing import LoopbackServer
-options = json.loads(sys.argv[1])
-if options.pop("told", False):
-    options["latency"] = lambda index, body: float(body["messages"][-1]["content"][:5])
-with LoopbackServer("fine", record=False, **options) as server:
-    print(server.base_url, flush=True)
-    sys.stdin.readline()
-    print(json.dumps([server.count, server.statuses[200]]), flush=True)
-"""
 
 
 class Ask(InferenceModule):
@@ -59,57 +42,26 @@ class Lanes(InferenceModule):
         return self.llm(f"{last:.3f} {' '.join(f'{end}' for end in ends)}")
 
 
-@contextmanager
-def served(
-    **options: Any,
-) -> Generator[tuple[dict[str, Any], Callable[[], tuple[int, int]]], None, None]:
-    """Run a server with these options in a process of its own.
-
-    Yields:
-        Resources that reach it, and a function that ends it and gives the numbers of
-        requests and of answers.
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SERVER, json.dumps(options)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-
-    def end() -> tuple[int, int]:
-        out, _ = process.communicate("\n", timeout=30)
-        count, answered = json.loads(out)
-        return count, answered
-
-    url = process.stdout.readline().strip()
-    config = {"provider": "openai-compatible", "model": "m", "base_url": url}
-    try:
-        yield {"endpoints": {"m": config}}, end
-    finally:
-        if process.poll() is None:
-            process.communicate("\n", timeout=30)
-
-
 async def found_out(calls: int, **options: Any) -> tuple[float, int, int]:
     """Return the seconds of so many calls, and how many were refused and failed.
 
     Nothing is known of the limits: each time the engine is new, and so is the server.
     """
     texts = [f"text {n}" for n in range(calls)]
-    with served(**options) as (resources, end):
-        async with Engine(resources, progress=False) as engine:
+    with served(**options) as (url, end):
+        async with Engine(reached(url), progress=False) as engine:
             began = time.perf_counter()
             results = await engine.map(Ask(), texts, errors="collect")
             wall = time.perf_counter() - began
-            count, answered = end()
-    return wall, count - answered, sum(not result.ok for result in results)
+            seen = end()
+    failed = sum(not result.ok for result in results)
+    return wall, seen.count - seen.answered, failed
 
 
 async def joined(inputs: list[Any]) -> float:
     """Return the seconds that lanes with a join take, over the critical paths."""
-    with served(told=True) as (resources, _):
-        resources["endpoints"]["m"]["max_concurrent"] = LANES
+    with served(told=True) as (url, _):
+        resources = reached(url, max_concurrent=LANES)
         async with Engine(resources, progress=False) as engine:
             module = Lanes()
             await engine.run(module, [[0.001]] * LANES, 0.001)

@@ -11,15 +11,27 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 _SERVER = """
-import sys
+import json, sys
 from inf_engine.testing import LoopbackServer
-with LoopbackServer("fine", latency=float(sys.argv[1]), record=False) as server:
+options = json.loads(sys.argv[1])
+if options.pop("told", False):
+    options["latency"] = lambda index, body: float(body["messages"][-1]["content"][:5])
+with LoopbackServer(record=False, **options) as server:
     print(server.base_url, flush=True)
     sys.stdin.readline()
-    print(server.count, server.max_in_flight, flush=True)
+    print(json.dumps([server.count, server.statuses[200], server.max_in_flight]))
 """
+
+
+class Seen(NamedTuple):
+    """What a server saw: requests, those it answered well, the most at once."""
+
+    count: int
+    answered: int
+    most: int
 
 
 @dataclass(frozen=True)
@@ -55,34 +67,49 @@ async def timed(run: Callable[[], Awaitable[object]], repeats: int = 5) -> float
 
 
 @contextlib.contextmanager
-def server(
-    latency: float,
-) -> Generator[tuple[str, Callable[[], tuple[int, int]]], None, None]:
+def served(
+    *, answer: str = "fine", told: bool = False, **options: Any
+) -> Generator[tuple[str, Callable[[], Seen]], None, None]:
     """Run a loopback server in a process of its own.
 
+    Args:
+        answer: What it says.
+        told: Whether the last message begins with the seconds that it takes.
+        **options: As for `LoopbackServer`.
+
     Yields:
-        Its base URL, and a function that ends it and gives the number of requests and
-        the most that were open at once.
+        Its base URL, and a function that ends it and says what it saw.
     """
+    given = json.dumps({"answer": answer, "told": told, **options})
     process = subprocess.Popen(
-        [sys.executable, "-c", _SERVER, str(latency)],
+        [sys.executable, "-c", _SERVER, given],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdin is not None
     assert process.stdout is not None
 
-    def end() -> tuple[int, int]:
+    def end() -> Seen:
         out, _ = process.communicate("\n", timeout=30)
-        count, most = out.split()
-        return int(count), int(most)
+        return Seen(*json.loads(out))
 
     try:
         yield process.stdout.readline().strip(), end
     finally:
         if process.poll() is None:
             process.communicate("\n", timeout=30)
+
+
+def reached(url: str, **limits: Any) -> dict[str, Any]:
+    """Return resources whose alias "m" is the server at a URL."""
+    config = {"provider": "openai-compatible", "model": "m", "base_url": url, **limits}
+    return {"endpoints": {"m": config}}
+
+
+def cpu() -> float:
+    """Return the CPU seconds of this process until now."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
 
 
 def resident_mb() -> float:

@@ -1,6 +1,6 @@
 """Run the benchmarks and print their figures: ``make bench``, or name some files.
 
-python benchmarks/run.py [nodes] [calls] [limits] [memory] [import]
+python benchmarks/run.py [NAME ...]
 """
 
 import asyncio
@@ -12,16 +12,22 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import (
     bench_calls,
     bench_import,
+    bench_journal,
     bench_limits,
     bench_memory,
+    bench_million,
     bench_nodes,
+    bench_noop,
 )
 
 BENCHES = {
+    "noop": bench_noop,
     "nodes": bench_nodes,
     "calls": bench_calls,
     "limits": bench_limits,
+    "journal": bench_journal,
     "memory": bench_memory,
+    "million": bench_million,
     "import": bench_import,
 }
 
