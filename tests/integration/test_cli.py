@@ -146,6 +146,49 @@ def test_journal_errors(journal: Shell, line: str, message: str) -> None:
     assert message in journal.err
 
 
+LOOKS = ("show a.db", "diff a.db a.db", "export a.db --out rows.jsonl")
+
+
+def files_of(shell: Shell) -> dict[str, bytes]:
+    """The journal's files in the folder of a shell."""
+    return {f.name: f.read_bytes() for f in sorted(shell.folder.glob("a.db*"))}
+
+
+@pytest.mark.parametrize("line", LOOKS)
+def test_a_look_leaves_nothing_behind(journal: Shell, line: str) -> None:
+    """Not beside an idle journal; beside one that is written, what was there."""
+    before = files_of(journal)
+    assert list(before) == ["a.db", "a.db-lock"]
+    assert journal(f"journal {line}") == 0
+    assert files_of(journal) == before
+    with JournalStore("a.db") as store:
+        store.append(Row(bytes(16), response="{}"))
+        names = list(files_of(journal))
+        assert journal(f"journal {line}") == 0
+        assert list(files_of(journal)) == names
+        assert store.append(Row(bytes(15) + b"1", response="{}"))
+    assert list(files_of(journal)) == ["a.db", "a.db-lock"]
+    with JournalStore("a.db", read_only=True) as store:
+        assert len(store) == 5
+
+
+@pytest.mark.parametrize("line", LOOKS)
+def test_a_look_at_what_a_dead_process_left(journal: Shell, line: str) -> None:
+    """Its newest answers are there, and no leftover."""
+    script = (
+        "import os; from inf_engine.journal import JournalStore, Row\n"
+        "JournalStore('a.db').append(Row(bytes(16), response='{}')); os._exit(9)"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environ(), cwd=journal.folder, check=False)
+    assert done.returncode == 9
+    assert "a.db-wal" in files_of(journal)
+    assert journal(f"journal {line}") == 0
+    assert list(files_of(journal)) == ["a.db", "a.db-lock"]
+    with JournalStore("a.db") as store:
+        assert len(store) == 4
+
+
 def test_a_journal_is_not_written_over(journal: Shell) -> None:
     """Neither by its own export."""
     assert journal("journal export a.db --out ./a.db") == 2

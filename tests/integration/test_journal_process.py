@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -44,6 +44,49 @@ for line in sys.stdin:
     os.write(1, b"pid %d\\n" % child)
     _, status = os.waitpid(child, 0)
     os.write(1, b"end %d\\n" % os.waitstatus_to_exitcode(status))
+"""
+
+STEPPER = """
+import os, signal, sqlite3, sys
+from inf_engine.journal import JournalStore, Row
+
+connect, left = sqlite3.connect, [0]
+
+def dying(function):
+    def called(*args, **options):
+        result = function(*args, **options)
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return called
+
+class Connection(sqlite3.Connection):
+    execute = dying(sqlite3.Connection.execute)
+    close = dying(sqlite3.Connection.close)
+
+def work(path, steps):
+    left[0] = steps
+    for name in ("open", "close", "chmod", "rename", "remove", "fsync"):
+        setattr(os, name, dying(getattr(os, name)))
+    sqlite3.connect = lambda *a, **o: connect(*a, factory=Connection, **o)
+    with JournalStore(path, durability="power") as store:
+        for number in range(len(store), len(store) + 2):
+            store.append(Row(number.to_bytes(16, "big"), response="x" * 3000))
+            store.commit()
+            sys.stdout.write("kept\\n")
+            sys.stdout.flush()
+
+for line in sys.stdin:
+    steps, path = line.split()
+    child = os.fork()
+    if not child:
+        try:
+            work(path, int(steps))
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    print("end", os.waitstatus_to_exitcode(status), flush=True)
 """
 
 FULL_DISK = """
@@ -139,6 +182,108 @@ def test_kill_while_the_file_is_made(tmp_path: Path) -> None:
             keys = killed(process, path, after=rng.randrange(3))
             with JournalStore(path) as store:
                 assert len(keys) <= len(store) <= len(keys) + 1
+
+
+@contextmanager
+def stepper() -> "Generator[Callable[[int, Path], tuple[int, int]]]":
+    """Run stores that die after so many steps; gives the rows kept and the exit."""
+    command = [sys.executable, "-c", STEPPER]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env=ENVIRON, stdin=pipe, stdout=pipe, text=True
+    ) as process:
+        assert process.stdin and process.stdout
+
+        def stepped(steps: int, path: Path) -> tuple[int, int]:
+            assert process.stdin and process.stdout
+            process.stdin.write(f"{steps} {path}\n")
+            process.stdin.flush()
+            kept = 0
+            while (line := process.stdout.readline()) == "kept\n":
+                kept += 1
+            return kept, int(line.split()[1])
+
+        yield stepped
+        process.stdin.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("is_new", [True, False], ids=["new", "old"])
+def test_killed_after_every_step(tmp_path: Path, is_new: bool) -> None:
+    """Whatever a death leaves can be read, also by a reader, and goes on."""
+    code, steps = -signal.SIGKILL, 0
+    with stepper() as stepped:
+        while code:
+            steps += 1
+            path = tmp_path / f"{steps if is_new else 'run'}.db"
+            before = 0
+            if path.exists():
+                with JournalStore(path, read_only=True) as store:
+                    before = len(store)
+            kept, code = stepped(steps, path)
+            for read_only in (True, False):
+                if read_only and not path.exists():
+                    assert not kept
+                    continue
+                with JournalStore(path, read_only=read_only) as store:
+                    assert kept <= len(store) - before <= kept + 1
+                    assert all(store.get(key(n)) for n in range(len(store)))
+            left = {f.name for f in tmp_path.glob(f"{path.name}*")}
+            assert left == {path.name, f"{path.name}-lock"}
+    assert code == 0 and steps > 15
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_journal_has_its_modes_before_its_name(tmp_path: Path) -> None:
+    """A death at the first moment leaves what a reader who may not write can open.
+
+    The switch to WAL is a transaction with a file ``-journal``: a journal whose maker
+    died in it has to be rolled back, which only a writer can do.
+    """
+    script = """
+import os, sys
+from inf_engine.journal import JournalStore
+rename = os.rename
+os.rename = lambda a, b: (rename(a, b), os._exit(9))
+JournalStore(sys.argv[1])
+"""
+    path = tmp_path / "run.db"
+    command = [sys.executable, "-c", script, str(path)]
+    assert subprocess.run(command, env=ENVIRON, check=False).returncode == 9
+    write_version, read_version = path.read_bytes()[18:20]
+    assert (write_version, read_version) == (2, 2)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["run.db", "run.db-lock"]
+
+
+def test_a_journal_that_is_deleted_under_a_run(tmp_path: Path) -> None:
+    """A process whose file goes is told so; what it was promised is an error."""
+    script = """
+import os, sys
+from inf_engine.journal import JournalStore, Row
+from inf_engine.errors import JournalError
+with JournalStore(sys.argv[1]) as store:
+    for number in range(10):
+        try:
+            store.append(Row(number.to_bytes(16, "big"), response="a"))
+            print("kept", flush=True)
+        except JournalError as error:
+            print(error, flush=True)
+        sys.stdin.readline()
+"""
+    path = tmp_path / "run.db"
+    command = [sys.executable, "-c", script, str(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env=ENVIRON, stdin=pipe, stdout=pipe, text=True
+    ) as process:
+        assert process.stdin and process.stdout
+        assert process.stdout.readline() == "kept\n"
+        path.unlink()
+        said, _ = process.communicate("\n" * 10, timeout=SECONDS)
+    lines = said.splitlines()
+    assert "was deleted, moved or replaced while it was in use" in lines[0]
+    assert len(lines) == 9
+    assert all("takes no more answers" in line for line in lines[1:])
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])

@@ -30,7 +30,10 @@ class NodeJob(Job):
         context: What the client and the tools run in.
     """
 
-    __slots__ = ("cache_row", "inside", "kept", "key", "node", "row", "run", "talk")
+    __slots__ = (
+        *("cache_row", "inside", "kept", "key", "node", "row", "run", "talk"),
+        "waits",
+    )
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class NodeJob(Job):
         self.row: Row | None = None
         self.cache_row: Row | None = None
         self.kept: LLMResponse | JournalError | None = None
+        self.waits = False
 
     def sent(self) -> None:
         """Note when the request leaves; with it the time of the node begins to run."""
@@ -66,9 +70,16 @@ class NodeJob(Job):
         work.received(self, outcome)
         if work.memory is not None and isinstance(outcome, LLMResponse):
             try:
-                self.kept = work.memory.memory.keep(self, outcome)
+                self.kept = work.memory.memory.keep(self, outcome, self.stored)
+                self.waits = self.kept is None
             except JournalError as exc:
                 self.kept = exc
+
+    def stored(self, outcome: LLMResponse | JournalError) -> None:
+        """Go on with an answer that was kept together with others, or was not."""
+        self.waits = False
+        self.kept = outcome
+        self.ended(outcome)
 
     def reused(self, response: LLMResponse, source: Reuse) -> None:
         """Take an answer that was paid for before."""
@@ -82,7 +93,7 @@ class NodeJob(Job):
     def ended(self, outcome: LLMResponse | BaseException) -> None:
         """Go on with the answer, or fail the node."""
         run, node = self.run, self.node
-        if run.jobs.get(node.index) is not self:
+        if self.waits or run.jobs.get(node.index) is not self:
             return
         del run.jobs[node.index]
         outcome = self.kept or outcome

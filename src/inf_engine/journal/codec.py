@@ -184,6 +184,7 @@ class _Record:
         self.left_out = left_out
         self.kinds = kinds
         self._defaults = {f.name: _default(f) for f in fields(cls)}
+        self._table = tuple((n, k.write, self._defaults[n]) for n, k in kinds.items())
 
     def write(self, value: Any) -> Any:
         """Return the fields as a dict."""
@@ -191,12 +192,15 @@ class _Record:
             name = self.cls.__name__
             raise _MisfitError(f"is a {type(value).__name__}, not a {name}")
         plain: dict[str, Any] = {}
-        for name, kind in self.kinds.items():
-            item = getattr(value, name)
-            default = self._defaults[name]
-            if item is default or item == default:
-                continue
-            plain[name] = _at(name, kind.write, item)
+        name = ""
+        try:
+            for name, write, default in self._table:
+                item = getattr(value, name)
+                if item is not default and item != default:
+                    plain[name] = write(item)
+        except _MisfitError as error:
+            error.place.append(name)
+            raise
         return plain
 
     def read(self, value: Any) -> Any:

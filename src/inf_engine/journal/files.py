@@ -1,5 +1,6 @@
 """What a journal is as a file: is it there, may it be made, who may read it."""
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -86,6 +87,68 @@ def remove(name: str) -> None:
     """Delete a file, if it is there."""
     with suppress(FileNotFoundError):
         os.remove(name)
+
+
+def remove_database(name: str) -> None:
+    """Delete a database of SQLite, if it is there, and what belongs to it."""
+    for ending in ("", "-journal", "-wal", "-shm"):
+        remove(f"{name}{ending}")
+
+
+def place_of(path: str) -> tuple[int, ...]:
+    """Return which files the names of a journal and of its log stand for.
+
+    Args:
+        path: The journal.
+
+    Raises:
+        OSError: If one is not there.
+    """
+    file, log = os.stat(path), os.stat(f"{path}-wal")
+    return file.st_dev, file.st_ino, log.st_dev, log.st_ino
+
+
+def state_of(path: str) -> tuple[int, ...]:
+    """Return what changes when somebody opens a journal to write, or writes into it.
+
+    Args:
+        path: The journal.
+
+    Raises:
+        OSError: If it is not there.
+    """
+    file = os.stat(path)
+    has_log = os.path.exists(f"{path}-wal")
+    return file.st_ino, file.st_size, file.st_mtime_ns, has_log
+
+
+def may_write(path: str) -> bool:
+    """Say whether this process may write a file, and make others beside it."""
+    return os.access(path, os.W_OK) and os.access(os.path.dirname(path), os.W_OK)
+
+
+def has_no_log(path: str) -> bool:
+    """Say whether nobody has a journal open to write, nor died with it open."""
+    return not _size(f"{path}-wal") and not os.path.exists(f"{path}-shm")
+
+
+def sync_file(name: str, number: int) -> None:
+    """Make what is written into a file survive a loss of power.
+
+    Args:
+        name: The file.
+        number: Its inode.
+
+    Raises:
+        OSError: If it cannot be synced, or the name stands for another file.
+    """
+    handle = os.open(name, os.O_RDWR)
+    try:
+        if os.fstat(handle).st_ino != number:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def sync_folder(folder: str) -> None:

@@ -67,11 +67,12 @@ def checksum(key: bytes, response: str) -> int:
     return zlib.crc32(response.encode(), zlib.crc32(key))
 
 
-def values_of(row: Row, path: str) -> tuple[Any, ...]:
+def values_of(row: Row, response: str | None, path: str) -> tuple[Any, ...]:
     """Return the row as `INSERT` takes it.
 
     Args:
         row: The row.
+        response: The answer, None for that of the row.
         path: The journal, for the message.
 
     Raises:
@@ -79,7 +80,8 @@ def values_of(row: Row, path: str) -> tuple[Any, ...]:
     """
     created = row.created or datetime.now(UTC).isoformat()
     texts = (row.kind, row.path, row.alias, row.model, row.input)
-    long = (row.request, row.response, created)
+    answer = row.response if response is None else response
+    long = (row.request, answer, created)
     if not isinstance(row.key, bytes) or len(row.key) != KEY_BYTES:
         problem = (
             f"its key is not {KEY_BYTES} bytes: make it with call_key or cache_key"
@@ -89,7 +91,7 @@ def values_of(row: Row, path: str) -> tuple[Any, ...]:
     elif not _is_text((*texts, *long)):
         problem = "a field is not text, or has half a character in it"
     else:
-        return row.key, *texts, row.number, *long, checksum(row.key, row.response)
+        return row.key, *texts, row.number, *long, checksum(row.key, answer)
     raise journal_error(path, "cannot store a row", f"Mend the row: {problem}.")
 
 

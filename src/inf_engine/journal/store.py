@@ -3,8 +3,10 @@
 **What survives what.** In WAL mode with ``synchronous=NORMAL`` a commit is a write to
 the file, not yet to the disk: it survives any death of the process (kill -9 too), and
 costs no fsync. After a loss of power the last commits may be missing; the file is whole
-all the same. ``durability="power"`` fsyncs: rows are gathered by `append` and made
-lasting by one `commit`, and no answer may be used before it.
+all the same. With ``durability="power"`` no row may be used before `commit`, an fsync
+of the log by our own hand that many rows share. It is what ``synchronous=FULL`` does,
+but any thread can do it while this one goes on: SQLite itself syncs the log before it
+copies it into the file, and the file before it begins the log anew.
 
 **Append only.** A row is never changed, and the first answer to a key wins. Rows lie in
 the order of their ids, so that a commit touches the last page. An index by key would
@@ -16,36 +18,53 @@ SQLite transaction, so it works wherever SQLite does and ends with the process, 
 that ends. The lock is not on the journal itself, for readers come in beside a writer.
 The file stays when the journal is closed: deleting a lock file is a race.
 
-**Never a silent fresh start.** A new journal is made under another name and then
-renamed, so a journal that is empty was truncated. And a ``-wal`` without its journal is
-refused: SQLite would replay it into the new file.
+**Never a silent fresh start.** A new journal is made under another name, in WAL mode
+already, and then renamed: an empty one was truncated, and no death leaves one that has
+to be rolled back. A ``-wal`` without its journal is refused: SQLite would replay it
+into the new file. At each commit the names must still stand for the files that were
+opened.
 
-What this cannot see: a ``-wal`` that was lost or cut off holds the newest rows, and
-SQLite takes what is left for the whole. A journal is copied when nobody has it open.
+**Readers leave nothing behind.** Whoever reads a WAL file makes ``-wal`` and ``-shm``,
+and only who may write can take them away. So a reader opens the file to write too, with
+``query_only``, and SQLite clears up if it is the last to close it: what a dead process
+has left in the log is then in the file. Where that is not allowed, a file without a log
+is opened as ``immutable``, and anew once it has changed; one with a log has both files.
+
+What this cannot see: a ``-wal`` that was lost or cut off while nobody had it open holds
+the newest rows, and SQLite takes what is left for the whole. A journal is copied when
+nobody has it open.
 """
 
 import os
 import socket
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from inf_engine.errors import JournalError
+from inf_engine.journal.database import (
+    FIXES,
+    connect,
+    connect_reader,
+    create,
+    load_sqlite,
+    lock,
+    reason_of,
+    remedy,
+)
 from inf_engine.journal.files import (
     PERMISSIONS,
     journal_error,
     look,
-    make_private,
-    remove,
-    sync_folder,
+    place_of,
+    state_of,
+    sync_file,
 )
 from inf_engine.journal.keys import KEY_BYTES
 from inf_engine.journal.rows import (
     APPLICATION,
     COLUMNS,
     INSERT,
-    TABLES,
     VERSION,
     Row,
     checksum,
@@ -54,25 +73,11 @@ from inf_engine.journal.rows import (
 
 if TYPE_CHECKING:
     import sqlite3
-    from types import ModuleType, TracebackType
+    from types import TracebackType
+
+T = TypeVar("T")
 
 _PAGE = 256  # rows that are read at a time
-_WAIT = 5.0  # seconds, for a foreign program that writes into the file
-
-_CODES = {  # SQLite's result codes, by what is to be done
-    "perm": (3, 8, 14, 23),
-    "busy": (5, 6),
-    "disk": (10, 13),
-    "damaged": (1, 11, 26),
-}
-_FIXES = {
-    "perm": PERMISSIONS,
-    "busy": "Close the program that has it open.",
-    "disk": "Make room on the disk, or mend it, and run again: what is in the journal "
-    "is not called again.",
-    "damaged": "It is damaged, or not a journal: restore it from a copy, or name "
-    "another file.",
-}
 
 
 class JournalStore:
@@ -88,6 +93,11 @@ class JournalStore:
             `append` commits; with ``power``, `commit` does.
         read_only: Open it to look at, also beside a process that writes. Rows that are
             appended later are seen by `rows`, not by `get` and ``len``.
+
+    Attributes:
+        path: The real path of the file.
+        read_only: Whether it is open to look at.
+        gathers: Whether rows last after `commit` only.
 
     Raises:
         JournalError: If it cannot be opened, is damaged or foreign, is of a newer
@@ -107,12 +117,14 @@ class JournalStore:
             )
         self.path = os.path.realpath(path)
         self.read_only = read_only
-        self._gathers = durability == "power"
-        self._gathered: list[bytes] | None = None  # None outside of a transaction
-        self._broken = ""
+        self.gathers = durability == "power"
+        self._fresh: dict[bytes, None] = {}  # not lasting yet
+        self._broken = ("", "")  # what happened, and what to do
+        self._place: tuple[int, ...] = ()
+        self._seen: tuple[int, ...] | None = None  # of a file that must not change
         self._process = os.getpid()
         self._ids: dict[bytes, int] = {}
-        self._sqlite = _load_sqlite(self.path)
+        self._sqlite = load_sqlite(self.path)
         self._database: sqlite3.Connection | None = None
         self._lock: sqlite3.Connection | None = None
         try:
@@ -144,47 +156,64 @@ class JournalStore:
         Raises:
             JournalError: If it cannot be read, or the store is closed or forked.
         """
-        database = self._usable()
+        self._usable()
         row_id = self._ids.get(key)
         if row_id is None:
             return None
         query = "SELECT response, crc FROM answers WHERE id = ?"
         with self._explained("cannot be read"):
-            found = database.execute(query, (row_id,)).fetchone()
+            found = self._steadily(lambda d: d.execute(query, (row_id,)).fetchone())
         if found is None or not isinstance(found[0], str):
-            raise self._error(f"has lost row {row_id}", _FIXES["damaged"])
+            raise self._error(f"has lost row {row_id}", FIXES["damaged"])
         if found[1] != checksum(key, found[0]):
             problem = f"is damaged: row {row_id} is not as it was written"
-            raise self._error(problem, _FIXES["damaged"])
+            raise self._error(problem, FIXES["damaged"])
         return found[0]
 
-    def append(self, row: Row) -> bool:
+    def is_lasting(self, key: bytes) -> bool:
+        """Say whether an answer that was appended may be used: its commit is done.
+
+        Args:
+            key: 16 bytes.
+        """
+        return key not in self._fresh
+
+    def check(self) -> None:
+        """Make sure that an answer could be appended, as far as is known.
+
+        Raises:
+            JournalError: If it could not.
+        """
+        self._writable()
+
+    def append(self, row: Row, response: str | None = None) -> bool:
         """Keep an answer, and say whether it is new; the first one of a key stays.
 
-        When it returns, the row is committed; with ``durability="power"`` not before
-        `commit`.
+        When it returns, the row survives a death of the process; with
+        ``durability="power"`` it may be used after `commit`.
 
         Args:
             row: The answer; its `id` is ignored.
+            response: The answer itself, None for that of the row.
 
         Raises:
             JournalError: If it could not be kept. Unless the row itself is wrong, the
                 store then refuses all further ones.
         """
         database = self._writable()
-        if row.key in self._ids:
+        key = row.key
+        if key in self._ids:
             return False
-        values = values_of(row, self.path)
+        values = values_of(row, response, self.path)
         try:
-            if self._gathers and self._gathered is None:
-                database.execute("BEGIN IMMEDIATE")
-                self._gathered = []
             number = database.execute(INSERT, values).lastrowid
         except self._sqlite.Error as error:
             raise self._lost(error) from error
-        self._ids[row.key] = number or 0
-        if self._gathered is not None:
-            self._gathered.append(row.key)
+        if self.gathers:
+            self._fresh[key] = None
+        else:
+            self._check_place()
+        self._ids[key] = number or 0
         return True
 
     def commit(self) -> None:
@@ -196,14 +225,51 @@ class JournalStore:
             JournalError: If it failed: the rows since the last commit are not kept,
                 and the store refuses further ones.
         """
-        database = self._writable()
-        if self._gathered is None:
+        keys = self.unsettled()
+        if not keys:
+            self._writable()
             return
+        failure = None
         try:
-            database.execute("COMMIT")
-        except self._sqlite.Error as error:
-            raise self._lost(error) from error
-        self._gathered = None
+            self.sync()
+        except OSError as error:
+            failure = error
+        self.settle(keys, failure)
+
+    def unsettled(self) -> list[bytes]:
+        """Return the keys that a `sync` would make lasting; `settle` them after it."""
+        return list(self._fresh)
+
+    def sync(self) -> None:
+        """Make all appended rows survive a loss of power; any thread may do it.
+
+        Raises:
+            OSError: If it failed, or the rows are not where the next run looks for
+                them; `settle` them with it.
+        """
+        if place_of(self.path) != self._place:
+            raise FileNotFoundError
+        sync_file(f"{self.path}-wal", self._place[-1])
+
+    def settle(self, keys: Iterable[bytes], error: OSError | None = None) -> None:
+        """Take note of how a `sync` has ended.
+
+        Args:
+            keys: What was `unsettled` before it.
+            error: Why it failed; then nothing counts that does not last already, and
+                the store refuses further answers.
+
+        Raises:
+            JournalError: If it failed, for those who wait for the keys.
+        """
+        if error is None:
+            for key in keys:
+                self._fresh.pop(key, None)
+            return
+        for key in self._fresh:
+            self._ids.pop(key, None)
+        self._fresh.clear()
+        raise self._lost(error) from error
 
     def rows(self, after: int = 0) -> Iterator[Row]:
         """Yield the rows in the order they came; reading holds up no writer.
@@ -215,10 +281,13 @@ class JournalStore:
             JournalError: If they cannot be read, or the store is closed or forked.
         """
         query = f"SELECT {COLUMNS}, id FROM answers WHERE id > ? ORDER BY id LIMIT ?"
+
+        def read(database: "sqlite3.Connection") -> list[Any]:
+            return database.execute(query, (after, _PAGE)).fetchall()
+
         while True:
-            database = self._usable()
             with self._explained("cannot be read"):
-                page = database.execute(query, (after, _PAGE)).fetchall()
+                page = self._steadily(read)
             yield from (Row(*values) for values in page)
             if len(page) < _PAGE:
                 return
@@ -235,7 +304,7 @@ class JournalStore:
         if os.getpid() != self._process:
             return
         try:
-            if self._gathered is not None and not self._broken:
+            if self._fresh:
                 self.commit()
         finally:
             for connection in (self._database, self._lock):
@@ -247,75 +316,42 @@ class JournalStore:
         """Find the file, lock it, make it if it is new, and read its keys."""
         look(self.path, must_exist=self.read_only)
         if not self.read_only:
-            self._take_lock()
+            self._lock = lock(self._sqlite, self.path)
             if not look(self.path, must_exist=False):
-                self._create()
+                with self._explained("cannot be made"):
+                    create(self._sqlite, self.path)
         with self._explained("cannot be opened"):
-            self._database = self._connect(self.path, "ro" if self.read_only else "rw")
-            self._check()
-            self._load(self._database)
+            if self.read_only:
+                self._open_reader()
+            else:
+                self._database = connect(self._sqlite, self.path, "mode=rw")
+            self._steadily(self._load)
             if not self.read_only:
-                self._claim(self._database)
+                self._claim(self._usable())
 
-    def _take_lock(self) -> None:
-        """Hold the lock for the life of the store, or say who has it."""
-        name = f"{self.path}-lock"
-        make_private(name, self.path)
-        try:
-            self._lock = self._connect(name, "rw", wait=0)
-            self._lock.execute("PRAGMA journal_mode = OFF")  # it is never written
-            self._lock.execute("BEGIN EXCLUSIVE")
-        except self._sqlite.Error as error:
-            if _remedy(error) != "busy":
-                raise self._error(
-                    f"cannot be locked: {error} ('{name}')", PERMISSIONS
-                ) from error
-            raise self._error(
-                f"is in use by {self._user()}",
-                "Wait until it has ended, or give each process a journal of its own; "
-                "read_only=True looks at it meanwhile.",
-            ) from error
+    def _open_reader(self) -> None:
+        """Open the file to look at, and note its state if no change is seen."""
+        state = state_of(self.path)
+        self._database, sees_no_change = connect_reader(self._sqlite, self.path)
+        self._seen = state if sees_no_change else None
 
-    def _user(self) -> str:
-        """Return who writes into the journal, as far as it says."""
-        query = "SELECT value FROM meta WHERE name = 'user'"
-        with suppress(self._sqlite.Error):
-            with closing(self._connect(self.path, "ro")) as database:
-                found = database.execute(query).fetchone()
-            if found and found[0]:
-                return str(found[0])
-        return "another process"
+    def _steadily(self, read: "Callable[[sqlite3.Connection], T]") -> T:
+        """Read; read again if the file changed and this connection cannot see it."""
+        while True:
+            database = self._usable()
+            try:
+                found = read(database)
+            except (self._sqlite.Error, JournalError):
+                if not self._is_outdated():
+                    raise
+            else:
+                if not self._is_outdated():
+                    return found
+            database.close()
+            self._open_reader()
 
-    def _create(self) -> None:
-        """Make an empty journal under another name, then give it its own."""
-        fresh = f"{self.path}-new"
-        with self._explained("cannot be made"):
-            for leftover in (fresh, f"{fresh}-journal"):
-                remove(leftover)
-            make_private(fresh, self.path)
-            with closing(self._connect(fresh, "rw")) as database:
-                database.execute("BEGIN")
-                for statement in TABLES:
-                    database.execute(statement)
-                database.execute("COMMIT")
-            os.rename(fresh, self.path)
-        sync_folder(os.path.dirname(self.path))
-
-    def _connect(
-        self, name: str, mode: str, wait: float = _WAIT
-    ) -> "sqlite3.Connection":
-        """Open a file that exists; waiting for others is in seconds."""
-        address = f"{Path(name).as_uri()}?mode={mode}"
-        if mode == "ro" and not os.access(os.path.dirname(name), os.W_OK):
-            if not os.path.exists(f"{name}-wal"):  # else SQLite must write beside it
-                address += "&immutable=1"
-        return self._sqlite.connect(
-            address,
-            uri=True,
-            timeout=wait,
-            isolation_level=None,
-            check_same_thread=False,
-        )
+    def _is_outdated(self) -> bool:
+        return self._seen is not None and state_of(self.path) != self._seen
 
     def _check(self) -> None:
         """Refuse a file that this version did not write."""
@@ -339,20 +375,23 @@ class JournalStore:
                 "lies where SQLite cannot keep a write-ahead log (a network folder?)",
                 "Put it on a local disk.",
             )
-        self._pragma(f"synchronous = {'FULL' if self._gathers else 'NORMAL'}")
+        self._pragma("synchronous = NORMAL")
         user = f"process {os.getpid()} on {socket.gethostname()}"
         query = "INSERT OR REPLACE INTO meta VALUES ('user', ?)"
         database.execute(query, (user,))
+        self._place = place_of(self.path)
 
     def _load(self, database: "sqlite3.Connection") -> None:
         """Read the keys; of equal ones the first counts."""
+        self._check()
         found = self._pragma("quick_check(1)")
         if found != "ok":
-            raise self._error("is damaged", _FIXES["damaged"])
+            raise self._error("is damaged", FIXES["damaged"])
         ids = self._ids
+        ids.clear()
         for row_id, key in database.execute("SELECT id, key FROM answers ORDER BY id"):
             if not isinstance(key, bytes) or len(key) != KEY_BYTES:
-                raise self._error(f"has no key in row {row_id}", _FIXES["damaged"])
+                raise self._error(f"has no key in row {row_id}", FIXES["damaged"])
             ids.setdefault(key, row_id)
 
     def _pragma(self, text: str) -> Any:
@@ -376,24 +415,28 @@ class JournalStore:
         database = self._usable()
         if self.read_only:
             raise self._error("is open to read only", "Open it without read_only.")
-        if self._broken:
+        reason, fix = self._broken
+        if reason:
             raise self._error(
-                f"takes no more answers, an earlier one was lost: {self._broken}",
-                _FIXES["disk"],
+                f"takes no more answers, an earlier one was lost: {reason}", fix
             )
         return database
 
-    def _lost(self, error: "sqlite3.Error") -> JournalError:
+    def _lost(self, error: Exception) -> JournalError:
         """Note that an answer was not kept; return the error that says so."""
-        self._broken = str(error)
-        for key in self._gathered or ():
-            self._ids.pop(key, None)
-        if self._gathered is not None and self._database is not None:
-            self._gathered = None
-            with suppress(self._sqlite.Error):
-                self._database.execute("ROLLBACK")
-        fix = _FIXES[_remedy(error)]
-        return self._error(f"could not keep an answer: {error}", fix)
+        reason, fix = reason_of(error), FIXES[remedy(error)]
+        if not self._broken[0]:
+            self._broken = reason, fix
+        return self._error(f"could not keep an answer: {reason}", fix)
+
+    def _check_place(self) -> None:
+        """Make sure that a row went where the next run will look for it."""
+        try:
+            if place_of(self.path) == self._place:
+                return
+        except OSError:
+            pass
+        raise self._lost(FileNotFoundError())
 
     @contextmanager
     def _explained(self, what: str) -> Generator[None]:
@@ -405,26 +448,8 @@ class JournalStore:
         except self._sqlite.Error as error:
             told = hasattr(error, "sqlite_errorcode")  # else Python's, with a text
             reason = str(error) if told else "a text in it is not UTF-8"
-            fix = _FIXES[_remedy(error)]
+            fix = FIXES[remedy(error)]
             raise self._error(f"{what}: {reason}", fix) from (error if told else None)
 
     def _error(self, problem: str, fix: str) -> JournalError:
         return journal_error(self.path, problem, fix)
-
-
-def _load_sqlite(path: str) -> "ModuleType":
-    """Return the module sqlite3, which some builds of Python lack."""
-    try:
-        import sqlite3  # noqa: PLC0415
-    except ImportError as error:
-        raise JournalError(
-            f"the journal '{path}' cannot be opened: this Python was built without "
-            "sqlite3. Use another build, or run without a journal."
-        ) from error
-    return sqlite3
-
-
-def _remedy(error: BaseException) -> str:
-    """Return what is to be done about an error of SQLite."""
-    code = getattr(error, "sqlite_errorcode", 1) & 0xFF
-    return next((name for name, codes in _CODES.items() if code in codes), "disk")

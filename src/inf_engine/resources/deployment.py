@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from inf_engine.errors import (
+    AnswerError,
     EndpointConnectionError,
     EndpointError,
     EndpointServerError,
@@ -167,7 +168,10 @@ class Deployment:
         self.in_use -= 1
 
     def failed(self, job: Job, error: BaseException, now: float) -> None:
-        """Take note of a try that gave no answer."""
+        """Take note of a try that gave no answer, or one of no use."""
+        if isinstance(error, AnswerError) and error.response is not None:
+            self.answered(job, error.response, now)
+            return
         self.in_use -= 1
         if isinstance(error, RateLimitError):
             self.limits.refused(job.booked, error.retry_after, error.limits, now)

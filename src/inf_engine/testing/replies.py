@@ -228,11 +228,12 @@ def _openai_usage(usage: Usage) -> dict[str, Any]:
 
 
 def _anthropic_usage(usage: Usage) -> dict[str, Any]:
+    cached = usage.cached_tokens + usage.cache_write_tokens
     return {
-        "input_tokens": usage.input_tokens - usage.cached_tokens,
+        "input_tokens": usage.input_tokens - cached,
         "output_tokens": usage.output_tokens,
         "cache_read_input_tokens": usage.cached_tokens,
-        "cache_creation_input_tokens": 0,
+        "cache_creation_input_tokens": usage.cache_write_tokens,
         "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
     }
 
