@@ -29,10 +29,13 @@ class Op(Generic[P, R]):
     value that a forward sees; in an ``async def`` use `acall`.
     """
 
-    def __init__(self, fn: Callable[P, Any], mode: OpMode) -> None:
+    def __init__(
+        self, fn: Callable[P, Any], mode: OpMode, journal: bool = False
+    ) -> None:
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.mode = mode
+        self.journal = journal
         self.name = getattr(fn, "__name__", type(fn).__name__).lstrip("_")
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -64,13 +67,19 @@ def op(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Op[P, R]: ...
 @overload
 def op(fn: Callable[P, R], /) -> Op[P, R]: ...
 @overload
-def op(*, thread: bool = ...) -> Callable[[Callable[P, R]], Op[P, R]]: ...
-def op(fn: Any = None, /, *, thread: bool = False) -> Any:
+def op(
+    *, thread: bool = ..., journal: bool = ...
+) -> Callable[[Callable[P, R]], Op[P, R]]: ...
+def op(fn: Any = None, /, *, thread: bool = False, journal: bool = False) -> Any:
     """Make a function a node: it runs once its arguments are known.
 
     Args:
         fn: The function, sync or async. A sync one runs on the loop, so keep it short.
         thread: Run a slow sync function in a thread instead.
+        journal: Keep what it returns, a JSON value, in the engine's journal, if there
+            is one: a resumed run takes it from there and does not call the function.
+            For what is slow, or must not happen twice. The arguments have to be what
+            an input of a run may be.
 
     Raises:
         ModuleError: If it is not a function, or `thread` is given for an async one.
@@ -83,11 +92,11 @@ def op(fn: Any = None, /, *, thread: bool = False) -> Any:
         'HI'
     """
     if fn is None:
-        return functools.partial(_op, thread=thread)
-    return _op(fn, thread=thread)
+        return functools.partial(_op, thread=thread, journal=journal)
+    return _op(fn, thread=thread, journal=journal)
 
 
-def _op(fn: Any, thread: bool) -> Op[Any, Any]:
+def _op(fn: Any, thread: bool, journal: bool) -> Op[Any, Any]:
     if not callable(fn):
         raise ModuleError(f"@op needs a function, not {type(fn).__name__}.")
     is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
@@ -98,7 +107,8 @@ def _op(fn: Any, thread: bool) -> Op[Any, Any]:
         raise ModuleError(
             f"@op(thread=True) is for sync functions, and {name} is async: write @op."
         )
-    return Op(fn, "async" if is_async else "thread" if thread else "inline")
+    mode: OpMode = "async" if is_async else "thread" if thread else "inline"
+    return Op(fn, mode, journal)
 
 
 def render(template: Any, /, **values: Any) -> str:

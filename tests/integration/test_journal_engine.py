@@ -334,7 +334,6 @@ class Parts(InferenceModule):
         return await asyncio.gather(*[self.part(i) for i in range(6)])
 
 
-@pytest.mark.xfail(reason="equal calls are numbered as they arrive, so they may swap")
 def test_equal_calls_of_parts_that_overtake_each_other(tmp_path: Path) -> None:
     """A second run asks nothing, though answers of a temperature are all different."""
     path = tmp_path / "run.db"

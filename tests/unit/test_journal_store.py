@@ -126,9 +126,9 @@ def test_sqlite3_reads_it(kept: Path) -> None:
         (mode,) = database.execute("PRAGMA journal_mode").fetchone()
     assert names == [
         *("id", "key", "kind", "path", "alias", "model", "input", "number"),
-        *("request", "response", "created", "crc"),
+        *("request", "response", "created", "place", "first", "crc"),
     ]
-    assert meta["format"] == "inf-engine journal 1"
+    assert meta["format"] == "inf-engine journal 2"
     assert meta["library"] == journal_rows.LIBRARY
     assert meta["user"].startswith(f"process {os.getpid()} on ")
     assert mode == "wal"
@@ -503,7 +503,7 @@ def foreign(path: Path) -> None:
 
 
 def newer(path: Path) -> None:
-    change(path, "PRAGMA user_version = 2")
+    change(path, "PRAGMA user_version = 3")
 
 
 def no_table(path: Path) -> None:
@@ -536,7 +536,7 @@ DAMAGES = [
     (overwritten, "is damaged|is malformed"),
     (emptied, "is empty: it was cut off, .* delete it to begin"),
     (foreign, "is an SQLite file of another program. Name another file"),
-    (newer, "has format 2, .* format 1 only. Read it with the version that wrote"),
+    (newer, "has format 3, .* format 2 only. Read it with the version that wrote"),
     (no_table, "cannot be opened: no such table: answers. It is damaged"),
     (bad_key, "has no key in row 2. It is damaged"),
     (folder, "is a folder. Name a file in it"),

@@ -14,7 +14,8 @@ Rules kept here
 - Every request has a total deadline, from before the connect to the last byte.
 - Redirects are not followed: a POST that is redirected would carry its key to an
   address that nobody configured.
-- Cookies and compression are left out: they cost CPU and carry nothing. The proxy variables are read once, and never used for loopback addresses.
+- Cookies and compression are left out: they cost CPU and carry nothing. The proxy
+  variables are read once, and never used for loopback addresses.
 - A transport that nobody closes is closed without a word: by its loop, which closes
   its asynchronous generators when it ends (`_keeper` is one); else by the garbage
   collector or at exit.

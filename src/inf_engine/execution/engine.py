@@ -12,8 +12,9 @@ from inf_engine.execution.batch import Result
 from inf_engine.execution.books import record_of
 from inf_engine.execution.events import Observer
 from inf_engine.execution.home import Home
-from inf_engine.execution.memory import Identity, Memory
+from inf_engine.execution.memory import Memory
 from inf_engine.execution.progress import ProgressDisplay
+from inf_engine.execution.recall import Identity
 from inf_engine.execution.run import Run
 from inf_engine.execution.scheduler import Scheduler
 from inf_engine.execution.settings import ErrorPolicy, ExecutionSettings

@@ -7,7 +7,7 @@ file must survive a loss of power, answers are made lasting together (`GroupComm
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self
@@ -15,22 +15,15 @@ from typing import Any, Self
 from inf_engine.errors import ConfigurationError, JournalError
 from inf_engine.execution.lasting import GroupCommit
 from inf_engine.journal import (
-    CallNumbers,
     JournalStore,
-    Row,
-    cache_key,
-    call_key,
-    canonical_request,
     decode_response,
     encode_response,
-    identity_of,
 )
 from inf_engine.resources.job import Job, JobState
 from inf_engine.resources.ledger import Ledger, Reuse
 from inf_engine.resources.manager import ResourceManager
 from inf_engine.types import LLMResponse, Usage
 
-Identity = Callable[..., Any]
 Told = Callable[[LLMResponse | JournalError], None]
 
 
@@ -302,110 +295,3 @@ def _fail(jobs: list[Any], error: JournalError) -> None:
     for job in jobs:
         job.state = JobState.ENDED
         job.ended(error)
-
-
-class RunMemory:
-    """The memory as one run sees it.
-
-    Args:
-        memory: The engine's.
-        args: The positional inputs of the run.
-        kwargs: Its keyword inputs.
-        identity: Gives what stands for the inputs, called with them; None for the
-            content of the inputs themselves.
-    """
-
-    __slots__ = (
-        *("_args", "_identity", "_input", "_kwargs", "_numbers", "_samples"),
-        "memory",
-    )
-
-    def __init__(
-        self,
-        memory: Memory,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        identity: Identity | None,
-    ) -> None:
-        self.memory = memory
-        self._args = args
-        self._kwargs = kwargs
-        self._identity = identity
-        self._input: str | None = None
-        self._numbers = CallNumbers()
-        self._samples = CallNumbers()
-
-    def send(self, job: Any) -> None:
-        """Answer a job from memory, or put it on the road.
-
-        Raises:
-            JournalError: If the input cannot be told from others, or a file is damaged.
-        """
-        memory = self.memory
-        self._identify(job)
-        journal, cache = memory.journal, memory.cache
-        kept = None if journal is None else journal.get(job.row.key)
-        if kept is not None:
-            response = decode_response(kept)
-            if cache is not None:
-                cache.append(job.cache_row, kept)
-            memory.give(job, response, "journal")
-            return
-        kept = None if cache is None else cache.get(job.cache_row.key)
-        if kept is not None:
-            response = decode_response(kept)
-            if journal is not None:
-                journal.append(job.row, kept)
-            memory.give(job, response, "cache")
-            return
-        memory.check()
-        if not memory.follow(job):
-            memory.submit(job)
-
-    def _identify(self, job: Any) -> None:
-        """Give a job its keys; a client that was handed in is known by its alias."""
-        memory = self.memory
-        text = canonical_request(job.request)
-        model = memory.model_of(job.alias) or job.alias
-        if memory.journal is not None:
-            number = self._numbers.take(job.origin, text, model)
-            input_id = self._input_id()
-            key = job.key = call_key(job.origin, text, model, input_id, number)
-            job.row = _row(job, key, "call", model, number, text, input_id)
-        if memory.cache is not None:
-            sample = self._samples.take("", text, model)
-            key = job.key = cache_key(text, model, sample)
-            job.cache_row = _row(job, key, "cached", model, sample, text, "")
-
-    def _input_id(self) -> str:
-        if self._input is None:
-            args, kwargs = self._args, self._kwargs
-            if self._identity is not None:
-                args, kwargs = (self._called(self._identity),), {}
-            self._input = identity_of(args, kwargs)
-        return self._input
-
-    def _called(self, identity: Identity) -> Any:
-        try:
-            return identity(*self._args, **self._kwargs)
-        except Exception as exc:
-            raise JournalError(
-                f"the identity= function failed with {type(exc).__name__}: {exc}. It "
-                "is called with the inputs of the run, as forward is, and returns a "
-                "text that tells them from others."
-            ) from exc
-
-
-def _row(
-    job: Any, key: bytes, kind: str, model: str, number: int, text: str, input_id: str
-) -> Row:
-    return Row(
-        key,
-        kind=kind,
-        path=job.origin,
-        alias=job.alias,
-        model=model,
-        input=input_id,
-        number=number,
-        request=text,
-    )

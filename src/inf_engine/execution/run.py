@@ -19,7 +19,7 @@ from typing import Any
 
 from inf_engine.dispatch import dispatcher
 from inf_engine.errors import ConfigurationError, TracingError
-from inf_engine.execution import asking, endings
+from inf_engine.execution import asking, endings, keeping
 from inf_engine.execution.books import dropped, failure_of, keep_record, late
 from inf_engine.execution.choice import Choice
 from inf_engine.execution.failures import Failures
@@ -27,6 +27,7 @@ from inf_engine.execution.forwards import Forwards, Step
 from inf_engine.execution.state import ExecutionState, NodeState
 from inf_engine.execution.work import Work, call_plain
 from inf_engine.graph import SMALL_KINDS, GraphNode
+from inf_engine.journal import Row
 from inf_engine.tasks import start_task
 from inf_engine.tracing.fill import compute_small, filled, inputs_of, reopened
 from inf_engine.tracing.tracer import NOBODY, Frame, Program, Tracer
@@ -72,6 +73,7 @@ class Run:
         self._waiting: dict[int, list[Step]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self.jobs: dict[int, asking.NodeJob] = {}
+        self.unkept: dict[int, Row] = {}
         self.later = self._agenda.append
         self._forwards = Forwards(self, work.fibers)
         self.failures = Failures(self.state)
@@ -226,6 +228,8 @@ class Run:
         """Take over a node that was just recorded."""
         if node.kind == "llm":
             self._check_alias(node)
+        if self.work.memory is not None:
+            self.work.memory.places.add(node, _is_async())
         if context is not None:
             self._contexts[node.index] = context
         if node.kind == "first":
@@ -308,6 +312,8 @@ class Run:
         kind = node.kind
         if kind in SMALL_KINDS:
             self._call(node, partial(compute_small, node))
+        elif kind == "op" and node.target.journal and keeping.recall(self, node):
+            self._contexts.pop(node.index, None)
         elif kind == "op" and node.target.mode == "inline":
             self._call(node, partial(self._call_inline, node, node.target.fn))
         elif kind == "leaf" and not self.program.is_async(node.target):
@@ -389,6 +395,8 @@ class Run:
         """Give a node its value, unless it has ended already."""
         if self.state.is_final(node.index):
             return
+        if self.unkept and not keeping.keep(self, node, value):
+            return
         for user in self.state.complete(node.index, value):
             self._push(user)
         self.work.ended(node, None)
@@ -464,6 +472,11 @@ class Run:
             self._agenda.append(then)
         else:
             self._waiting.setdefault(node.index, []).append(then)
+
+
+def _is_async() -> bool:
+    """Say whether a coroutine is being traced here."""
+    return bool(getattr(dispatcher.get(), "is_async", False))
 
 
 def _nothing(run: Run) -> None:

@@ -16,7 +16,8 @@ from inf_engine.errors import EngineStateError, ModuleError
 from inf_engine.execution.batch import Batch, Rows
 from inf_engine.execution.events import Event, Observer, RunFinished, RunStarted
 from inf_engine.execution.forwards import FiberPool
-from inf_engine.execution.memory import Identity, Memory, RunMemory
+from inf_engine.execution.memory import Memory
+from inf_engine.execution.recall import Identity, RunMemory
 from inf_engine.execution.run import Run
 from inf_engine.execution.settings import ExecutionSettings
 from inf_engine.execution.work import Tell, Work

@@ -16,7 +16,7 @@ from inf_engine.execution.events import (
     TokenDelta,
 )
 from inf_engine.execution.forwards import FiberPool
-from inf_engine.execution.memory import RunMemory
+from inf_engine.execution.recall import RunMemory
 from inf_engine.execution.settings import ExecutionSettings
 from inf_engine.graph import GraphNode
 from inf_engine.record import Call, cost_of

@@ -12,20 +12,23 @@ LIBRARY = "0.1.0.dev0"
 """The version of the library, which a journal notes for who cannot read it."""
 
 APPLICATION = 0x496E664A  # "InfJ", in the header of the file
-VERSION = 1  # of the tables
+VERSION = 2  # of the tables
 
 TABLES = (
     "CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT)",
     "CREATE TABLE answers(id INTEGER PRIMARY KEY, key BLOB, kind TEXT, path TEXT, "
     "alias TEXT, model TEXT, input TEXT, number INTEGER, request TEXT, response TEXT, "
-    "created TEXT, crc INTEGER)",
+    "created TEXT, place TEXT, first BLOB, crc INTEGER)",
     f"INSERT INTO meta VALUES ('format', 'inf-engine journal {VERSION}')",
     f"INSERT INTO meta VALUES ('library', '{LIBRARY}')",
     f"PRAGMA application_id = {APPLICATION}",
     f"PRAGMA user_version = {VERSION}",
 )
-COLUMNS = "key, kind, path, alias, model, input, number, request, response, created"
-INSERT = f"INSERT INTO answers({COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+COLUMNS = (
+    "key, kind, path, alias, model, input, number, request, response, created, place, "
+    "first"
+)
+INSERT = f"INSERT INTO answers({COLUMNS}, crc) VALUES ({'?, ' * 12}?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Row:
         request: The canonical request.
         response: The answer, JSON text.
         created: When it came, ISO 8601; empty for the moment of `append`.
+        place: Where in the program the call stands, to tell equal calls apart.
+        first: The key of the first of equal calls, None for that one itself.
         id: Its number in the file, 0 before it is there.
     """
 
@@ -56,6 +61,8 @@ class Row:
     request: str = ""
     response: str = ""
     created: str = ""
+    place: str = ""
+    first: bytes | None = None
     id: int = 0
 
 
@@ -81,7 +88,7 @@ def values_of(row: Row, response: str | None, path: str) -> tuple[Any, ...]:
     created = row.created or datetime.now(UTC).isoformat()
     texts = (row.kind, row.path, row.alias, row.model, row.input)
     answer = row.response if response is None else response
-    long = (row.request, answer, created)
+    long = (row.request, answer, created, row.place)
     if not isinstance(row.key, bytes) or len(row.key) != KEY_BYTES:
         problem = (
             f"its key is not {KEY_BYTES} bytes: make it with call_key or cache_key"
@@ -91,7 +98,7 @@ def values_of(row: Row, response: str | None, path: str) -> tuple[Any, ...]:
     elif not _is_text((*texts, *long)):
         problem = "a field is not text, or has half a character in it"
     else:
-        return row.key, *texts, row.number, *long, checksum(row.key, answer)
+        return row.key, *texts, row.number, *long, row.first, checksum(row.key, answer)
     raise journal_error(path, "cannot store a row", f"Mend the row: {problem}.")
 
 

@@ -124,6 +124,7 @@ class JournalStore:
         self._seen: tuple[int, ...] | None = None  # of a file that must not change
         self._process = os.getpid()
         self._ids: dict[bytes, int] = {}
+        self._more: dict[bytes, list[bytes]] = {}  # key -> keys of later equal calls
         self._sqlite = load_sqlite(self.path)
         self._database: sqlite3.Connection | None = None
         self._lock: sqlite3.Connection | None = None
@@ -170,6 +171,30 @@ class JournalStore:
             raise self._error(problem, FIXES["damaged"])
         return found[0]
 
+    def twins(self, first: bytes) -> list[bytes]:
+        """Return the keys of the answers to equal calls, in the order they came.
+
+        Args:
+            first: The key of the first of these calls, whose answer may be missing.
+        """
+        found = [first] if first in self._ids else []
+        return [*found, *self._more.get(first, ())]
+
+    def place(self, key: bytes) -> str:
+        """Return where in the program the call of an answer stands.
+
+        Args:
+            key: That of an answer that is here.
+
+        Raises:
+            JournalError: If it cannot be read.
+        """
+        query = "SELECT place FROM answers WHERE id = ?"
+        row_id = self._ids[key]
+        with self._explained("cannot be read"):
+            found = self._steadily(lambda d: d.execute(query, (row_id,)).fetchone())
+        return str(found[0]) if found else ""
+
     def is_lasting(self, key: bytes) -> bool:
         """Say whether an answer that was appended may be used: its commit is done.
 
@@ -213,7 +238,7 @@ class JournalStore:
             self._fresh[key] = None
         else:
             self._check_place()
-        self._ids[key] = number or 0
+        self._note(key, number or 0, row.first)
         return True
 
     def commit(self) -> None:
@@ -387,12 +412,20 @@ class JournalStore:
         found = self._pragma("quick_check(1)")
         if found != "ok":
             raise self._error("is damaged", FIXES["damaged"])
-        ids = self._ids
-        ids.clear()
-        for row_id, key in database.execute("SELECT id, key FROM answers ORDER BY id"):
+        self._ids.clear()
+        self._more.clear()
+        query = "SELECT id, key, first FROM answers ORDER BY id"
+        for row_id, key, first in database.execute(query):
             if not isinstance(key, bytes) or len(key) != KEY_BYTES:
                 raise self._error(f"has no key in row {row_id}", FIXES["damaged"])
-            ids.setdefault(key, row_id)
+            if key not in self._ids:
+                self._note(key, row_id, first)
+
+    def _note(self, key: bytes, row_id: int, first: bytes | None) -> None:
+        """Take note of an answer that is in the file."""
+        self._ids[key] = row_id
+        if first is not None:
+            self._more.setdefault(first, []).append(key)
 
     def _pragma(self, text: str) -> Any:
         database = self._usable()

@@ -79,8 +79,7 @@ def _is_client_table(resources: Mapping[Any, Any]) -> bool:
     if any(callable(getattr(value, "complete", None)) for value in values):
         return True
     is_file = "endpoints" in resources
-    is_any = bool(values) and not any(isinstance(value, Mapping) for value in values)
-    return is_any and not is_file
+    return not is_file and not any(isinstance(value, Mapping) for value in values)
 
 
 def _check_fallbacks(found: Mapping[str, tuple[EndpointConfig | None, Any]]) -> None:
