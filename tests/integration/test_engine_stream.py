@@ -340,7 +340,7 @@ def test_a_failed_input_costs_only_itself() -> None:
 
 
 def test_a_trivial_module_does_not_starve_the_loop() -> None:
-    """Another task gets its turn between any two inputs of a forward without calls."""
+    """Another task gets its turn every sixteen inputs, at least."""
     turns = 0
 
     async def body(engine: Engine) -> None:
@@ -360,7 +360,7 @@ def test_a_trivial_module_does_not_starve_the_loop() -> None:
             await asyncio.wait([task])
 
     engines(body)
-    assert turns >= 450
+    assert turns >= 500 // 16
 
 
 def test_results_are_not_retained() -> None:

@@ -19,6 +19,7 @@ from inf_engine.record import RunRecord
 from inf_engine.types import Usage
 
 _BREATHE_EVERY = 16
+_LONGEST_BREATH = 0.002  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,28 +219,35 @@ class Batch:
         finally:
             await self._stop()
 
-    @property
-    def _is_full(self) -> bool:
-        return len(self._alive) + len(self._ready) >= self._limit()
-
     async def _fill(self) -> None:
-        """Start runs until enough are alive or no input is there."""
-        while not self._rows.ended and not self._is_full:
+        """Start runs until enough are alive or no input is there.
+
+        Others on the loop get a turn now and then: what ends at once may take long.
+        """
+        loop = asyncio.get_running_loop()
+        breathed, limit = loop.time(), self._limit()
+        while not self._rows.ended and len(self._alive) + len(self._ready) < limit:
             inputs = self._take()
             if inputs is None:
                 break
-            index = self._pulled
-            self._pulled += 1
-            if self._ordered:
-                self._order.append(index)
-            run = self._start(inputs, partial(self._ended, index, inputs))
-            if not run.finished:
-                self._alive[run] = None
-            if run.finished or self._pulled % _BREATHE_EVERY == 0:
+            self._begin(inputs)
+            now = loop.time()
+            if self._pulled % _BREATHE_EVERY == 0 or now - breathed > _LONGEST_BREATH:
                 await asyncio.sleep(0)
+                breathed, limit = now, self._limit()
         if self._rows.ended and not self._told_end:
             self._told_end = True
             self._told(self, True)
+
+    def _begin(self, inputs: tuple[Any, ...]) -> None:
+        """Start the run on an input."""
+        index = self._pulled
+        self._pulled += 1
+        if self._ordered:
+            self._order.append(index)
+        run = self._start(inputs, partial(self._ended, index, inputs))
+        if not run.finished:
+            self._alive[run] = None
 
     def _take(self) -> tuple[Any, ...] | None:
         try:

@@ -175,7 +175,6 @@ class Scheduler:
         *,
         ordered: bool,
         record: bool,
-        observers: Iterable[Observer] = (),
         identity: Identity | None = None,
     ) -> Batch:
         """Return the runs of a program on many inputs; see `Engine.stream`."""
@@ -188,7 +187,6 @@ class Scheduler:
                 settings,
                 done,
                 keep=record,
-                observers=observers,
                 identity=identity,
             )
 

@@ -79,6 +79,7 @@ class Work:
         self.keep = keep
         self.fibers = fibers
         self.entries: dict[int, Entry] = {}
+        self._keeps_ops = keep or tell is not None
         self._tell = tell
         self._wants_tokens = wants_tokens
         self._loop = asyncio.get_running_loop()
@@ -102,13 +103,17 @@ class Work:
 
     def ready(self, node: GraphNode) -> None:
         """Note that all a node waits for is known."""
-        told = self._tell is not None and node.kind in ("op", "leaf")
-        if self.keep or node.kind == "llm" or told:
+        kind = node.kind
+        if kind == "llm" or (
+            self._keeps_ops and (self.keep or kind in ("op", "leaf"))
+        ):
             self.entries[node.index] = Entry(ready=self._loop.time())
 
     def started(self, node: GraphNode) -> None:
         """Note that a request left or a function started."""
         entry = self.entries.get(node.index)
+        if entry is None and self._tell is None:
+            return
         at = self._loop.time()
         if entry is not None and entry.started is None:
             entry.started = at
