@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from benchmarks.simworld.chance import dice
 from benchmarks.simworld.families import Family
@@ -88,6 +89,23 @@ def _example(seed: int, reference: str, book: RuleBook, wrong: float) -> Example
         marks[0] = draw.choice(rules[0].wrong)
     numbers = tuple(sorted(rule.id for rule in rules))
     return Example(reference, text, answer(reference, marks), numbers)
+
+
+def orders_in(text: str) -> dict[str, str]:
+    """Return what a text says about each order: from its reference to the next one.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        Text by reference; what stands in several places is put together.
+    """
+    starts = [match.start() for match in REFERENCE.finditer(text)]
+    orders: dict[str, str] = {}
+    for start, end in pairwise([*starts, len(text)]):
+        reference = text[start : start + 5]
+        orders[reference] = f"{orders.get(reference, '')}\n{text[start:end]}"
+    return orders
 
 
 def hint(rule: Rule, mark: str) -> str:

@@ -5,8 +5,6 @@ The figures are part of the measure: change none without measuring all again.
 
 from dataclasses import dataclass
 
-from benchmarks.simworld.rules import CONDITIONS
-
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -31,6 +29,8 @@ class Family:
         picks: How probably it picks up 1, 2, 3 ... rules in a reply.
         forget: How probably it forgets a rule when it rewrites a prompt.
         hallucinate: How probably it adds a wrong rule to a reply.
+        lapse: How probably a rule is left out of a prompt, for each further prompt
+            that is written in the same reply.
         ramble: How probably it adds an irrelevant sentence with a rule.
     """
 
@@ -47,11 +47,12 @@ class Family:
     follow: float = 0.997
     slip: float = 0.012
     guess: float = 0.03
-    notice: float = 0.7
+    notice: float = 0.8
     infer: float = 0.2
-    picks: tuple[float, ...] = (0.3, 0.45, 0.25)
-    forget: float = 0.04
-    hallucinate: float = 0.15
+    picks: tuple[float, ...] = (0.1, 0.3, 0.35, 0.25)
+    forget: float = 0.03
+    hallucinate: float = 0.12
+    lapse: float = 0.1
     ramble: float = 0.0
 
 
@@ -68,14 +69,14 @@ FAMILIES = {
     family.name: family
     for family in (
         Family("one"),
-        Family("pipeline", STAGES, rules=len(CONDITIONS)),
-        Family("chain", STAGES, rules=9, shared=True),
+        Family("pipeline", STAGES, rules=12),
+        Family("chain", STAGES, rules=12, shared=True),
         Family("noisy", flips=0.17),
         Family("contradictory", wrong_labels=0.17),
         Family(
             "long",
             free_words=150,
-            fading_words=2500,
+            fading_words=3000,
             filler=5,
             ramble=0.6,
         ),

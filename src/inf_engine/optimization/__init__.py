@@ -1,0 +1,1 @@
+"""Training: losses, backward, optimizers, acceptance, the trainer."""
