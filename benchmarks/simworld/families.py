@@ -70,7 +70,7 @@ FAMILIES = {
     for family in (
         Family("one"),
         Family("pipeline", STAGES, rules=12),
-        Family("chain", STAGES, rules=12, shared=True),
+        Family("chain", STAGES, rules=14, shared=True),
         Family("noisy", flips=0.17),
         Family("contradictory", wrong_labels=0.17),
         Family(

