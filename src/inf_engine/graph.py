@@ -1,11 +1,9 @@
 """`InferenceGraph`: what a trace recorded, as a list of nodes of a few kinds.
 
-Nodes stand in trace order: a node only waits for nodes before it. (The output of a
-branch also comes from nodes that the branch recorded later; walks that care follow
-`InferenceGraph.topological_order`.) The arguments of a node hold `GraphNode` where the
-call got a proxy and `Template` where it got text with holes. A graph has structure and
-no values; what the nodes gave in one run is in the `RunRecord`. Every walk is
-iterative: a chain of 100,000 nodes is an ordinary graph.
+Nodes stand in trace order: a node only waits for nodes before it, but for the output of
+a branch. The arguments of a node hold `GraphNode` where the call got a proxy and
+`Template` where it got text with holes. A graph has no values; what the nodes gave is
+in the `RunRecord`. Every walk is iterative: a chain of 100,000 nodes is ordinary.
 """
 
 import hashlib
@@ -93,10 +91,12 @@ class InferenceGraph:
     Args:
         nodes: The nodes.
         output: What forward returned, nodes and templates in the place of values.
+        forced: Nodes whose value forward itself used: graph breaks, awaited calls.
     """
 
     nodes: list[GraphNode] = field(default_factory=list)
     output: Any = None
+    forced: dict[GraphNode, None] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -485,8 +485,8 @@ def _lint_order(graph: InferenceGraph) -> None:
 
 def _belongs(graph: InferenceGraph, node: GraphNode) -> bool:
     index: Any = node.index
-    inside = isinstance(index, int) and 0 <= index < len(graph.nodes)
-    return inside and graph.nodes[node.index] is node
+    inside = isinstance(index, int) and 0 <= index < len(graph)
+    return inside and graph.nodes[index] is node
 
 
 def _label(node: GraphNode) -> str:

@@ -286,6 +286,7 @@ class Run:
         return self._outcome(node)
 
     def _outcome(self, node: GraphNode) -> Any:
+        self.tracer.graph.forced[node] = None
         error = self.state.errors.get(node.index)
         if error is None:
             return self.state.values[node.index]

@@ -1,0 +1,212 @@
+"""`Critic`: a model that says what each part of a pipeline should do differently.
+
+It is asked about one node at a time, with all calls of it in a batch: what the node was
+told, what it answered, and what was said of that. It answers with a note for each
+parameter of the node, and one for each input that was not what the node needed. An
+input that it says nothing of was fine: nothing goes on to it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from inf_engine.errors import CriticError, InfEngineError
+from inf_engine.graph import GraphNode
+from inf_engine.llm import LLMInference
+from inf_engine.module import InferenceModule
+from inf_engine.optimization.notes import Evidence, Note
+from inf_engine.optimization.rules import evidence_of, parameters_of
+from inf_engine.optimization.walk import Walk
+from inf_engine.parameter import Parameter
+
+if TYPE_CHECKING:
+    from inf_engine.execution.engine import Engine
+
+INSTRUCTIONS = """\
+You review one step of a pipeline of language model calls. You are shown what the step \
+was told, what it answered in several examples, and what was said of the results.
+
+Say what has to change so that the results get better:
+- for each parameter: what its text should say, or no longer say. Name the general \
+rule behind the examples, not the examples. If nothing is wrong, say what must stay.
+- for each input that was wrong or missing something: what it should have been, for \
+which example. Leave out the inputs that were fine.
+Be specific and short. Do not write the new texts yourself."""
+
+
+@dataclass(frozen=True)
+class ParameterNote:
+    """What the text of one parameter should say differently."""
+
+    parameter: str
+    note: str
+
+
+@dataclass(frozen=True)
+class InputNote:
+    """What one input of one example should have been."""
+
+    example: int
+    input: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Review:
+    """The notes of a critic on one step."""
+
+    parameters: list[ParameterNote]
+    inputs: list[InputNote]
+
+
+@dataclass
+class Group:
+    """The calls of one node in a batch, at one depth.
+
+    Args:
+        name: The node's name.
+        items: The node of each example, with the walk that it belongs to.
+        parameters: Those of its parameters that may be changed.
+    """
+
+    name: str
+    items: list[tuple[Walk, GraphNode]]
+    parameters: list[Parameter]
+
+
+class Critic(InferenceModule):
+    """Writes notes for parameters and inputs.
+
+    Args:
+        alias: The model that is asked.
+        instructions: What it is told to do.
+        characters: The most characters of one text in an example that it is shown.
+    """
+
+    def __init__(
+        self, alias: str, instructions: str = INSTRUCTIONS, characters: int = 4000
+    ) -> None:
+        super().__init__()
+        self.characters = characters
+        self.llm = LLMInference(
+            alias, instructions, response_format=Review, max_reasks=2
+        )
+
+    def forward(self, question: str) -> Any:
+        """Return the `Review` of one step."""
+        return self.llm(question)
+
+    async def judge(self, engine: "Engine", groups: Sequence[Group]) -> None:
+        """Ask about some nodes, all at the same time, and hand out the notes.
+
+        Raises:
+            CriticError: If one could not be asked, or its answer is of no use.
+        """
+        questions = [self.question(group) for group in groups]
+        results = await engine.map(self, questions, errors="collect")
+        for group, result in zip(groups, results, strict=True):
+            if result.error is not None:
+                raise CriticError(
+                    f"the critic could not review {group.name!r}: {result.error} Look "
+                    f"at alias {self.llm.alias!r}, or pass critic=None."
+                ) from result.error
+        for group, result in zip(groups, results, strict=True):
+            self._hand_out(group, result.output)
+
+    def question(self, group: Group) -> str:
+        """Return what is asked about a node."""
+        parts = [f"# The step: {group.name}"]
+        for parameter in group.parameters:
+            about = f" ({parameter.description})" if parameter.description else ""
+            parts.append(f"## Parameter {name_of(parameter)!r}{about}")
+            parts.append(_fenced(parameter.value))
+        for number, (walk, node) in enumerate(group.items):
+            parts += self._example(number, walk, node)
+        return "\n\n".join(parts)
+
+    def _example(self, number: int, walk: Walk, node: GraphNode) -> list[str]:
+        """Return what one call of the node is shown as."""
+        evidence = evidence_of(walk, node, "text")
+        score = "" if evidence.score is None else f", score {evidence.score:g}"
+        parts = [f"# Example {number}{score}"]
+        shown = [("Its prompt", evidence.asked), ("Its answer", evidence.output)]
+        if evidence.error is not None:
+            shown.append(("Its error", evidence.error))
+        for source in walk.sources(node):
+            value = walk.node_record(source).output
+            shown.append(
+                (f"Input {source.name!r}", "" if value is None else f"{value}")
+            )
+        if evidence.target:
+            shown.append(("What the result should have been", evidence.target))
+        notes = "\n".join(note.content for note in walk.notes(node))
+        shown.append(("What was said of it", notes))
+        for title, text in shown:
+            parts.append(f"## {title}")
+            parts.append(_fenced(_cut(text, self.characters)))
+        return parts
+
+    def _hand_out(self, group: Group, review: Review) -> None:
+        """Leave the notes where they belong; refuse those of nobody."""
+        asked = {name_of(parameter): parameter for parameter in group.parameters}
+        told: set[str] = set()
+        for said in review.parameters:
+            parameter = asked.get(said.parameter)
+            if parameter is None:
+                raise self._stray(group, f"parameter {said.parameter!r}", list(asked))
+            told.add(said.parameter)
+            self._tell(group, parameter, said.note)
+        for name, parameter in asked.items():
+            if name not in told:
+                self._tell(group, parameter, "")
+        for remark in review.inputs:
+            self._remark(group, remark)
+
+    def _tell(self, group: Group, parameter: Parameter, content: str) -> None:
+        """Leave a note on a parameter, with all calls that it shaped as evidence."""
+        evidence: list[Evidence] = []
+        for walk, node in group.items:
+            roles = [r for p, r in parameters_of(node) if p is parameter]
+            evidence += [evidence_of(walk, node, role) for role in roles]
+        scores = [e.score for e in evidence if e.score is not None]
+        mean = sum(scores) / len(scores) if scores else None
+        said = content or "\n".join(dict.fromkeys(e.feedback for e in evidence))
+        source = "critic" if content else "loss"
+        parameter.accumulate_feedback(Note(said, mean, source, tuple(evidence)))
+
+    def _remark(self, group: Group, remark: InputNote) -> None:
+        """Hand a note to what an input came from."""
+        if not 0 <= remark.example < len(group.items):
+            known = [str(number) for number in range(len(group.items))]
+            raise self._stray(group, f"example {remark.example}", known)
+        walk, node = group.items[remark.example]
+        sources = {source.name: source for source in walk.sources(node)}
+        source = sources.get(remark.input)
+        if source is None:
+            raise self._stray(group, f"input {remark.input!r}", list(sources))
+        score = walk.feedback.score
+        walk.pass_on(source, Note(remark.note, score, "critic"))
+
+    def _stray(self, group: Group, what: str, known: list[str]) -> InfEngineError:
+        return CriticError(
+            f"the critic's notes on {group.name!r} name {what}, and there is "
+            f"{', '.join(known) or 'none'}. Ask a stronger model than "
+            f"{self.llm.alias!r}, or pass critic=None."
+        )
+
+
+def name_of(parameter: Parameter) -> str:
+    """Return the dotted name of a parameter, or a stand-in."""
+    return parameter.name or "parameter"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]} ... ({len(text)} characters)"
+
+
+def _fenced(text: str) -> str:
+    """Return a text between fences that it does not hold."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}\n{text}\n{fence}"
