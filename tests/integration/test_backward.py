@@ -230,7 +230,7 @@ def test_nested_composites_and_templates() -> None:
         def forward(self, x: Any) -> Any:
             return self.inner(x)
 
-    module = Outer()
+    module: Any = Outer()
     trained(module, "cats")
     assert notes_of(module) == {"inner.ask.prompt": ["inner.ask#1"]}
     (note,) = module.inner.ask.prompt.feedback
@@ -317,7 +317,7 @@ class Own(InferenceModule):
     def forward(self, a: Any, b: Any) -> Any:
         return self.llm(f"{a} {b}")
 
-    def backward(self, context: Any) -> None:
+    def backward(self, context: Any) -> Any:
         assert context.record.output == "X Y"
         context.note(context.parameters[0], f"half of: {context.notes[0].content}")
         context.pass_on("you were wrong", to=context.inputs[0])
@@ -335,7 +335,7 @@ def test_a_module_may_have_a_rule_of_its_own() -> None:
         def forward(self, x: Any, y: Any) -> Any:
             return self.own(self.a(x), self.b(y))
 
-    module = Outer()
+    module: Any = Outer()
     trained(module, "x", "y")
     assert notes_of(module) == {
         "a.system_prompt": ["a#1"],
@@ -351,11 +351,11 @@ def test_a_rule_may_be_async_and_fall_back() -> None:
     """It may ask for more, and for what is done without one."""
 
     class Asks(Own):
-        async def backward(self, context: Any) -> None:  # type: ignore[override]
+        async def backward(self, context: Any) -> None:
             await asyncio.sleep(1.0)
             context.default()
 
-    module = Asks()
+    module: Any = Asks()
     trained(module, "x", "y")
     (note,) = module.llm.system_prompt.feedback
     assert note.content == "Too long."
