@@ -149,9 +149,13 @@ class EndpointError(InfEngineError):
         status: The HTTP status, if there was an answer.
         retry_after: Seconds after which the endpoint asks to be tried again.
         limits: What the answer said about rate limits (a `RateHint`), None if nothing.
+
+    Attributes:
+        begun: A part of the answer had come already, so it may have to be paid for.
     """
 
     retryable = False
+    begun = False
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -521,12 +522,18 @@ def test_a_batch_is_a_sequence() -> None:
     assert repr(batch) == "FeedbackBatch(3 examples, score=0.5)"
 
 
+class Text(str):
+    """A text that can be watched."""
+
+
 def test_nothing_is_left_when_a_result_is_dropped() -> None:
     """Notes that wait on a parameter keep no record alive."""
-    net = Net(lambda m, x: m.a(x), "a")
-    record, notes = trained(net, "in")
-    del record, notes
+    net = Net(lambda m, x: m.a(f"{x}"), "a")
+    given = Text("in")
+    watched = weakref.ref(given)
+    record, notes = trained(net, given)
+    assert record.args[0] is given
+    del record, notes, given
     gc.collect()
-    kept = [o for o in gc.get_objects() if type(o).__name__ == "RunRecord"]
-    assert kept == []
+    assert watched() is None
     assert isinstance(net.a.system_prompt.feedback[0], Note)

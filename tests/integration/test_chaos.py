@@ -6,16 +6,19 @@ about sockets on real ones.
 
 import asyncio
 import collections
-import logging
 import random
 import time
-import traceback
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.chaos_helpers import (
+    SOON,
+    Tries,
+    expect_same_books,
+    left_clean,
+    on_sockets,
+    shout,
+)
 from tests.integration.engine_helpers import Ask, Compare
 from tests.integration.limit_helpers import (
     arrivals,
@@ -26,82 +29,34 @@ from tests.integration.limit_helpers import (
 )
 
 from inf_engine import Engine
-from inf_engine.clients.openai import OpenAIClient
-from inf_engine.clients.transport import AiohttpTransport
-from inf_engine.errors import EndpointConnectionError, EndpointTimeoutError
+from inf_engine.errors import EndpointTimeoutError
 from inf_engine.execution.batch import Result
 from inf_engine.resources.manager import ResourceManager
-from inf_engine.resources.retry import RetryPolicy
 from inf_engine.resources.statistics import Statistics
 from inf_engine.testing import LoopbackServer, VirtualTimeLoop, chaos
-from inf_engine.testing.faults import FAULTS
+from inf_engine.testing.faults import ALL_CHAOS
 from inf_engine.types import LLMResponse, Usage
-
-REFUSED = (429, 500, 529)
-NO_ANSWER = [fault for fault in FAULTS if fault != "trickle"]
-
-
-def shout(body: dict[str, Any]) -> str:
-    """Answer with the prompt in upper case."""
-    return body["messages"][-1]["content"].upper()
-
-
-def on_sockets(server: LoopbackServer, timeout: float, **options: Any) -> Any:
-    """A manager of one endpoint; an answer of more than 256 KiB is too large for it."""
-    table = {**endpoint(**options), "base_url": server.base_url}
-    manager = ResourceManager({"endpoints": {"m": table}}, environ={})
-    for deployment in manager._deployments:
-        deployment.client = OpenAIClient(
-            "some-model",
-            base_url=server.base_url,
-            api_key=None,
-            compatible=True,
-            timeout=timeout,
-            transport=AiohttpTransport(largest=2**18),
-        )
-    return manager
-
-
-@asynccontextmanager
-async def left_clean(
-    manager: ResourceManager, server: LoopbackServer
-) -> AsyncGenerator[Engine]:
-    """An engine that leaves no task, slot, line or connection behind."""
-    before = asyncio.all_tasks()
-    async with Engine(manager, progress=False) as engine:
-        yield engine
-        assert asyncio.all_tasks() - before == set()
-        for deployment in manager._deployments:
-            assert (deployment.in_use, len(deployment.gate)) == (0, 0)
-        assert engine.statistics().total.in_flight == 0
-        await asyncio.wait_for(server.until(lambda: server.in_flight == 0), 5)
-    await asyncio.wait_for(server.until(lambda: server.open_connections == 0), 5)
-
 
 # -- everything at once -----------------------------------------------------------
 
 
-SOON = RetryPolicy(
-    wait=lambda attempt, rng: 0.1 * rng.random(),
-    stop=lambda attempt, rng: attempt > 12,
-)
-
-
 async def test_2000_pipelines_finish_whatever_goes_wrong() -> None:
-    """A fifth of the requests fails in one of twelve ways; every input is answered."""
+    """A fifth of the requests fails in one of many ways; every input is answered."""
     inputs = [f"{n:04}" for n in range(2000)]
     lefts, rights = [f"l{text}" for text in inputs], [f"r{text}" for text in inputs]
+    tries: Tries = {}
     async with LoopbackServer(
-        shout, latency=0.005, errors=chaos(2), piece_latency=0.002, record=False
+        shout, latency=0.005, errors=chaos(2), piece_latency=0.002
     ) as server:
         models = [{"model": f"model-{n}"} for n in range(12)]
-        manager = on_sockets(server, 1.0, max_concurrent=50, deployments=models)
+        manager = on_sockets(server, 1.0, tries, max_concurrent=50, deployments=models)
         async with left_clean(manager, server) as engine:
             view = engine.using(retries=SOON, errors="collect")
             results = await view.map(Compare(), lefts, rights)
             books = engine.statistics().total
         expect_each_once(results, [f"L{t}+R{t}" for t in inputs])
-        expect_same_books(server, books)
+        assert all(server.statuses[fault] for fault in ALL_CHAOS)
+        expect_same_books(server, chaos(2), tries, books)
         asked = sum(result.usage.requests for result in results)
         assert asked == books.requests == 3 * len(inputs)
 
@@ -111,18 +66,6 @@ def expect_each_once(results: list[Result], outputs: list[str]) -> None:
     assert [result.index for result in results] == list(range(len(outputs)))
     assert [result.error for result in results if not result.ok] == []
     assert [result.output for result in results] == outputs
-
-
-def expect_same_books(server: LoopbackServer, books: Statistics) -> None:
-    """What the server counted is what the engine did; the rest sits in `unknown`."""
-    statuses = server.statuses
-    assert all(statuses[fault] for fault in (*REFUSED, *FAULTS))
-    assert books.tries == server.count == statuses.total() + server.left
-    assert books.failures == sum(statuses[status] for status in REFUSED)
-    answers = statuses[200] + statuses["trickle"]
-    assert books.requests <= server.answered <= answers
-    no_answer = sum(statuses[fault] for fault in NO_ANSWER) + server.left
-    assert books.unknown == no_answer + answers - books.requests
 
 
 def test_pipelines_with_few_retries_fail_one_by_one() -> None:
@@ -419,82 +362,3 @@ def complete_all(manager: ResourceManager, count: int) -> None:
     VirtualTimeLoop.run(main())
     (deployment,) = manager._deployments
     assert deployment.in_use == 0
-
-
-# -- keys -------------------------------------------------------------------------
-
-KEY = "sk-very-secret-4711"
-
-TELLTALES: list[Any] = [
-    (401, {}, f"Incorrect API key provided: {KEY}"),
-    (400, {}, {"error": {"message": f"header Bearer {KEY}", "code": KEY}}),
-    (500, {"x-echo": KEY}, f"<html>Authorization: Bearer {KEY}</html>"),
-    (200, {}, {"error": {"message": KEY, "type": KEY}}),
-    (200, {}, f"not json: {KEY}"),
-    (200, {"content-type": KEY}, {"choices": KEY}),
-    (302, {"location": f"http://{KEY}@127.0.0.1/?key={KEY}"}, KEY),
-]
-
-
-@pytest.mark.parametrize("fault", [*TELLTALES, "reset", "hang", "half-head", None])
-@pytest.mark.parametrize("provider", ["openai-compatible", "anthropic"])
-async def test_a_key_is_in_no_log_repr_error_record_or_report(
-    fault: Any, provider: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
-    """Whatever the server does, also when it repeats the key."""
-    caplog.set_level(logging.DEBUG)
-    asyncio.get_running_loop().set_debug(True)
-    async with LoopbackServer(errors=[fault], api_key=KEY) as server:
-        openai, url = provider != "anthropic", server.anthropic_url
-        seconds = 0.2 if fault == "hang" else 20.0
-        options = {"base_url": server.base_url if openai else url, "timeout": seconds}
-        table = endpoint(provider=provider, api_key_env="A_KEY", retries=0, **options)
-        manager = ResourceManager({"endpoints": {"m": table}}, environ={"A_KEY": KEY})
-        async with Engine(manager, progress=False) as engine:
-            view = engine.using(errors="collect")
-            (result,) = await view.map(Ask(), ["hello"], record=True)
-        assert KEY in "".join(server.requests[0].headers.values())
-    deployment = manager._deployments[0]
-    told = [caplog.text, *map(repr, caplog.records)]
-    told += map(repr, (engine, manager, deployment, deployment.client))
-    told += map(repr, (deployment.config, deployment.limits, result, result.record))
-    told += map(str, (engine.statistics(), result.record))
-    told.append(result.record.report(tmp_path / "report.html").read_text())
-    told += texts_of(result.error)
-    assert (result.error is None) == (fault is None)
-    assert [text for text in told if KEY in text] == []
-
-
-def texts_of(error: BaseException | None) -> list[str]:
-    """All that may be printed of an error and of what caused it."""
-    texts: list[str] = []
-    while error is not None:
-        texts += [str(error), repr(error), repr(error.args), repr(vars(error))]
-        texts += traceback.format_exception(error)
-        error = error.__cause__ or error.__context__
-    return texts
-
-
-async def test_a_key_is_not_in_the_error_of_what_is_no_http(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """The library below keeps the request's headers in its own error."""
-
-    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Any:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nbad\x00header\r\n\r\n")
-        await writer.drain()
-        writer.close()
-
-    caplog.set_level(logging.DEBUG)
-    server = await asyncio.start_server(babble, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    table = endpoint(api_key_env="A_KEY", retries=0)
-    table["base_url"] = f"http://127.0.0.1:{port}/v1"
-    manager = ResourceManager({"endpoints": {"m": table}}, environ={"A_KEY": KEY})
-    with pytest.raises(EndpointConnectionError) as caught:
-        await manager.complete("m", hello())
-    await manager.aclose()
-    server.close()
-    told = [caplog.text, *texts_of(caught.value)]
-    assert [text for text in told if KEY in text] == []

@@ -33,6 +33,7 @@ from inf_engine.errors import (
     AnswerError,
     ConfigurationError,
     EndpointConnectionError,
+    EndpointError,
     MalformedResponseError,
     UsageError,
 )
@@ -163,11 +164,13 @@ class Wire:
         """
         start = time.perf_counter()
         got = _NO_HEADERS
+        begun = False
         async with aclosing(self._opened(payload, headers)) as parts:
             async for part in parts:
                 if not isinstance(part, HttpResponse):
-                    if piece := self._piece(part, answer, got):
+                    if piece := self._piece(part, answer, got, begun):
                         yield piece
+                    begun = True
                 elif part.streamed:
                     got = part.headers
                 else:
@@ -231,12 +234,20 @@ class Wire:
         )
 
     def _piece(
-        self, data: bytes, answer: Accumulator, headers: Mapping[str, str]
+        self,
+        data: bytes,
+        answer: Accumulator,
+        headers: Mapping[str, str],
+        begun: bool,
     ) -> str:
         """The text in the data of an event, which goes into `answer`."""
         if data == DONE:
             return ""
-        event = self._checked(data, headers)
+        try:
+            event = self._checked(data, headers)
+        except EndpointError as exc:
+            exc.begun = begun
+            raise
         try:
             return answer.add(event)
         except _ODD as exc:

@@ -144,7 +144,7 @@ def _paid(error: BaseException) -> LLMResponse | None:
 
 def _is_refusal(error: BaseException) -> bool:
     """Say whether an error tells that nothing was paid for."""
-    if not isinstance(error, EndpointError):
+    if not isinstance(error, EndpointError) or error.begun:
         return False
     return error.status is not None and error.status != 200
 

@@ -29,11 +29,14 @@ from inf_engine.testing.replies import (
     anthropic_body,
     anthropic_events,
     as_response,
+    error_body,
+    error_event,
     openai_body,
     openai_events,
     openai_text,
 )
 
+_OVERLOADED = 529, "the loopback server broke off, as if overloaded"
 _NO_ANSWER = ("reset", "hang", "malformed", "content-type", "oversized")
 
 
@@ -125,7 +128,10 @@ class Desk:
             return refused(request, *fault)
         if fault in _NO_ANSWER:
             return faulty(fault, streamed=bool(request.body.get("stream")))
-        return self._answered(request, fault)
+        reply = self._answered(request, fault)
+        if reply.fault == "error-event":
+            _break_off(reply, anthropic=request.is_anthropic)
+        return reply
 
     def _fault_of(self, request: ServerRequest) -> Fault:
         """The fault of a request that is itself wrong, None if it is not."""
@@ -164,6 +170,17 @@ class Desk:
         if request.is_anthropic:
             return anthropic_headers(self.limits, now, self.epoch + now)
         return openai_headers(self.limits, now)
+
+
+def _break_off(reply: Reply, *, anthropic: bool) -> None:
+    """Put an error in place of the second half of a stream, or of a whole answer."""
+    if reply.streamed:
+        event = error_event(*_OVERLOADED, anthropic=anthropic)
+        reply.parts = [*reply.parts[: len(reply.parts) // 2], event]
+    else:
+        reply.parts = [
+            json.dumps(error_body(*_OVERLOADED, anthropic=anthropic)).encode()
+        ]
 
 
 def _answerer(answer: Any) -> Callable[[dict[str, Any]], Answer]:

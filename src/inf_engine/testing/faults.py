@@ -9,6 +9,8 @@ an int                     that status, with the provider's error body
 "truncate"                 the connection is closed halfway through the answer
 "short"                    a stream ends properly, but halfway (like "truncate" if
                            not streamed)
+"error-event"              a stream that ends, halfway, with an event that tells of
+                           an overload (if not streamed, a 200 with that in it)
 "malformed"                a 200 whose body is no JSON
 "content-type"             a 200 with an HTML page
 "oversized"                a 200 whose body does not end until the client leaves, or
@@ -29,7 +31,7 @@ Fault: TypeAlias = int | str | tuple[int, Mapping[str, str], Any] | None
 
 FAULTS = (
     *("reset", "truncate", "short", "malformed", "hang"),
-    *("trickle", "content-type", "oversized", "half-head"),
+    *("trickle", "content-type", "oversized", "half-head", "error-event"),
 )
 """The faults that have a name."""
 

@@ -174,6 +174,12 @@ def error_body(status: int, message: str, *, anthropic: bool) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}
 
 
+def error_event(status: int, message: str, *, anthropic: bool) -> bytes:
+    """Return the event that ends a stream in place of its second half."""
+    body = error_body(status, message, anthropic=anthropic)
+    return _event(body, "error" if anthropic else "")
+
+
 def count_words(value: Any) -> int:
     """Return the number of words in all texts inside a request."""
     if isinstance(value, str):
