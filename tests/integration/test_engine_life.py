@@ -5,14 +5,16 @@ import gc
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.integration.engine_helpers import Ask, echo
+from tests.integration.engine_helpers import Ask, echo, virtually
 
 from inf_engine import ConfigurationError, Engine
 from inf_engine.errors import EngineStateError
+from inf_engine.execution.forwards import Fiber
 from inf_engine.testing import LoopbackServer
 
 
@@ -123,3 +125,23 @@ def test_an_async_observer_is_refused(observer: Any) -> None:
     """Its coroutines would never run."""
     with pytest.raises(ConfigurationError, match="is async, and nobody would await"):
         Engine({"m": echo()}, observers=[observer])
+
+
+def test_no_greenlet_outlives_its_engine() -> None:
+    """What ran forwards goes with the engine, and so does what they were given."""
+
+    class Text(str):
+        pass
+
+    given = Text("in")
+    watched = weakref.ref(given)
+
+    async def main() -> None:
+        async with Engine({"m": echo(1.0)}, progress=False) as engine:
+            await engine.map(Ask(), [given, "b", "c"])
+
+    virtually(main)
+    del given
+    gc.collect()
+    assert watched() is None
+    assert [o for o in gc.get_objects() if type(o) is Fiber and not o.dead] == []

@@ -29,13 +29,18 @@ class Fiber(greenlet):
 
     owner: "Forwards | None" = None
 
-    def run(self, job: Job) -> None:
-        """Run jobs; each switch back gives a `_Done`, or a node to wait for."""
-        assert self.parent is not None
-        jobs = [job]
-        del job  # an idle fiber holds on to nothing
-        while True:
-            jobs.append(self.parent.switch(_done(jobs.pop())))
+
+def _work() -> None:
+    """Run jobs; each switch back gives a `_Done`, or a node to wait for.
+
+    An idle fiber holds on to nothing, and nothing in here to the fiber: it would be a
+    cycle that no collector sees.
+    """
+    hub = getcurrent().parent
+    assert hub is not None
+    jobs = [hub.switch()]
+    while True:
+        jobs.append(hub.switch(_done(jobs.pop())))
 
 
 class FiberPool:
@@ -46,7 +51,11 @@ class FiberPool:
 
     def take(self) -> Fiber:
         """Return a fiber that is ready for a job."""
-        return self._idle.pop() if self._idle else Fiber()
+        if self._idle:
+            return self._idle.pop()
+        fiber = Fiber(_work)
+        fiber.switch()  # greenlet keeps the arguments of the first switch
+        return fiber
 
     def give(self, fiber: Fiber) -> None:
         """Take back a fiber whose job is done."""
