@@ -7,6 +7,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -127,21 +128,25 @@ def test_an_async_observer_is_refused(observer: Any) -> None:
         Engine({"m": echo()}, observers=[observer])
 
 
+class Text(str):
+    """A text that can be watched."""
+
+
 def test_no_greenlet_outlives_its_engine() -> None:
     """What ran forwards goes with the engine, and so does what they were given."""
 
-    class Text(str):
-        pass
+    async def main(*inputs: str) -> None:
+        async with Engine({"m": echo(1.0)}, progress=False) as engine:
+            await engine.map(Ask(), inputs)
 
+    def fibers() -> int:
+        gc.collect()
+        return sum(type(o) is Fiber and not o.dead for o in gc.get_objects())
+
+    before = fibers()
     given = Text("in")
     watched = weakref.ref(given)
-
-    async def main() -> None:
-        async with Engine({"m": echo(1.0)}, progress=False) as engine:
-            await engine.map(Ask(), [given, "b", "c"])
-
-    virtually(main)
+    virtually(partial(main, given, "b", "c"))
     del given
-    gc.collect()
+    assert fibers() <= before
     assert watched() is None
-    assert [o for o in gc.get_objects() if type(o) is Fiber and not o.dead] == []

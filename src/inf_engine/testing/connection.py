@@ -173,22 +173,26 @@ class Connection(asyncio.Protocol):
         delay = self._desk.piece_latency if reply.streamed else 0.0
         if reply.fault == "trickle":
             delay = self._desk.piece_latency or TRICKLE_SECONDS
-        if delay > 0:
+        frames = reply.frames()
+        frame = next(frames, None)
+        if delay > 0 and frame is not None:
             self._transport.write(reply.head())
-            self._send_frames(reply, reply.frames(), delay)
+            self._send_frames(reply, frame, frames, delay)
         else:
-            self._transport.write(reply.head() + b"".join(reply.frames()))
+            self._transport.write(reply.head() + (frame or b"") + b"".join(frames))
             self._end(reply)
 
-    def _send_frames(self, reply: Reply, frames: Iterator[bytes], delay: float) -> None:
-        """Send the next frame and set the timer for the one after."""
-        frame = next(frames, None)
-        if frame is None:
+    def _send_frames(
+        self, reply: Reply, frame: bytes, frames: Iterator[bytes], delay: float
+    ) -> None:
+        """Send a frame and set the timer for the next; with the last one it ends."""
+        self._transport.write(frame)
+        following = next(frames, None)
+        if following is None:
             self._end(reply)
         else:
-            self._transport.write(frame)
             self._timer = self._loop.call_later(
-                delay, self._send_frames, reply, frames, delay
+                delay, self._send_frames, reply, following, frames, delay
             )
 
     def _flood(self) -> None:
