@@ -6,7 +6,7 @@ JSON values, so that a request hashes and prints the same everywhere.
 
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -172,7 +172,10 @@ class Usage:
     def total(usages: "Iterable[Usage]") -> "Usage":
         """Return the sum of any number of usages."""
         each = list(usages)
-        return each[0] if len(each) == 1 else sum(each, _NO_USAGE)
+        if len(each) == 1:
+            return each[0]
+        counts = [[getattr(usage, name) for usage in each] for name in _COUNTS]
+        return Usage(*map(sum, counts))
 
     @property
     def total_tokens(self) -> int:
@@ -180,7 +183,7 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
 
-_NO_USAGE = Usage()
+_COUNTS = tuple(each.name for each in fields(Usage))
 
 
 @dataclass(frozen=True, slots=True)

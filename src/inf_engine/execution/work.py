@@ -92,7 +92,8 @@ class Work:
     @property
     def usage(self) -> Usage:
         """The sum over all calls of the run."""
-        return Usage.total([e.usage for e in self.entries.values() if e.calls])
+        paid = [call.paid for e in self.entries.values() for call in e.calls]
+        return Usage.total([answer.usage for answer in paid if answer is not None])
 
     @property
     def cost(self) -> float | None:
@@ -231,9 +232,12 @@ class Work:
 
     def delta(self, node: GraphNode) -> Callable[[str], None] | None:
         """Return what takes the pieces of a node's text, None if nobody wants them."""
-        tell = self._tell
-        if tell is None or self._wants_tokens is None or not self._wants_tokens(node):
+        wants = self._wants_tokens
+        if self._tell is None or wants is None or not wants(node):
             return None
+        return self._teller(node, self._tell)
+
+    def _teller(self, node: GraphNode, tell: Tell) -> Callable[[str], None]:
         number, name, loop = self.number, node.name, self._loop
         return lambda text: tell(TokenDelta(number, name, text, loop.time()))
 
