@@ -15,6 +15,7 @@ from inf_engine.graph import GraphNode
 from inf_engine.llm import LLMInference
 from inf_engine.module import InferenceModule
 from inf_engine.optimization.notes import Evidence, Note
+from inf_engine.optimization.questions import cut, fenced
 from inf_engine.optimization.rules import evidence_of, parameters_of
 from inf_engine.optimization.walk import Walk
 from inf_engine.parameter import Parameter
@@ -119,7 +120,7 @@ class Critic(InferenceModule):
         for parameter in group.parameters:
             about = f" ({parameter.description})" if parameter.description else ""
             parts.append(f"## Parameter {name_of(parameter)!r}{about}")
-            parts.append(_fenced(parameter.value))
+            parts.append(fenced(parameter.value))
         for number, (walk, node) in enumerate(group.items):
             parts += self._example(number, walk, node)
         return "\n\n".join(parts)
@@ -143,7 +144,7 @@ class Critic(InferenceModule):
         shown.append(("What was said of it", notes))
         for title, text in shown:
             parts.append(f"## {title}")
-            parts.append(_fenced(_cut(text, self.characters)))
+            parts.append(fenced(cut(text, self.characters)))
         return parts
 
     def _hand_out(self, group: Group, review: Review) -> None:
@@ -198,15 +199,3 @@ class Critic(InferenceModule):
 def name_of(parameter: Parameter) -> str:
     """Return the dotted name of a parameter, or a stand-in."""
     return parameter.name or "parameter"
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[:most]} ... ({len(text)} characters)"
-
-
-def _fenced(text: str) -> str:
-    """Return a text between fences that it does not hold."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}\n{text}\n{fence}"
