@@ -27,7 +27,9 @@ class LLMInference(InferenceModule, Generic[T]):
     ``content``, images included), or with the fields of its `prompt` template.
 
     Args:
-        alias: The name that the resources bind to an endpoint.
+        alias: The name that the resources bind to an endpoint. It, `temperature`,
+            `top_p`, `max_tokens` and `seed` may be a `ChoiceParameter`; reading the
+            attribute gives the value that is chosen.
         system_prompt: Text (kept as a frozen `Parameter`) or a `Parameter`.
         prompt: A template with ``{named}`` fields for the user message; a call then
             gives the fields by keyword (or the only one by position).
@@ -58,21 +60,26 @@ class LLMInference(InferenceModule, Generic[T]):
 
     leaf = True
     output_type: OutputType
+    alias: str
+    temperature: float | None
+    top_p: float | None
+    max_tokens: int | None
+    seed: int | None
 
     @overload
     def __init__(
         self: "LLMInference[str]",
-        alias: str,
+        alias: str | Parameter,
         system_prompt: str | Parameter | None = ...,
         *,
         prompt: str | Parameter | None = ...,
         response_format: None = ...,
         tools: Iterable[Callable[..., Any] | Tool] = ...,
-        temperature: float | None = ...,
-        top_p: float | None = ...,
-        max_tokens: int | None = ...,
+        temperature: float | Parameter | None = ...,
+        top_p: float | Parameter | None = ...,
+        max_tokens: int | Parameter | None = ...,
         stop: str | Sequence[str] = ...,
-        seed: int | None = ...,
+        seed: int | Parameter | None = ...,
         max_reasks: int = ...,
         max_tool_turns: int = ...,
         tool_errors: ToolErrors = ...,
@@ -80,17 +87,17 @@ class LLMInference(InferenceModule, Generic[T]):
     @overload
     def __init__(
         self,
-        alias: str,
+        alias: str | Parameter,
         system_prompt: str | Parameter | None = ...,
         *,
         prompt: str | Parameter | None = ...,
         response_format: type[T],
         tools: Iterable[Callable[..., Any] | Tool] = ...,
-        temperature: float | None = ...,
-        top_p: float | None = ...,
-        max_tokens: int | None = ...,
+        temperature: float | Parameter | None = ...,
+        top_p: float | Parameter | None = ...,
+        max_tokens: int | Parameter | None = ...,
         stop: str | Sequence[str] = ...,
-        seed: int | None = ...,
+        seed: int | Parameter | None = ...,
         max_reasks: int = ...,
         max_tool_turns: int = ...,
         tool_errors: ToolErrors = ...,
@@ -98,49 +105,49 @@ class LLMInference(InferenceModule, Generic[T]):
     @overload
     def __init__(
         self: "LLMInference[Any]",
-        alias: str,
+        alias: str | Parameter,
         system_prompt: str | Parameter | None = ...,
         *,
         prompt: str | Parameter | None = ...,
         response_format: Any,
         tools: Iterable[Callable[..., Any] | Tool] = ...,
-        temperature: float | None = ...,
-        top_p: float | None = ...,
-        max_tokens: int | None = ...,
+        temperature: float | Parameter | None = ...,
+        top_p: float | Parameter | None = ...,
+        max_tokens: int | Parameter | None = ...,
         stop: str | Sequence[str] = ...,
-        seed: int | None = ...,
+        seed: int | Parameter | None = ...,
         max_reasks: int = ...,
         max_tool_turns: int = ...,
         tool_errors: ToolErrors = ...,
     ) -> None: ...
     def __init__(
         self,
-        alias: str,
+        alias: str | Parameter,
         system_prompt: str | Parameter | None = None,
         *,
         prompt: str | Parameter | None = None,
         response_format: Any = None,
         tools: Iterable[Callable[..., Any] | Tool] = (),
-        temperature: float | None = None,
-        top_p: float | None = None,
-        max_tokens: int | None = None,
+        temperature: float | Parameter | None = None,
+        top_p: float | Parameter | None = None,
+        max_tokens: int | Parameter | None = None,
         stop: str | Sequence[str] = (),
-        seed: int | None = None,
+        seed: int | Parameter | None = None,
         max_reasks: int = 2,
         max_tool_turns: int = 8,
         tool_errors: ToolErrors = "return",
     ) -> None:
         super().__init__()
-        self.alias = alias
+        self.alias = cast(Any, alias)
         self.system_prompt = _as_parameter("system_prompt", system_prompt)
         self.prompt = _as_parameter("prompt", prompt)
         self.response_format = response_format
         self.tools = tools_of(tools)
-        self.temperature = temperature
-        self.top_p = top_p
-        self.max_tokens = max_tokens
+        self.temperature = cast(Any, temperature)
+        self.top_p = cast(Any, top_p)
+        self.max_tokens = cast(Any, max_tokens)
         self.stop = _as_stop(stop)
-        self.seed = seed
+        self.seed = cast(Any, seed)
         self.max_reasks = max_reasks
         self.max_tool_turns = max_tool_turns
         self.tool_errors = tool_errors
@@ -151,6 +158,16 @@ class LLMInference(InferenceModule, Generic[T]):
         if name == "response_format":
             super().__setattr__("output_type", OutputType.of(value))
         super().__setattr__(name, value if check is None else check(name, value))
+
+    def _shadow(self, name: str, held: Any) -> None:
+        """Let an argument that is a choice read as the value that is chosen."""
+        super()._shadow(name, held.value if name in _CHOOSABLE else held)
+
+    def _parameter_changed(self, parameter: Parameter) -> None:
+        """Take over another choice."""
+        for name in _CHOOSABLE:
+            if self._parameters.get(name) is parameter:
+                self.__dict__[name] = parameter.value
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> T:
         """Call the model; inside a forward this records the call."""
@@ -187,8 +204,8 @@ class LLMInference(InferenceModule, Generic[T]):
             ModuleError: If they are not text, messages or the template's fields.
         """
         messages = self._user_messages(args, kwargs)
-        if self.system_prompt is not None:
-            messages = (Message("system", self.system_prompt.value), *messages)
+        if self.system_prompt is not None and (system := self.system_prompt.value):
+            messages = (Message("system", system), *messages)
         return LLMRequest(
             messages=messages,
             temperature=self.temperature,
@@ -236,6 +253,8 @@ class LLMInference(InferenceModule, Generic[T]):
 
 def _as_parameter(name: str, value: Any) -> Parameter | None:
     """Return the parameter of a text: frozen if it was given as plain text."""
+    if isinstance(value, Parameter):
+        _check_texts(name, value)
     if value is None or isinstance(value, Parameter):
         return value
     if not isinstance(value, str):
@@ -248,9 +267,44 @@ def _as_parameter(name: str, value: Any) -> Parameter | None:
 def _as_prompt(name: str, value: Any) -> Parameter | None:
     """Return the parameter of a template, and refuse a broken one."""
     prompt = _as_parameter(name, value)
-    if prompt is not None:
-        template_fields(prompt.value)
+    if prompt is None:
+        return None
+    if not prompt.is_text and prompt.choices is None:
+        raise ModuleError(
+            f"a {type(prompt).__name__} is no template with fields: write "
+            "prompt='{demos} ... {question}', and give demos=self.demos in the call."
+        )
+    for text in prompt.choices or (prompt.value,):
+        template_fields(text)
     return prompt
+
+
+def _check_texts(name: str, parameter: Parameter) -> None:
+    """Refuse a choice among values that are not all texts."""
+    for choice in parameter.choices or ():
+        if not isinstance(choice, str):
+            raise ParameterTypeError(
+                f"{name} must be a str or a Parameter; one of the choices is of type "
+                f"{type(choice).__name__}."
+            )
+
+
+def _or_choice(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    """Return the check of an argument that may be a choice among good values."""
+
+    def checked(name: str, value: Any) -> Any:
+        if not isinstance(value, Parameter):
+            return check(name, value)
+        if value.choices is None:
+            raise ModuleError(
+                f"{name} must be a plain value or a ChoiceParameter, not a "
+                f"{type(value).__name__}: write ChoiceParameter(value, choices)."
+            )
+        for choice in value.choices:
+            check(name, choice)
+        return value
+
+    return checked
 
 
 def _as_alias(name: str, value: Any) -> str:
@@ -317,16 +371,18 @@ def _range(low: float, high: float, above: float) -> str:
     return " and ".join(words) or "finite"
 
 
+_CHOOSABLE = ("alias", "temperature", "top_p", "max_tokens", "seed")
+
 _ARGUMENTS: Mapping[str, Callable[[str, Any], Any]] = {
-    "alias": _as_alias,
+    "alias": _or_choice(_as_alias),
     "system_prompt": _as_parameter,
     "prompt": _as_prompt,
     "tools": lambda _, value: _as_tools(value),
-    "temperature": _number(int, float, low=0),
-    "top_p": _number(int, float, above=0, high=1),
-    "max_tokens": _number(int, low=1),
+    "temperature": _or_choice(_number(int, float, low=0)),
+    "top_p": _or_choice(_number(int, float, above=0, high=1)),
+    "max_tokens": _or_choice(_number(int, low=1)),
     "stop": lambda _, value: _as_stop(value),
-    "seed": _number(int),
+    "seed": _or_choice(_number(int)),
     "max_reasks": _number(int, low=0, optional=False),
     "max_tool_turns": _number(int, low=0, optional=False),
     "tool_errors": _as_tool_errors,

@@ -205,6 +205,9 @@ class InferenceModule(Named):
         found = type(getattr(type(self), name, None))
         return hasattr(found, "__set__") and found is not MemberDescriptorType
 
+    def _parameter_changed(self, parameter: Parameter) -> None:
+        """Take note that one of a few values was chosen; most read it when needed."""
+
     def _check_kind(self, name: str, held: Any, kind: type[Any]) -> None:
         if not isinstance(held, kind):
             raise ModuleError(
@@ -336,9 +339,9 @@ class InferenceModule(Named):
         for parameter in self.parameters():
             parameter.zero_feedback()
 
-    def state_dict(self) -> dict[str, str]:
+    def state_dict(self) -> dict[str, Any]:
         """Return dotted name → value of every parameter: flat, plain JSON."""
-        return {name: parameter.value for name, parameter in self.named_parameters()}
+        return {name: parameter.state for name, parameter in self.named_parameters()}
 
     def load_state_dict(
         self, state: Mapping[str, Any], strict: bool = True
@@ -354,7 +357,7 @@ class InferenceModule(Named):
 
         Raises:
             StateDictError: If names do not match and `strict` is true.
-            ParameterError: If a value is not a non-empty str.
+            ParameterError: If a parameter refuses its value.
         """
         if not isinstance(state, Mapping):
             raise StateDictError(

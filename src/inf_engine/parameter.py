@@ -1,6 +1,6 @@
 """`Parameter`: a described text that an optimizer may rewrite."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from inf_engine.dispatch import dispatcher
 from inf_engine.errors import ParameterTypeError, ParameterValueError
@@ -28,6 +28,9 @@ class Parameter(Named):
         'Be brief. Answer in French.'
     """
 
+    is_text: ClassVar[bool] = True
+    """Whether its value is words, which feedback is about and a model may rewrite."""
+
     def __init__(
         self, value: str, description: str = "", *, requires_grad: bool = True
     ) -> None:
@@ -36,7 +39,7 @@ class Parameter(Named):
                 "the description of a Parameter must be a str, not "
                 f"{type(description).__name__}: say in words what the text is for."
             )
-        self._value = self._checked(value)
+        self.value = value
         self.description = description
         self.requires_grad = requires_grad
         self._feedback: list[Any] = []
@@ -51,6 +54,16 @@ class Parameter(Named):
         self._value = self._checked(value)
 
     @property
+    def state(self) -> Any:
+        """What stands for the value in a `state_dict`, as JSON; the text itself."""
+        return self.value
+
+    @property
+    def choices(self) -> tuple[Any, ...] | None:
+        """The only values that it may have, None for any."""
+        return None
+
+    @property
     def name(self) -> str:
         """The dotted name in the outermost module that holds it, or ``""``."""
         named: Any = getattr(self._outermost(), "named_parameters", dict)()
@@ -62,15 +75,15 @@ class Parameter(Named):
         return list(self._feedback)
 
     def accumulate_feedback(self, feedback: Any) -> None:
-        """Add feedback to the buffer; ignored if `requires_grad` is False."""
-        if self.requires_grad:
+        """Add feedback to the buffer; ignored if it is frozen, or is no text."""
+        if self.requires_grad and self.is_text:
             self._feedback.append(feedback)
 
     def zero_feedback(self) -> None:
         """Empty the feedback buffer; the value stays."""
         self._feedback.clear()
 
-    def apply_update(self, value: str) -> None:
+    def apply_update(self, value: Any) -> None:
         """Replace the value and empty the feedback buffer.
 
         Args:
@@ -86,7 +99,7 @@ class Parameter(Named):
                 f"{self._label()} is frozen (requires_grad=False) and cannot be "
                 "updated; call requires_grad_() first, or leave it out."
             )
-        self._value = self._checked(value)
+        self.value = value
         self.zero_feedback()
 
     def requires_grad_(self, requires_grad: bool = True) -> "Parameter":
@@ -94,7 +107,7 @@ class Parameter(Named):
         self.requires_grad = requires_grad
         return self
 
-    def _checked(self, value: Any) -> str:
+    def _checked(self, value: Any) -> Any:
         if not isinstance(value, str):
             raise ParameterTypeError(
                 f"{self._label()} must be a str, not {type(value).__name__}: "

@@ -169,9 +169,10 @@ class OpenAIClient:
     def _check(self, message: Mapping[str, Any], response: LLMResponse) -> None:
         """Refuse a refusal, and a message in which nothing stands."""
         if message.get("refusal"):
+            words = self._wire.clean(str(message["refusal"]))
             raise AnswerError(
                 f"{self._wire.place}: the model refused to answer "
-                f"({str(message['refusal'])[:LONGEST_REASON]!r}). Reword the prompt, "
+                f"({words[:LONGEST_REASON]!r}). Reword the prompt, "
                 "or use another model.",
                 response=response,
             )

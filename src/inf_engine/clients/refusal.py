@@ -106,13 +106,19 @@ class Refusals:
         broke = any(name in _NO_MONEY for name in names)
         return self._error(status, _words(body), headers, broke)
 
+    def clean(self, words: str) -> str:
+        """Return words of the provider without the key, should it repeat it.
+
+        Args:
+            words: What it said.
+        """
+        return words.replace(self.secret, "***") if self.secret else words
+
     def _error(
         self, status: int, words: str, headers: Mapping[str, str], broke: bool
     ) -> EndpointError:
         """The typed error for a status, with what, where and the fix."""
-        if self.secret:
-            words = words.replace(self.secret, "***")
-        words = " ".join(words.split())
+        words = " ".join(self.clean(words).split())
         if len(words) > LONGEST_REASON:
             words = words[: LONGEST_REASON - 1] + "…"
         what = f"{self.place} answered {status}: {words or 'no reason given'}"

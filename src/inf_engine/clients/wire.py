@@ -194,6 +194,10 @@ class Wire:
         """Close the connections."""
         await self._transport.aclose()
 
+    def clean(self, words: str) -> str:
+        """Return words of the endpoint without the key, should it repeat it."""
+        return self._refusals.clean(words)
+
     def malformed(self, what: str) -> MalformedResponseError:
         """Return the error for an answer in which something is not as it has to be."""
         return MalformedResponseError(
@@ -293,7 +297,8 @@ class Wire:
         try:
             value = json.loads(data)
         except ValueError as exc:
-            what = f"its body is not JSON{_but(headers)} ({exc})"
+            kind = self.clean(headers.get("content-type", ""))
+            what = f"its body is not JSON{_but(kind)} ({exc})"
             error = self.malformed(what)
             raise error from _without_body(exc)
         if not isinstance(value, dict):
@@ -303,9 +308,9 @@ class Wire:
         return value
 
 
-def _but(headers: Mapping[str, str]) -> str:
+def _but(content_type: str) -> str:
     """What the headers of an answer call a body that is not JSON."""
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type.partition(";")[0].strip().lower()
     if kind == "text/html":
         return " but a page (text/html), as of a proxy or a login"
     if not kind or len(kind) > _LONGEST_TYPE or "json" in kind:
