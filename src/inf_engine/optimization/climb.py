@@ -1,0 +1,194 @@
+"""`Climb`: the plain search of an optimizer, one minibatch after the other.
+
+A round runs the present candidate on a minibatch, turns the feedback into notes, and
+asks the rewriter for changes. The changed candidate runs on the same minibatch; if it
+is not worse there (ties are kept: most rewrites show their worth on other examples), it
+is the present one of the next round, and after every few such rounds it is compared
+with the last accepted candidate on the held-out examples. If it is not worse there
+either it is accepted, else the search goes back to the last accepted one. What was
+rejected is remembered by the optimizer, with the reason.
+
+The search ends when the trainer says so, when the budget does not allow the next call,
+or when as many examples as two passes over the data brought nothing new to try:
+everything is right already, or the rewriter has nothing usable to say.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from inf_engine.errors import BudgetExceededError, UsageError
+from inf_engine.optimization.acceptance import Verdict
+from inf_engine.optimization.notes import Note
+from inf_engine.optimization.proposals import Proposal
+from inf_engine.optimization.search import Candidate, Change, Rollout, Scores, Search
+
+_TOP = 1.0 - 1e-9  # the scores of a search are in [0, 1]
+_PASSES = 2
+
+
+class Climb:
+    """One search.
+
+    Args:
+        optimizer: Proposes, and remembers what was rejected. Its `gate` judges on the
+            minibatch, its `held_out` gate on the held-out examples, after every
+            `check_every` candidates that passed the first.
+        search: What the trainer offers.
+
+    Raises:
+        UsageError: If no parameter of the search is one of the optimizer's.
+    """
+
+    def __init__(self, optimizer: Any, search: Search) -> None:
+        self.optimizer = optimizer
+        self.search = search
+        ours = optimizer.names
+        self.names = [name for name in search.names if name in ours]
+        if not self.names:
+            raise UsageError(
+                f"the optimizer's parameters ({', '.join(ours)}) are none of those of "
+                f"the module in training ({', '.join(search.names)}): build it with "
+                "parameters of that module, requires_grad=True."
+            )
+        self.accepted = search.start
+        self.here = search.start
+        self.changes: list[Change] = []
+        self.passed = 0
+        self.idle = 0
+        self.tried = {search.start.digest}
+
+    async def run(self) -> None:
+        """Search until it is over.
+
+        Raises:
+            ProposalError: If the rewriter could not be asked.
+            CriticError: If the critic failed.
+        """
+        most = _PASSES * self.search.train_size
+        try:
+            while self.idle < most and not self.search.is_over():
+                await self._round()
+            if not self.search.is_over():
+                await self._check()
+        except BudgetExceededError:
+            return
+
+    async def _round(self) -> None:
+        """Try one change."""
+        places = self.search.batch()
+        before = await self.search.rollouts(self.here, places, record=True)
+        scored = [rollout for rollout in before if rollout.score is not None]
+        proposal = await self._proposal(scored)
+        candidate = self.here.with_values(proposal.values)
+        if candidate.digest in self.tried:
+            self.idle += max(1, len(places))
+            return
+        self.idle = 0
+        self.tried.add(candidate.digest)
+        after = await self.search.rollouts(candidate, [r.place for r in scored])
+        verdict = self._judged(self.optimizer.gate, self.here, scored, candidate, after)
+        if not verdict.accepted:
+            self._rejected(candidate, self.here, proposal.changes, verdict.reason)
+            return
+        self.here = candidate
+        self.changes += proposal.changes
+        self.passed += 1
+        if not self.search.val_size:
+            self._accepted(verdict)
+        elif self.passed >= self.optimizer.check_every:
+            await self._check()
+
+    async def _proposal(self, scored: Sequence[Rollout]) -> Proposal:
+        """Return what to change; nothing if every output is right."""
+        if all(rollout.score is None or rollout.score >= _TOP for rollout in scored):
+            return Proposal()
+        notes = await self.search.notes(self.here, scored)
+        proposal: Proposal = await self.optimizer.propose(
+            {name: _rescaled(notes.get(name, ()), scored) for name in self.names},
+            values=self.here.values,
+            names=self.names,
+            engine=self.search.engine,
+        )
+        self.optimizer.learn(proposal)
+        for refusal in proposal.refused:
+            if refusal.value is not None:
+                name, old, new = refusal.parameter, refusal.before, refusal.value
+                refused = self.here.with_values({name: new})
+                change = Change(name, old, new)
+                self.search.rejected(refused, [self.here], [change], refusal.reason)
+        return proposal
+
+    async def _check(self) -> None:
+        """Compare with the last accepted candidate on the held-out examples."""
+        if self.here == self.accepted:
+            self.passed, self.changes = 0, []
+            return
+        places = range(self.search.val_size)
+        old = await self.search.rollouts(self.accepted, places, split="val")
+        new = await self.search.rollouts(self.here, places, split="val")
+        verdict = self._judged(
+            self.optimizer.held_out, self.accepted, old, self.here, new
+        )
+        if verdict.accepted:
+            self._accepted(verdict)
+            return
+        reason = f"on held-out examples: {verdict.reason}"
+        self._rejected(self.here, self.accepted, self._net(), reason)
+        self.here, self.changes, self.passed = self.accepted, [], 0
+
+    def _accepted(self, verdict: Verdict) -> None:
+        self.search.accepted(self.here, [self.accepted], self._net(), verdict)
+        self.accepted, self.changes, self.passed = self.here, [], 0
+
+    def _rejected(
+        self,
+        candidate: Candidate,
+        parent: Candidate,
+        changes: Sequence[Change],
+        reason: str,
+    ) -> None:
+        self.optimizer.reject(changes, reason)
+        self.search.rejected(candidate, [parent], changes, reason)
+
+    def _net(self) -> list[Change]:
+        """Return the changes since the last accepted candidate, one per parameter."""
+        old, new = self.accepted.values, self.here.values
+        reasons: dict[str, list[str]] = {}
+        for change in self.changes:
+            reasons.setdefault(change.parameter, []).append(change.reason)
+        return [
+            Change(name, old[name], new[name], " ".join(filter(None, said)))
+            for name, said in reasons.items()
+            if old[name] != new[name]
+        ]
+
+    def _judged(
+        self,
+        gate: Any,
+        old: Candidate,
+        before: Sequence[Rollout],
+        new: Candidate,
+        after: Sequence[Rollout],
+    ) -> Verdict:
+        first, second = Scores.of(old, before), Scores.of(new, after)
+        verdict: Verdict = gate.judge(first.by_place, second.by_place)
+        return verdict
+
+
+def _rescaled(notes: Sequence[Note], rollouts: Sequence[Rollout]) -> list[Note]:
+    """Return notes with the scores of the search, which are in [0, 1].
+
+    Their own are on the loss's scale: each of its scores has one in the search.
+    """
+    scores = {rollout.feedback.score: rollout.score for rollout in rollouts}
+    return [
+        replace(
+            note,
+            score=scores.get(note.score, note.score),
+            evidence=tuple(
+                [replace(e, score=scores.get(e.score, e.score)) for e in note.evidence]
+            ),
+        )
+        for note in notes
+    ]
