@@ -1,0 +1,350 @@
+"""`BootstrapDemos`: demonstrations out of the module's own good runs.
+
+The module runs on training examples as it is. What its calls were asked and answered in
+runs that scored well is a pool of demonstrations, for each node in whose prompt a
+`DemoParameter` stands; so nodes in the middle get some, too, for which nobody has
+labels. Candidates are subsets of the good runs, drawn by the seed: all parameters take
+theirs from the same runs, so that they fit together (Khattab et al. 2023, "DSPy",
+arXiv:2310.03714, does so for pipelines).
+
+Never the example under test in its own prompt. Candidates are scored on held-out
+examples only, and demonstrations come from training examples only; without held-out
+examples the search is refused. An example that is in both sets, by what is in it, is
+left out of the pool. And where a demonstration of an example stands in the prompt
+already, its run is no evidence and gives no new one.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inf_engine.errors import BudgetExceededError, UsageError
+from inf_engine.graph import content
+from inf_engine.llm import LLMInference
+from inf_engine.messages import by_field
+from inf_engine.optimization.acceptance import Gate
+from inf_engine.optimization.demos import Demo, DemoParameter
+from inf_engine.optimization.groups import Held, check_counts
+from inf_engine.optimization.optimizer import Optimizer
+from inf_engine.optimization.proposals import Proposal
+from inf_engine.optimization.search import Candidate, Change, Rollout, Scores, Search
+from inf_engine.parameter import Parameter
+from inf_engine.record import NodeRecord, RunRecord
+from inf_engine.schema import jsonable
+from inf_engine.template import Template
+
+_CLOSE = 1e-9
+_DRAWS = 16  # tries to draw a subset that was not tried yet
+_HEADS = {f"{role}: ": role for role in ("system", "user", "assistant", "tool")}
+
+
+class BootstrapDemos(Optimizer):
+    """Looks for the demonstrations that raise the held-out score.
+
+    Args:
+        params: Parameters, or groups of them; those that are no `DemoParameter` are
+            left alone.
+        engine: Not needed: it asks no model of its own.
+        max_demos: How many demonstrations a parameter may get, 1 or more.
+        candidates: How many subsets are tried, 1 or more.
+        threshold: How well a run has to score for its calls to be shown, in [0, 1]: a
+            share of the loss's scale.
+        pool: How many good runs are enough to draw from, `max_demos` or more; None for
+            three times as many as `max_demos`.
+        gate: Judges a candidate against the best so far on the held-out examples; None
+            for ``Gate("improves")``.
+
+    Raises:
+        UsageError: If there is no `DemoParameter`, or an argument is wrong.
+
+    Attributes:
+        harvested: How many good runs the last search drew from; 0 says that the module
+            gets nothing right by itself, or not as much as `threshold` asks for.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        engine: Any = None,
+        max_demos: int = 4,
+        candidates: int = 8,
+        threshold: float = 1.0,
+        pool: int | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        check_counts(least=1, max_demos=max_demos, candidates=candidates)
+        pool = 3 * max_demos if pool is None else pool
+        check_counts(least=max_demos, pool=pool)
+        if not (isinstance(threshold, int | float) and 0 <= threshold <= 1):
+            raise UsageError(
+                f"threshold={threshold!r}: give the score of a good run as a share of "
+                "the loss's scale, in [0, 1]."
+            )
+        super().__init__(params, engine=engine, gate=gate or Gate("improves"))
+        self.max_demos = max_demos
+        self.candidates = candidates
+        self.threshold = float(threshold)
+        self.pool = pool
+        self.harvested = 0
+        if not any(isinstance(h.parameter, DemoParameter) for h in self._held):
+            raise UsageError(
+                "BootstrapDemos got no DemoParameter: hold one in the module "
+                "(self.demos = DemoParameter()), and write it into a prompt."
+            )
+
+    async def propose(self, *args: Any, **kwargs: Any) -> Proposal:
+        """Refuse: demonstrations are not made from feedback.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise UsageError(
+            "BootstrapDemos takes no step from feedback: it compares scores. Train "
+            "with Trainer(..., optimizer=...).fit(...), which calls its search."
+        )
+
+    async def search(self, search: Search) -> None:
+        """Look for better demonstrations; see the top of the file.
+
+        Args:
+            search: What the trainer offers. No parameter is written to.
+
+        Raises:
+            UsageError: If none of its names is one of ours, or it has no held-out
+                examples.
+        """
+        await _Bootstrap(self, search).run()
+
+    def _trainable(self) -> dict[str, Held]:
+        return {
+            name: held
+            for name, held in self._by_name().items()
+            if isinstance(held.parameter, DemoParameter)
+            and held.parameter.requires_grad
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _GoodRun:
+    """What the calls of a run show, for each parameter."""
+
+    source: str
+    demos: Mapping[str, tuple[Demo, ...]]
+
+
+class _Bootstrap:
+    """One search of a `BootstrapDemos`."""
+
+    def __init__(self, optimizer: BootstrapDemos, search: Search) -> None:
+        self.optimizer = optimizer
+        self.search = search
+        ours = optimizer.names
+        self.names = [name for name in search.names if name in ours]
+        if not self.names:
+            raise UsageError(
+                f"the optimizer's demonstrations ({', '.join(ours)}) are none of the "
+                f"parameters of the module in training ({', '.join(search.names)}): "
+                "build it with parameters of that module."
+            )
+        if not search.val_size:
+            raise UsageError(
+                "BootstrapDemos needs held-out examples: a demonstration must not "
+                "stand in the prompt of the example that it is from. Give val, such as "
+                "one half of split(data, 0.5)."
+            )
+        self.best = search.start
+        self.tried = {search.start.digest}
+
+    async def run(self) -> None:
+        """Fill the pool, then try subsets of it."""
+        try:
+            before = await self._held_out(self.search.start)
+            runs = await self._harvest(self._barred(before))
+            self.optimizer.harvested = len(runs)
+            scores = Scores.of(self.best, before)
+            for number in range(self.optimizer.candidates):
+                candidate = self._candidate(runs, number)
+                if candidate is None or self.search.is_over():
+                    return
+                scores = await self._try(candidate, scores)
+        except BudgetExceededError:
+            return
+
+    async def _held_out(self, candidate: Candidate) -> list[Rollout]:
+        """Run a candidate on the held-out examples; with records for the first."""
+        return await self.search.rollouts(
+            candidate,
+            range(self.search.val_size),
+            split="val",
+            record=candidate == self.search.start,
+        )
+
+    def _barred(self, held_out: Sequence[Rollout]) -> set[str]:
+        """Return the sources that must give no demonstration (only looked up in)."""
+        tested = {source_of(r.record) for r in held_out if r.record is not None}
+        shown = [d for name in self.names for d in self.search.start.values[name]]
+        return tested | {Demo.of(demo).source for demo in shown}
+
+    async def _harvest(self, barred: set[str]) -> list[_GoodRun]:
+        """Run training examples until the pool is full, each at most once."""
+        seen: dict[int, None] = {}
+        found: dict[str, _GoodRun] = {}
+        drawn, size = 0, self.search.train_size
+        while len(seen) < size and drawn < 2 * size and not self.search.is_over():
+            places = self.search.batch()
+            drawn += max(1, len(places))
+            batch = [place for place in places if place not in seen]
+            if not batch:
+                continue
+            seen.update(dict.fromkeys(batch))
+            for rollout in await self.search.rollouts(
+                self.search.start, batch, record=True
+            ):
+                run = self._good_run(rollout)
+                if run is not None and run.source not in barred:
+                    found.setdefault(run.source, run)
+            if len(found) >= self.optimizer.pool:
+                break
+        return list(found.values())[: self.optimizer.pool]
+
+    def _good_run(self, rollout: Rollout) -> _GoodRun | None:
+        """Return what a run shows, None if it did not go well."""
+        record, score = rollout.record, rollout.score
+        if record is None or record.error is not None or score is None:
+            return None
+        if score < self.optimizer.threshold - _CLOSE:
+            return None
+        source = source_of(record)
+        parameters = set(self.search.start.values)  # only looked up in
+        demos = {
+            name: tuple(
+                demo_of(node, parameters, source)
+                for node in record.nodes
+                if _stands_in(name, node)
+            )
+            for name in self.names
+        }
+        return _GoodRun(source, demos) if any(demos.values()) else None
+
+    def _candidate(self, runs: Sequence[_GoodRun], number: int) -> Candidate | None:
+        """Return a subset that was not tried; the first is as large as it may be."""
+        most = min(self.optimizer.max_demos, len(runs))
+        for _ in range(_DRAWS if most else 0):
+            rng = self.search.rng
+            size = most if number == 0 else rng.randint(1, most)
+            candidate = self._showing(rng.sample(runs, size))
+            if candidate.digest not in self.tried:
+                self.tried.add(candidate.digest)
+                return candidate
+        return None
+
+    def _showing(self, runs: Sequence[_GoodRun]) -> Candidate:
+        """Return the candidate that shows these runs."""
+        values = {}
+        for name in self.names:
+            demos = [demo for run in runs for demo in run.demos[name]]
+            alone = {json.dumps(demo.state["inputs"]): demo for demo in reversed(demos)}
+            first = list(reversed(alone.values()))[: self.optimizer.max_demos]
+            values[name] = [demo.state for demo in first]
+        return self.search.start.with_values(values)
+
+    async def _try(self, candidate: Candidate, best: Scores) -> Scores:
+        """Compare a candidate with the best, and return the scores of the winner."""
+        scores = Scores.of(candidate, await self._held_out(candidate))
+        verdict = self.optimizer.gate.judge(best.by_place, scores.by_place)
+        changes = [
+            Change(name, self.best.values[name], candidate.values[name], _REASON)
+            for name in self.names
+            if candidate.values[name] != self.best.values[name]
+        ]
+        self.optimizer.steps += 1
+        parents = [self.best]
+        if not verdict.accepted:
+            reason = f"on held-out examples: {verdict.reason}"
+            self.search.rejected(candidate, parents, changes, reason)
+            return best
+        self.search.accepted(candidate, parents, changes, verdict)
+        self.best = candidate
+        return scores
+
+
+_REASON = "calls of training runs that scored well"
+
+
+def source_of(record: RunRecord) -> str:
+    """Return the digest of the inputs of a run: 16 hex digits.
+
+    Args:
+        record: The run.
+    """
+    text = json.dumps(content([record.args, record.kwargs]), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def demo_of(node: NodeRecord, parameters: Iterable[str], source: str) -> Demo:
+    """Return what a call shows.
+
+    Its inputs are the fields of its template; without one the prompt as it was filled
+    in, of messages the last one of the user. What parameters put there is left out.
+
+    Args:
+        node: What the call did; it did not fail.
+        parameters: The dotted names of the module's parameters.
+        source: The digest of the run's inputs.
+    """
+    llm: LLMInference[Any] = node.node.target
+    output = _as_json(node.output)
+    if llm.output_type.wrapped:
+        output = {"value": output}
+    if llm.prompt is None:
+        return Demo(_asked(node, set(parameters)), output, source)
+    given = by_field(llm.prompt.value, node.args, node.kwargs or {})
+    captured = by_field(llm.prompt.value, node.node.args, node.node.kwargs)
+    inputs = {
+        name: _as_json(value)
+        for name, value in given.items()
+        if not _is_parameter(captured[name])
+    }
+    return Demo(inputs, output, source)
+
+
+def _stands_in(name: str, node: NodeRecord) -> bool:
+    """Say whether a parameter shaped a model call that gave an answer."""
+    if node.node.kind != "llm" or node.outcome != "done":
+        return False
+    return any(piece.source == name for piece in (*node.system, *node.prompt))
+
+
+def _asked(node: NodeRecord, parameters: set[str]) -> str:
+    """Return what the user said last in a prompt, without the parameters' texts."""
+    pieces: list[str] = []
+    is_user = True
+    has_roles = bool(node.args) and isinstance(node.args[0], list | tuple | Mapping)
+    for piece in node.prompt:
+        role = _HEADS.get(piece.text) if has_roles and piece.source is None else None
+        if role is not None:
+            is_user = role == "user"
+            pieces = [] if is_user else pieces
+        elif is_user and piece.source not in parameters:
+            pieces.append(piece.text)
+    return "".join(pieces).strip()
+
+
+def _is_parameter(value: Any) -> bool:
+    """Say whether a captured argument is nothing but the text of parameters."""
+    if isinstance(value, Template):
+        holes = [hole.source for hole in value.holes]
+        texts = "".join(part for part in value.parts if isinstance(part, str))
+        return not texts.strip() and all(isinstance(s, Parameter) for s in holes)
+    return isinstance(value, Parameter)
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value as JSON; as text where JSON has no word for it."""
+    try:
+        return json.loads(json.dumps(value, default=jsonable, allow_nan=False))
+    except (TypeError, ValueError):
+        return str(value)

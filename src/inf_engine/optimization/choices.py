@@ -1,0 +1,450 @@
+"""`ChoiceParameter`: one of a few given values; `ChoiceSearch` looks for the best.
+
+A choice is a model alias, a temperature, how many samples are drawn: whatever decides
+quality and cost and is no text. As an argument of an `LLMInference` (its alias,
+temperature, top_p, max_tokens, seed) the call uses the value that is chosen; elsewhere
+forward reads ``self.samples.value``.
+
+The cost of a run is computed from the requests and answers in its record, at 4
+characters a token, and not from what was billed: an answer out of the cache or the
+journal costs what it costs when it is asked for, so that a candidate does not look
+cheap because another one has paid for it, and a training that runs again decides as
+it did.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeAlias
+
+from inf_engine.errors import (
+    BudgetExceededError,
+    ParameterTypeError,
+    ParameterValueError,
+    TrainingError,
+    UsageError,
+    known_names,
+)
+from inf_engine.optimization.acceptance import Gate, Verdict
+from inf_engine.optimization.groups import Held, check_counts
+from inf_engine.optimization.optimizer import Optimizer
+from inf_engine.optimization.proposals import Proposal
+from inf_engine.optimization.search import Candidate, Change, Search, Split
+from inf_engine.parameter import Parameter
+from inf_engine.record import Call, RunRecord
+from inf_engine.resources.estimate import CHARACTERS_PER_TOKEN, TokenEstimator
+from inf_engine.resources.prices import Price
+from inf_engine.types import Usage
+
+Choice: TypeAlias = str | int | float | bool | None
+
+
+class ChoiceParameter(Parameter):
+    """One of a few values.
+
+    Args:
+        value: The one to begin with.
+        choices: All of them: text, numbers, booleans or None, each once.
+        description: What is chosen.
+        requires_grad: Whether optimizers may choose another one.
+
+    Raises:
+        ParameterTypeError: If a choice is of another kind, or the choices are no list.
+        ParameterValueError: If the value is no choice, or a choice comes twice.
+
+    Example:
+        >>> alias = ChoiceParameter("fast", ["fast", "smart"])
+        >>> alias.value = "smart"
+        >>> alias
+        ChoiceParameter('smart', ['fast', 'smart'])
+    """
+
+    is_text: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        value: Choice,
+        choices: Sequence[Choice],
+        description: str = "",
+        *,
+        requires_grad: bool = True,
+    ) -> None:
+        self._choices = _checked_choices(choices)
+        given: Any = value
+        super().__init__(given, description, requires_grad=requires_grad)
+
+    @property
+    def value(self) -> Any:
+        """The value that is chosen; setting it chooses another one."""
+        return self._value
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        self._value = self._checked(value)
+        for holder in self._holders_left():
+            module = holder()
+            if module is not None:
+                module._parameter_changed(self)
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The values that it may have."""
+        return self._choices
+
+    def _checked(self, value: Any) -> Any:
+        for choice in self._choices:
+            if _same(choice, value):
+                return choice
+        raise ParameterValueError(
+            f"{self._label()} must be one of {list(self._choices)}, not {value!r:.60}."
+        )
+
+    def _label(self) -> str:
+        name = self.name
+        return f"parameter {name!r}" if name else "the value of a ChoiceParameter"
+
+    def __str__(self) -> str:
+        return str(self._value)
+
+    def __format__(self, spec: str) -> str:
+        return format("None", spec) if self._value is None else super().__format__(spec)
+
+    def __repr__(self) -> str:
+        frozen = "" if self.requires_grad else ", requires_grad=False"
+        return f"ChoiceParameter({self._value!r}, {list(self._choices)}{frozen})"
+
+
+def _checked_choices(choices: Any) -> tuple[Any, ...]:
+    if not isinstance(choices, list | tuple) or not choices:
+        raise ParameterTypeError(
+            "the choices of a ChoiceParameter must be a list with at least one value, "
+            f"not {type(choices).__name__}: ChoiceParameter('fast', ['fast', 'smart'])."
+        )
+    for place, choice in enumerate(choices):
+        if not (choice is None or type(choice) in (str, int, float, bool)):
+            raise ParameterTypeError(
+                f"choice {place} of a ChoiceParameter is of type "
+                f"{type(choice).__name__}: use text, numbers, booleans or None."
+            )
+        if isinstance(choice, float) and not math.isfinite(choice):
+            raise ParameterValueError(
+                f"choice {place} of a ChoiceParameter is {choice}: use finite numbers."
+            )
+        if any(_same(choice, other) for other in choices[:place]):
+            raise ParameterValueError(
+                f"choice {place} of a ChoiceParameter is given twice: {choice!r:.60}."
+            )
+    return tuple(choices)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Say whether two values are the same choice; True is not 1."""
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCost:
+    """What a run costs: its tokens, or what they cost at given prices.
+
+    Estimated at 4 characters a token from what was asked and answered, reasoning
+    included where it is shown, so that an answer that was used again costs the same.
+
+    Args:
+        prices: USD per million tokens for each alias; None to count tokens.
+
+    Example:
+        >>> cost = TokenCost({"fast": Price(0.1, 0.4), "smart": Price(2.0, 8.0)})
+    """
+
+    prices: Mapping[str, Price] | None = None
+
+    def __call__(self, record: RunRecord) -> float:
+        """Return the cost of a run, in USD or tokens.
+
+        Args:
+            record: What happened.
+
+        Raises:
+            UsageError: If an alias has no price.
+        """
+        return math.fsum(
+            self._cost(node.alias or "", call)
+            for node in record.nodes
+            for call in node.calls
+        )
+
+    def _cost(self, alias: str, call: Call) -> float:
+        answer = call.paid
+        if answer is None:
+            return 0.0
+        tools = [f"{tool.name}{tool.arguments}" for tool in answer.tool_calls]
+        written = len(answer.text) + len(answer.reasoning) + sum(map(len, tools))
+        read = TokenEstimator().input_tokens(call.request)
+        usage = Usage(1, read, math.ceil(written / CHARACTERS_PER_TOKEN))
+        if self.prices is None:
+            return usage.total_tokens
+        if alias not in self.prices:
+            raise UsageError(
+                f"no price is given for the alias {alias!r}; "
+                f"{known_names(alias, self.prices)}. Add it to prices, a local model "
+                "with Price(0.0, 0.0)."
+            )
+        return self.prices[alias].cost(usage)
+
+
+def billed(record: RunRecord) -> float:
+    """Return what a run was billed, in USD.
+
+    An answer out of the cache or the journal was billed to another run, so a run that
+    has one is refused: use it with an engine that keeps no answers.
+
+    Args:
+        record: What happened.
+
+    Raises:
+        TrainingError: If an answer was used again, or its price is not known.
+    """
+    calls = [call for node in record.nodes for call in node.calls]
+    if any(call.reused for call in calls):
+        raise TrainingError(
+            "the bill of a run is not known: it used answers of the cache or the "
+            "journal again. Give prices instead: cost=TokenCost({'fast': Price(...)})."
+        )
+    cost = record.cost
+    if cost is None:
+        raise TrainingError(
+            "the bill of a run is not known: a model has no price. Give the endpoint "
+            "a price, or cost=TokenCost({'fast': Price(...)})."
+        )
+    return cost
+
+
+class ChoiceSearch(Optimizer):
+    """Chooses among the values of `ChoiceParameter`s, one parameter after the other.
+
+    The objective of an example is its score less `cost_weight` times its cost. Each
+    other value of each parameter is tried on a minibatch; where the objective is not
+    lower there it is compared with the best so far on the held-out examples (on all
+    training examples where there are none). So it goes round until a whole round
+    changed nothing. With a weight above 0 the cheaper of two values that score alike
+    wins.
+
+    Args:
+        params: Parameters, or groups of them; those that are no choices are left alone.
+        engine: Not needed: it asks no model of its own.
+        cost_weight: How much score one unit of `cost` is worth, 0 or more.
+        cost: Gives the cost of a run: tokens (`TokenCost`), USD (`TokenCost` with
+            prices, or `billed`), or any function of the record.
+        rounds: How often to go round at most, 1 or more.
+        gate: Judges the objective on the deciding examples; None for
+            ``Gate("improves")``.
+
+    Raises:
+        UsageError: If there is nothing to choose, or an argument is wrong.
+
+    Attributes:
+        objectives: The mean score and the mean cost of each candidate on the deciding
+            examples, by digest.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        engine: Any = None,
+        cost_weight: float = 0.0,
+        cost: Callable[[RunRecord], float] = TokenCost(),  # noqa: B008 - frozen
+        rounds: int = 3,
+        gate: Gate | None = None,
+    ) -> None:
+        check_counts(least=1, rounds=rounds)
+        is_number = isinstance(cost_weight, int | float)
+        if not (is_number and math.isfinite(cost_weight) and cost_weight >= 0):
+            raise UsageError(
+                f"cost_weight={cost_weight!r}: give the score that a unit of cost is "
+                "worth, 0 or more."
+            )
+        if not callable(cost):
+            raise UsageError(
+                f"cost must be a function of the record, not {type(cost).__name__}: "
+                "TokenCost(), TokenCost(prices) or billed."
+            )
+        super().__init__(params, engine=engine, gate=gate or Gate("improves"))
+        self.cost_weight = float(cost_weight)
+        self.cost = cost
+        self.rounds = rounds
+        self.objectives: dict[str, tuple[float, float]] = {}
+        if not any(isinstance(h.parameter, ChoiceParameter) for h in self._held):
+            raise UsageError(
+                "ChoiceSearch got no ChoiceParameter: hold one in the module, such as "
+                "LLMInference(ChoiceParameter('fast', ['fast', 'smart']))."
+            )
+
+    async def propose(self, *args: Any, **kwargs: Any) -> Proposal:
+        """Refuse: choices are not made from feedback.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise UsageError(
+            "ChoiceSearch takes no step from feedback: it compares scores. Train with "
+            "Trainer(..., optimizer=...).fit(...), which calls its search."
+        )
+
+    async def search(self, search: Search) -> None:
+        """Look for better choices; see the class.
+
+        Args:
+            search: What the trainer offers. No parameter is written to.
+
+        Raises:
+            UsageError: If none of its names is one of ours.
+        """
+        await _Rounds(self, search).run()
+
+    def _trainable(self) -> dict[str, Held]:
+        return {
+            name: held
+            for name, held in self._by_name().items()
+            if isinstance(held.parameter, ChoiceParameter)
+            and held.parameter.requires_grad
+        }
+
+
+class _Rounds:
+    """One search of a `ChoiceSearch`."""
+
+    def __init__(self, optimizer: ChoiceSearch, search: Search) -> None:
+        self.optimizer = optimizer
+        self.search = search
+        self.split: Split = "val" if search.val_size else "train"
+        self.places = range(search.val_size or search.train_size)
+        held = optimizer._trainable()
+        self.choices = {
+            name: held[name].parameter.choices or ()
+            for name in search.names
+            if name in held
+        }
+        if not self.choices:
+            raise UsageError(
+                f"the optimizer's choices ({', '.join(held)}) are none of the "
+                f"parameters of the module in training ({', '.join(search.names)}): "
+                "build it with parameters of that module."
+            )
+        self.best = search.start
+        self.tried = {search.start.digest}
+
+    async def run(self) -> None:
+        """Go round until nothing changes, or the search is over."""
+        try:
+            for _ in range(self.optimizer.rounds):
+                before = self.best
+                for name in self.choices:
+                    await self._choose(name)
+                if self.best == before or self.search.is_over():
+                    return
+        except BudgetExceededError:
+            return
+
+    async def _choose(self, name: str) -> None:
+        """Try every other value of one parameter."""
+        for choice in self.choices[name]:
+            candidate = self.best.with_values({name: choice})
+            if candidate.digest in self.tried or self.search.is_over():
+                continue
+            self.tried.add(candidate.digest)
+            before = self.best.values[name]
+            change = Change(name, before, choice, "another choice")
+            verdict = await self._judged(candidate)
+            self.optimizer.steps += 1
+            if verdict.accepted:
+                self.search.accepted(candidate, [self.best], [change], verdict)
+                self.best = candidate
+            else:
+                self.search.rejected(candidate, [self.best], [change], verdict.reason)
+
+    async def _judged(self, candidate: Candidate) -> Verdict:
+        """Compare a candidate with the best, first on a minibatch, then in earnest."""
+        batch = self.search.batch()
+        verdict = await self._compared(candidate, batch, "train", Gate("not worse"))
+        if not verdict.accepted:
+            return replace(verdict, reason=f"on a minibatch: {verdict.reason}")
+        gate = self.optimizer.gate
+        return await self._compared(candidate, self.places, self.split, gate)
+
+    async def _compared(
+        self, candidate: Candidate, places: Sequence[int], split: Split, gate: Gate
+    ) -> Verdict:
+        """Judge two candidates by their objectives.
+
+        Gates take numbers in [0, 1], so both are moved and shrunk alike; the gain is
+        told in units of the objective.
+        """
+        weight = self.optimizer.cost_weight
+        pairs = [await self._measured(c, places, split) for c in (self.best, candidate)]
+        common = [place for place in pairs[0] if place in pairs[1]]
+        penalties = [[weight * pair[place][1] for place in common] for pair in pairs]
+        worst = max([max(p, default=0.0) for p in penalties])
+        before, after = [
+            {
+                place: (pair[place][0] - penalty + worst) / (1 + worst)
+                for place, penalty in zip(common, mine, strict=True)
+            }
+            for pair, mine in zip(pairs, penalties, strict=True)
+        ]
+        verdict = gate.judge(before, after)
+        return _in_objective(verdict, pairs, common, worst)
+
+    async def _measured(
+        self, candidate: Candidate, places: Sequence[int], split: Split
+    ) -> dict[int, tuple[float, float]]:
+        """Return score and cost of each example that the loss could judge."""
+        rollouts = await self.search.rollouts(
+            candidate, places, split=split, record=True
+        )
+        found = {}
+        for rollout in rollouts:
+            if rollout.score is not None and rollout.record is not None:
+                cost = self.optimizer.cost(rollout.record)
+                _check_cost(cost)
+                found[rollout.place] = (rollout.score, cost)
+        if split == self.split and found and len(places) == len(self.places):
+            self.optimizer.objectives[candidate.digest] = _means(found.values())
+        return found
+
+
+def _in_objective(
+    verdict: Verdict,
+    pairs: Sequence[Mapping[int, tuple[float, float]]],
+    common: Sequence[int],
+    worst: float,
+) -> Verdict:
+    """Return a verdict on shrunk objectives in units of the objective."""
+    old, new = [_means([pair[place] for place in common]) for pair in pairs]
+    scale, gain = 1 + worst, verdict.gain
+    gain = replace(
+        gain, mean=gain.mean * scale, low=gain.low * scale, high=gain.high * scale
+    )
+    word = "accepted" if verdict.accepted else "refused"
+    reason = (
+        f"{word}: the objective changed by {gain.mean:+.2g}; the score from "
+        f"{old[0]:.3g} to {new[0]:.3g}, the cost from {old[1]:.3g} to {new[1]:.3g} per "
+        f"example, on {verdict.n} examples"
+    )
+    return replace(verdict, gain=gain, reason=reason)
+
+
+def _means(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Return the mean score and the mean cost; 0 of none."""
+    each = list(pairs)
+    score, cost = math.fsum(s for s, _ in each), math.fsum(c for _, c in each)
+    return score / max(1, len(each)), cost / max(1, len(each))
+
+
+def _check_cost(cost: Any) -> None:
+    is_number = isinstance(cost, int | float) and not isinstance(cost, bool)
+    if not (is_number and math.isfinite(cost) and cost >= 0):
+        raise UsageError(
+            f"the cost of a run must be a finite number, 0 or more, not {cost!r:.60}: "
+            "see to the function that was given as cost."
+        )
