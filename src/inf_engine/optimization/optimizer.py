@@ -366,8 +366,9 @@ class Optimizer:
         return {held.parameter.name: held for held in self._held}
 
     def _trainable(self) -> dict[str, Held]:
-        everyone = self._by_name().items()
-        return {name: held for name, held in everyone if held.parameter.requires_grad}
+        """Return what this optimizer may change: texts."""
+        everyone = [(n, held, held.parameter) for n, held in self._by_name().items()]
+        return {n: h for n, h, p in everyone if p.requires_grad and p.is_text}
 
     def _chosen(self, names: Iterable[str] | None) -> dict[str, Held]:
         """Return what is to be changed."""
