@@ -1,1 +1,79 @@
 """Training: losses, backward, optimizers, acceptance, the trainer."""
+
+from inf_engine.optimization.acceptance import Gate, SequentialTest, Verdict
+from inf_engine.optimization.bootstrap import BootstrapDemos
+from inf_engine.optimization.choices import ChoiceParameter, ChoiceSearch, TokenCost
+from inf_engine.optimization.composite import CompositeLoss
+from inf_engine.optimization.constraints import (
+    FrozenSpans,
+    KeepsFields,
+    Matches,
+    MaxLength,
+    Predicate,
+)
+from inf_engine.optimization.critic import Critic
+from inf_engine.optimization.data import DataLoader, split
+from inf_engine.optimization.demos import Demo, DemoParameter
+from inf_engine.optimization.descent import TextGradientDescent
+from inf_engine.optimization.evaluate import Evaluation, evaluate
+from inf_engine.optimization.evolution import ReflectiveEvolution
+from inf_engine.optimization.feedback import Feedback, FeedbackBatch
+from inf_engine.optimization.human import HumanLoss
+from inf_engine.optimization.intervals import Interval
+from inf_engine.optimization.judging import LLMJudge
+from inf_engine.optimization.loss import Loss, VerifierLoss
+from inf_engine.optimization.notes import Evidence, Note
+from inf_engine.optimization.optimizer import Optimizer
+from inf_engine.optimization.ranking import ComparisonLoss, RankingLoss
+from inf_engine.optimization.rubric import Criterion, RubricLoss
+from inf_engine.optimization.schedule import ConstantEdits, CosineEdits, LinearEdits
+from inf_engine.optimization.search import Candidate, Rollout, Search
+from inf_engine.optimization.trainer import Trainer
+from inf_engine.optimization.training_result import TrainingResult
+
+__all__ = [
+    "BootstrapDemos",
+    "Candidate",
+    "ChoiceParameter",
+    "ChoiceSearch",
+    "ComparisonLoss",
+    "CompositeLoss",
+    "ConstantEdits",
+    "CosineEdits",
+    "Criterion",
+    "Critic",
+    "DataLoader",
+    "Demo",
+    "DemoParameter",
+    "Evaluation",
+    "Evidence",
+    "Feedback",
+    "FeedbackBatch",
+    "FrozenSpans",
+    "Gate",
+    "HumanLoss",
+    "Interval",
+    "KeepsFields",
+    "LLMJudge",
+    "LinearEdits",
+    "Loss",
+    "Matches",
+    "MaxLength",
+    "Note",
+    "Optimizer",
+    "Predicate",
+    "RankingLoss",
+    "ReflectiveEvolution",
+    "Rollout",
+    "RubricLoss",
+    "Search",
+    "SequentialTest",
+    "TextGradientDescent",
+    "TokenCost",
+    "Trainer",
+    "TrainingResult",
+    "Verdict",
+    "VerifierLoss",
+    "evaluate",
+    "split",
+]

@@ -1,0 +1,551 @@
+"""`ReflectiveEvolution`: a pool of candidates that learn from what went wrong.
+
+The family of GEPA (Agrawal et al. 2025, "GEPA: Reflective Prompt Evolution Can
+Outperform Reinforcement Learning", arXiv:2507.19457): a parent is drawn from the
+per-example Pareto front, run on a minibatch, rewritten by a model that reads what
+happened, and its child is kept if it is not worse on that minibatch. What a graph, and
+an engine that runs many calls at once, add to that:
+
+- The evidence of *all* parameters is there after one run, exact and for every call, so
+  one candidate changes all of them. The single ones are tried if that fails.
+- Several proposals are asked for at once and put together sentence by sentence
+  (`pareto.merge`), so that a candidate, which costs rollouts, holds what several
+  proposals, which cost none, have learned. They are tried one by one if that fails.
+- Where one example blames several parameters, one of the proposals is coordinated: one
+  call sees and writes all of these texts, since a rule that several steps must share
+  helps in none of them alone.
+- A child's own minibatch is evidence for its next proposal: no example is paid for
+  twice, and a new minibatch is added to the old mistakes instead of replacing them.
+  Minibatches grow while nothing goes wrong in them.
+- Held-out examples are for choosing, not for learning, and cost less than half of all
+  rollouts. A child runs on a few, and on more only while it may be the best; a race
+  that is lost ends (`racing.Race`). Which one is best is estimated from all scores at
+  once (`racing.estimate`), so that luck on a few examples does not count as strength.
+
+An example that was shown several times and is still wrong is shown no more while there
+are others: its label may be wrong. The search ends when the trainer says so, when the
+budget does not allow the next run, or when several rounds brought nothing to try.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from inf_engine.errors import BudgetExceededError, UsageError
+from inf_engine.optimization.acceptance import Verdict
+from inf_engine.optimization.notes import Note
+from inf_engine.optimization.optimizer import Optimizer
+from inf_engine.optimization.outcomes import together
+from inf_engine.optimization.pareto import Member, Pool, common_ancestor, merge
+from inf_engine.optimization.proposals import Proposal
+from inf_engine.optimization.racing import Entry, Race, estimate
+from inf_engine.optimization.rewriter import Job, Rewriter, Target
+from inf_engine.optimization.search import Candidate, Change, Rollout, Search
+
+_TOP = 1.0 - 1e-9  # the scores of a search are in [0, 1]
+_SHARPNESS = 3.0  # of the draw of parents
+_PREFIX = 8  # held-out examples that are run at a time
+_LEAST = 2  # failing examples that a child is tested on
+_FRESH = 0
+_ENOUGH = 3  # failing examples that are worth a proposal
+_MOST_BATCHES = 3  # minibatches in a round while fewer went wrong
+_MOST_SHOWN = 3  # proposals that an example is evidence for
+_MOST_IDLE = 8  # rounds that bring nothing to try, before it ends
+_PASSING = 4  # examples that went right, as evidence
+_BONUS = 0.3  # how much a candidate may be better than thought, without scores
+_TOGETHER = (
+    "These texts belong to steps of one program and work together. If a rule has to be "
+    "known at several steps, write it into the text of each of them in this answer: in "
+    "one of them alone it does not help."
+)
+
+
+class ReflectiveEvolution(Optimizer):
+    """Evolves a pool of candidates by reflection on what went wrong.
+
+    Args:
+        params: Parameters, or groups of them (see `Optimizer`).
+        engine: Runs the rewriter; a search uses the trainer's.
+        alias: The rewriting model.
+        minibatch: Training examples that a parent is run on in a round, 1 or more.
+        parents: How many parents are tried in a round, 1 or more.
+        proposals: How many proposals are made for each of them at once, 1 or more.
+        coordinated: Whether one of the proposals writes all texts in one call, where
+            an example blames several.
+        val_share: The part of all rollouts that may be held-out ones, above 0 and
+            below 0.5; those of the first candidate do not count.
+        mode: ``"rewrite"`` of whole texts, or ``"edits"``.
+        **options: The other arguments of `Optimizer`.
+
+    Raises:
+        UsageError: As `Optimizer`, and if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        engine: Any = None,
+        alias: str | None = None,
+        minibatch: int = 8,
+        parents: int = 1,
+        proposals: int = 2,
+        coordinated: bool = True,
+        val_share: float = 0.3,
+        mode: str = "rewrite",
+        **options: Any,
+    ) -> None:
+        counts = {"minibatch": minibatch, "parents": parents, "proposals": proposals}
+        for name, value in counts.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UsageError(f"{name}={value!r}: give a whole number, 1 or more.")
+        if not 0.0 < val_share < 0.5:
+            raise UsageError(
+                f"val_share={val_share!r}: give the part of the rollouts that may be "
+                "held-out ones, above 0 and below 0.5."
+            )
+        options.setdefault("rewriter", Rewriter(passing=_PASSING))
+        super().__init__(params, engine=engine, alias=alias, mode=mode, **options)
+        self.minibatch = minibatch
+        self.parents = parents
+        self.proposals = proposals
+        self.coordinated = coordinated
+        self.val_share = val_share
+
+    async def search(self, search: Search) -> None:
+        """Look for better candidates until the search is over (see above).
+
+        Args:
+            search: What the trainer offers. No parameter is written to.
+
+        Raises:
+            UsageError: If none of its names is one of ours.
+            ProposalError: If the rewriter could not be asked.
+            CriticError: If the critic failed.
+        """
+        await Evolution(self, search).run()
+
+    def _jobs(
+        self, targets: Mapping[str, Target], seed: int | None, advice: str
+    ) -> list[Job]:
+        """Return the calls to make; for a coordinated proposal one for all texts."""
+        jobs = super()._jobs(targets, seed, advice)
+        if advice != _TOGETHER or len(jobs) < 2:
+            return jobs
+        fused: dict[str, Job] = {}
+        for job in jobs:
+            named = tuple([_called(target) for target in job.targets])
+            held = fused.get(job.alias)
+            both = named if held is None else (*held.targets, *named)
+            fused[job.alias] = replace(job, targets=both, mode="rewrite")
+        return list(fused.values())
+
+
+@dataclass(slots=True)
+class _Case:
+    """A parent, and the examples that a round looks at.
+
+    Args:
+        parent: The parent.
+        wrong: The places of training examples that it fails on, to be shown.
+        right: Those it does not, to be shown.
+        test: Some of both, as many of each as is usual for the parent: what its
+            children are tested on.
+    """
+
+    parent: Member
+    wrong: list[int]
+    right: list[int]
+    test: list[int]
+
+
+@dataclass(slots=True)
+class _Try:
+    """A candidate that is to be tested."""
+
+    candidate: Candidate
+    parents: tuple[Member, ...]
+    changes: tuple[Change, ...]
+
+
+class Evolution:
+    """One search of a `ReflectiveEvolution`.
+
+    Args:
+        optimizer: Proposes, and remembers what was rejected.
+        search: What the trainer offers.
+
+    Raises:
+        UsageError: If no parameter of the search is one of the optimizer's.
+    """
+
+    def __init__(self, optimizer: ReflectiveEvolution, search: Search) -> None:
+        ours = optimizer.names
+        self.names = [name for name in search.names if name in ours]
+        if not self.names:
+            raise UsageError(
+                f"the optimizer's parameters ({', '.join(ours)}) are none of those of "
+                f"the module in training ({', '.join(search.names)}): build it with "
+                "parameters of that module, requires_grad=True."
+            )
+        self.optimizer = optimizer
+        self.search = search
+        self.pool = Pool()
+        self.spent = {"train": 0, "val": 0}
+        self._train: dict[Candidate, dict[int, float]] = {}
+        self._shown: dict[int, int] = {}
+        self._queue: list[int] = []
+        self._val = list(range(search.val_size))
+        search.rng.shuffle(self._val)
+        self._new: dict[Member, tuple[_Try, Verdict]] = {}
+        self._tried = {search.start.digest}
+        self._samples = 0
+        self._idle = 0
+        self._crossed: set[tuple[str, str]] = set()
+
+    async def run(self) -> None:
+        """Search until it is over.
+
+        Raises:
+            ProposalError: If the rewriter could not be asked.
+            CriticError: If the critic failed.
+        """
+        first = Member(self.search.start)
+        self.pool.add(first)
+        try:
+            await self._validate(first, _PREFIX, counts=False)
+            while self._idle < _MOST_IDLE and not self.search.is_over():
+                await self._round()
+        except BudgetExceededError:
+            pass
+        self._report()
+
+    async def _round(self) -> None:
+        """Try children of some parents, and perhaps a cross."""
+        cases = await self._cases()
+        for case in cases:
+            for place in case.wrong:
+                self._shown[place] = self._shown.get(place, 0) + 1
+        asked = await together(
+            self._proposed(case, sample) for case in cases for sample in self._seeds()
+        )
+        size = self.optimizer.proposals
+        grown = False
+        for number, case in enumerate(cases):
+            proposals = asked[number * size : (number + 1) * size]
+            grown |= await self._grow(case, proposals)
+        grown |= await self._cross()
+        self._idle = 0 if grown else self._idle + 1
+        await self._compare()
+        self._report()
+
+    # -- evidence ---------------------------------------------------------------
+
+    async def _cases(self) -> list[_Case]:
+        """Return parents with something to learn from."""
+        drawn: list[Member] = []
+        strengths = dict(self._ranked())
+        for _ in range(self.optimizer.parents):
+            parent = self.pool.draw(self.search.rng, _SHARPNESS, strengths)
+            if parent not in drawn:
+                drawn.append(parent)
+        cases = [await self._case(parent) for parent in drawn]
+        return [case for case in cases if case.wrong]
+
+    async def _case(self, parent: Member) -> _Case:
+        """Run a parent on new examples until some are wrong that can be shown."""
+        for number in range(_MOST_BATCHES):
+            if number >= _FRESH and len(self._wrong(parent)) >= _ENOUGH:
+                break
+            await self._run(parent.candidate, self._next(parent))
+        size = self.optimizer.minibatch
+        wrong = sorted(self._wrong(parent), key=lambda p: self._shown.get(p, 0))[:size]
+        known = self._train.get(parent.candidate, {})
+        right = [place for place in reversed(known) if known[place] >= _TOP]
+        usual = round(size * (1.0 - sum(known.values()) / max(1, len(known))))
+        failing = wrong[: max(_LEAST, usual)]
+        test = [*failing, *right[: max(0, size - len(failing))]]
+        return _Case(parent, wrong, right[:_PASSING], test)
+
+    def _wrong(self, parent: Member) -> list[int]:
+        """Return the examples that a parent fails on and that were not shown often."""
+        known = self._train.get(parent.candidate, {})
+        return [
+            place
+            for place, score in known.items()
+            if score < _TOP and self._shown.get(place, 0) < _MOST_SHOWN
+        ]
+
+    def _next(self, parent: Member) -> list[int]:
+        """Return a minibatch of examples that a parent was not run on."""
+        known = self._train.get(parent.candidate, {})
+        found: list[int] = []
+        looked = 0
+        while len(found) < self.optimizer.minibatch and looked < self.search.train_size:
+            if not self._queue:
+                self._queue = list(self.search.batch())
+            place = self._queue.pop(0)
+            looked += 1
+            if place not in known and place not in found:
+                found.append(place)
+        return found
+
+    # -- proposals --------------------------------------------------------------
+
+    def _seeds(self) -> list[int]:
+        """Return the numbers of the next samples of the rewriter."""
+        first = self._samples
+        self._samples += self.optimizer.proposals
+        return list(range(first, self._samples))
+
+    async def _proposed(self, case: _Case, sample: int) -> Proposal:
+        """Ask for new values; the first sample of a round may be a coordinated one."""
+        places = [*case.wrong, *case.right]
+        candidate = case.parent.candidate
+        rollouts = await self.search.rollouts(candidate, places, record=True)
+        notes = await self.search.notes(candidate, rollouts)
+        scaled = {name: _rescaled(notes.get(name, ()), rollouts) for name in self.names}
+        is_first = sample % self.optimizer.proposals == 0
+        joint = is_first and self.optimizer.coordinated and _is_shared(scaled)
+        proposal = await self.optimizer.propose(
+            scaled,
+            values=candidate.values,
+            names=self.names,
+            engine=self.search.engine,
+            seed=sample,
+            advice=_TOGETHER if joint else "",
+        )
+        return proposal
+
+    def _tries(self, case: _Case, proposals: Sequence[Proposal]) -> list[_Try]:
+        """Return the candidates that proposals make, the most promising first."""
+        base = case.parent.candidate
+        sides = [{**base.values, **p.values} for p in proposals if p.values]
+        all_values = [merge(base.values, sides)] if len(sides) > 1 else []
+        all_values += sides
+        if len(sides) == 1:
+            names = list(proposals_values(proposals))
+            if len(names) > 1:  # the last steps first: those before them are cached
+                all_values += [
+                    {**base.values, name: sides[0][name]} for name in reversed(names)
+                ]
+        reasons = {c.parameter: c.reason for p in proposals for c in p.changes}
+        return [self._try((case.parent,), values, reasons) for values in all_values]
+
+    def _try(
+        self,
+        parents: tuple[Member, ...],
+        values: Mapping[str, Any],
+        reasons: Mapping[str, str],
+    ) -> _Try:
+        """Return a candidate with what it changes in its first parent."""
+        before = parents[0].candidate
+        changes = [
+            Change(name, before.values[name], values[name], reasons.get(name, ""))
+            for name in self.names
+            if values[name] != before.values[name]
+        ]
+        return _Try(before.with_values(values), parents, tuple(changes))
+
+    async def _grow(self, case: _Case, proposals: Sequence[Proposal]) -> bool:
+        """Take in the first candidate that passes; say whether any was tested."""
+        for proposal in proposals:
+            self.optimizer.learn(proposal)
+            self._refused(case.parent, proposal)
+        tested = False
+        places = case.test
+        before = self._train[case.parent.candidate]
+        for attempt in self._tries(case, proposals):
+            if attempt.candidate.digest in self._tried:
+                continue
+            tested = True
+            verdict = await self._tested(attempt, places, before)
+            if verdict.accepted:
+                await self._take_in(attempt, verdict)
+                break
+            self._reject(attempt, verdict.reason)
+        return tested
+
+    async def _tested(
+        self, attempt: _Try, places: Sequence[int], before: Mapping[int, float]
+    ) -> Verdict:
+        """Run a candidate on training examples and judge it by them."""
+        self._tried.add(attempt.candidate.digest)
+        after = await self._run(attempt.candidate, places)
+        known = {place: before[place] for place in places if place in before}
+        return self.optimizer.gate.judge(known, after)
+
+    # -- crossing ---------------------------------------------------------------
+
+    async def _cross(self) -> bool:
+        """Merge two of the front that have learned apart; say whether it was tested."""
+        front = sorted(
+            self.pool.weights().items(), key=lambda item: item[1], reverse=True
+        )
+        members = [member for member, _ in front]
+        for number, one in enumerate(members):
+            for two in members[number + 1 :]:
+                key = one.candidate.digest, two.candidate.digest
+                base = common_ancestor(one, two)
+                if key in self._crossed or base in (None, one, two):
+                    continue
+                self._crossed |= {key, key[::-1]}
+                if await self._crossed_over(one, two, base):
+                    return True
+        return False
+
+    async def _crossed_over(self, one: Member, two: Member, base: Any) -> bool:
+        """Test what two candidates have learned since their ancestor, in one."""
+        sides = [one.candidate.values, two.candidate.values]
+        values = merge(base.candidate.values, sides)
+        reasons = dict.fromkeys(self.names, "merged from two candidates")
+        attempt = self._try((one, two), values, reasons)
+        own, other = (self._train.get(m.candidate, {}) for m in (one, two))
+        places = sorted(
+            {*own, *other},
+            key=lambda p: (min(own.get(p, 1.0), other.get(p, 1.0)), p),
+        )[: self.optimizer.minibatch]
+        if attempt.candidate.digest in self._tried or not places:
+            return False
+        await self._run(one.candidate, places)
+        verdict = await self._tested(attempt, places, self._train[one.candidate])
+        if verdict.accepted:
+            await self._take_in(attempt, verdict)
+        else:
+            self._reject(attempt, verdict.reason)
+        return True
+
+    # -- choosing ---------------------------------------------------------------
+
+    async def _take_in(self, attempt: _Try, verdict: Verdict) -> None:
+        """Race a candidate against the best one, and keep it unless it has lost."""
+        member = Member(attempt.candidate, attempt.parents)
+        best = self._ranked()[0][0]
+        if self._may_validate(_PREFIX):
+            await self._validate(member, _PREFIX)
+        race = Race()
+        if race.observe(best.scores, member.scores) == "worse":
+            self._reject(attempt, f"it lost on {race.n} held-out examples")
+            return
+        if not self.search.val_size:
+            member.scores = self._train[attempt.candidate]
+        self.pool.add(member)
+        self._new[member] = attempt, verdict
+
+    async def _compare(self) -> None:
+        """Run those that may be the best on more held-out examples."""
+        while self._may_validate(_PREFIX):
+            open_ = [
+                (strength + _BONUS / (len(member.scores) + 1) ** 0.5, member)
+                for member, strength in self._ranked()
+                if len(member.scores) < self.search.val_size
+            ]
+            if not open_ or self.search.is_over():
+                return
+            member = max(open_, key=lambda item: item[0])[1]
+            counts = member.candidate != self.search.start
+            await self._validate(member, len(member.scores) + _PREFIX, counts=counts)
+
+    def _report(self) -> None:
+        """Tell if a new candidate, or one that was kept for later, is the best now."""
+        best = self._ranked()[0][0]
+        found = self._new.pop(best, None)
+        if found is not None:
+            attempt, verdict = found
+            parents = [parent.candidate for parent in attempt.parents]
+            self.search.accepted(best.candidate, parents, attempt.changes, verdict)
+
+    def _ranked(self) -> list[tuple[Member, float]]:
+        """Return the candidates with their estimated strengths, the best first."""
+        members = self.pool.members
+        entries = []
+        for member in members:
+            scores: dict[Any, float] = {("val", p): s for p, s in member.scores.items()}
+            train = self._train.get(member.candidate, {})
+            scores |= {("train", place): score for place, score in train.items()}
+            parents = [members.index(p) for p in member.parents if p in members]
+            entries.append(Entry(scores, parents))
+        pairs = list(zip(members, estimate(entries), strict=True))[::-1]
+        return sorted(pairs, key=lambda pair: pair[1], reverse=True)
+
+    def _may_validate(self, count: int) -> bool:
+        """Say whether so many held-out rollouts keep to their share."""
+        val = self.spent["val"] + count
+        total = val + self.spent["train"]
+        return self.search.val_size > 0 and val <= self.optimizer.val_share * total
+
+    async def _validate(
+        self, member: Member, most: int, *, counts: bool = True
+    ) -> None:
+        """Run a candidate on the first held-out examples, in an order for all."""
+        new = [place for place in self._val[:most] if place not in member.scores]
+        if not new:
+            return
+        found = await self.search.rollouts(member.candidate, new, split="val")
+        self.spent["val"] += len(new) if counts else 0
+        member.scores |= {r.place: r.score for r in found if r.score is not None}
+
+    # -- books ------------------------------------------------------------------
+
+    async def _run(
+        self, candidate: Candidate, places: Sequence[int]
+    ) -> dict[int, float]:
+        """Return the scores of a candidate on training examples, each run once."""
+        known = self._train.setdefault(candidate, {})
+        new = [place for place in places if place not in known]
+        if new:
+            found = await self.search.rollouts(candidate, new, record=True)
+            self.spent["train"] += len(new)
+            known.update((r.place, r.score) for r in found if r.score is not None)
+        return {place: known[place] for place in places if place in known}
+
+    def _refused(self, parent: Member, proposal: Proposal) -> None:
+        """Tell of proposals that keep no constraint."""
+        for refusal in proposal.refused:
+            if refusal.value is not None:
+                name = refusal.parameter
+                candidate = parent.candidate.with_values({name: refusal.value})
+                change = Change(name, refusal.before, refusal.value)
+                self.search.rejected(
+                    candidate, [parent.candidate], [change], refusal.reason
+                )
+
+    def _reject(self, attempt: _Try, reason: str) -> None:
+        """Remember what was tried, and tell of it."""
+        self.optimizer.reject(attempt.changes, reason)
+        parents = [parent.candidate for parent in attempt.parents]
+        self.search.rejected(attempt.candidate, parents, attempt.changes, reason)
+
+
+def proposals_values(proposals: Sequence[Proposal]) -> dict[str, Any]:
+    """Return the new values of proposals by name, those of later ones last."""
+    return {name: v for proposal in proposals for name, v in proposal.values.items()}
+
+
+def _called(target: Target) -> Target:
+    """Return a target that says beside its text what it is called."""
+    purpose = f"{target.purpose.strip() or 'not said'}. The text of {target.name}:"
+    return replace(target, purpose=purpose)
+
+
+def _is_shared(notes: Mapping[str, Sequence[Note]]) -> bool:
+    """Say whether one example has left notes on several parameters."""
+    seen: dict[int, str] = {}
+    for name, about in notes.items():
+        for note in about:
+            for call in note.evidence:
+                if seen.setdefault(call.example, name) != name:
+                    return True
+    return False
+
+
+def _rescaled(notes: Sequence[Note], rollouts: Sequence[Rollout]) -> list[Note]:
+    """Return notes with the scores of the search, which are in [0, 1]."""
+    scores = {place: rollout.score for place, rollout in enumerate(rollouts)}
+    scaled = []
+    for note in notes:
+        calls = [
+            replace(e, score=scores.get(e.example, e.score)) for e in note.evidence
+        ]
+        scaled.append(replace(note, evidence=tuple(calls)))
+    return scaled
