@@ -181,12 +181,14 @@ class SDKTransport:
                 parts = self._parts(reply, url, deadline, refuse)
                 async for part in await stack.enter_async_context(aclosing(parts)):
                     yield part
+            return
         except Exception as exc:
-            if isinstance(exc, self._sdk.APIStatusError):
-                raise refuse(_answer(exc)) from exc
-            if error := self._failure(exc, url, seconds):
-                raise error from exc
-            raise
+            if not isinstance(exc, self._sdk.APIStatusError):
+                if error := self._failure(exc, url, seconds):
+                    raise error from exc
+                raise
+            refused = _answer(exc)
+        raise refuse(refused)  # not from the SDK's error, which may repeat the key
 
     async def aclose(self) -> None:
         """Do nothing: the client stays its owner's."""

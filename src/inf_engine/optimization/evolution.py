@@ -38,21 +38,18 @@ from inf_engine.optimization.optimizer import Optimizer
 from inf_engine.optimization.outcomes import together
 from inf_engine.optimization.pareto import Member, Pool, common_ancestor, merge
 from inf_engine.optimization.proposals import Proposal
-from inf_engine.optimization.racing import Entry, Race, estimate
+from inf_engine.optimization.racing import Race, Scorebook
 from inf_engine.optimization.rewriter import Job, Rewriter, Target
 from inf_engine.optimization.search import Candidate, Change, Rollout, Search
 
 _TOP = 1.0 - 1e-9  # the scores of a search are in [0, 1]
 _SHARPNESS = 3.0  # of the draw of parents
-_PREFIX = 8  # held-out examples that are run at a time
 _LEAST = 2  # failing examples that a child is tested on
-_FRESH = 0
 _ENOUGH = 3  # failing examples that are worth a proposal
 _MOST_BATCHES = 3  # minibatches in a round while fewer went wrong
 _MOST_SHOWN = 3  # proposals that an example is evidence for
 _MOST_IDLE = 8  # rounds that bring nothing to try, before it ends
 _PASSING = 4  # examples that went right, as evidence
-_BONUS = 0.3  # how much a candidate may be better than thought, without scores
 _TOGETHER = (
     "These texts belong to steps of one program and work together. If a rule has to be "
     "known at several steps, write it into the text of each of them in this answer: in "
@@ -191,12 +188,9 @@ class Evolution:
         self.optimizer = optimizer
         self.search = search
         self.pool = Pool()
-        self.spent = {"train": 0, "val": 0}
-        self._train: dict[Candidate, dict[int, float]] = {}
+        self.book = Scorebook(search, self.pool, optimizer.val_share)
         self._shown: dict[int, int] = {}
         self._queue: list[int] = []
-        self._val = list(range(search.val_size))
-        search.rng.shuffle(self._val)
         self._new: dict[Member, tuple[_Try, Verdict]] = {}
         self._tried = {search.start.digest}
         self._samples = 0
@@ -213,7 +207,7 @@ class Evolution:
         first = Member(self.search.start)
         self.pool.add(first)
         try:
-            await self._validate(first, _PREFIX, counts=False)
+            await self.book.validate(first)
             while self._idle < _MOST_IDLE and not self.search.is_over():
                 await self._round()
         except BudgetExceededError:
@@ -226,8 +220,11 @@ class Evolution:
         for case in cases:
             for place in case.wrong:
                 self._shown[place] = self._shown.get(place, 0) + 1
+        notes = await together(self._notes(case) for case in cases)
         asked = await together(
-            self._proposed(case, sample) for case in cases for sample in self._seeds()
+            self._proposed(case, about, sample)
+            for case, about in zip(cases, notes, strict=True)
+            for sample in self._seeds()
         )
         size = self.optimizer.proposals
         grown = False
@@ -236,7 +233,7 @@ class Evolution:
             grown |= await self._grow(case, proposals)
         grown |= await self._cross()
         self._idle = 0 if grown else self._idle + 1
-        await self._compare()
+        await self.book.compare()
         self._report()
 
     # -- evidence ---------------------------------------------------------------
@@ -244,7 +241,7 @@ class Evolution:
     async def _cases(self) -> list[_Case]:
         """Return parents with something to learn from."""
         drawn: list[Member] = []
-        strengths = dict(self._ranked())
+        strengths = dict(self.book.ranked())
         for _ in range(self.optimizer.parents):
             parent = self.pool.draw(self.search.rng, _SHARPNESS, strengths)
             if parent not in drawn:
@@ -254,13 +251,13 @@ class Evolution:
 
     async def _case(self, parent: Member) -> _Case:
         """Run a parent on new examples until some are wrong that can be shown."""
-        for number in range(_MOST_BATCHES):
-            if number >= _FRESH and len(self._wrong(parent)) >= _ENOUGH:
+        for _ in range(_MOST_BATCHES):
+            if len(self._wrong(parent)) >= _ENOUGH:
                 break
-            await self._run(parent.candidate, self._next(parent))
+            await self.book.run(parent.candidate, self._next(parent))
         size = self.optimizer.minibatch
         wrong = sorted(self._wrong(parent), key=lambda p: self._shown.get(p, 0))[:size]
-        known = self._train.get(parent.candidate, {})
+        known = self.book.train.get(parent.candidate, {})
         right = [place for place in reversed(known) if known[place] >= _TOP]
         usual = round(size * (1.0 - sum(known.values()) / max(1, len(known))))
         failing = wrong[: max(_LEAST, usual)]
@@ -269,7 +266,7 @@ class Evolution:
 
     def _wrong(self, parent: Member) -> list[int]:
         """Return the examples that a parent fails on and that were not shown often."""
-        known = self._train.get(parent.candidate, {})
+        known = self.book.train.get(parent.candidate, {})
         return [
             place
             for place, score in known.items()
@@ -278,12 +275,11 @@ class Evolution:
 
     def _next(self, parent: Member) -> list[int]:
         """Return a minibatch of examples that a parent was not run on."""
-        known = self._train.get(parent.candidate, {})
+        known = self.book.train.get(parent.candidate, {})
         found: list[int] = []
         looked = 0
         while len(found) < self.optimizer.minibatch and looked < self.search.train_size:
-            if not self._queue:
-                self._queue = list(self.search.batch())
+            self._queue = self._queue or list(self.search.batch())
             place = self._queue.pop(0)
             looked += 1
             if place not in known and place not in found:
@@ -298,24 +294,27 @@ class Evolution:
         self._samples += self.optimizer.proposals
         return list(range(first, self._samples))
 
-    async def _proposed(self, case: _Case, sample: int) -> Proposal:
-        """Ask for new values; the first sample of a round may be a coordinated one."""
-        places = [*case.wrong, *case.right]
-        candidate = case.parent.candidate
+    async def _notes(self, case: _Case) -> dict[str, list[Note]]:
+        """Return the notes that a case leaves on each parameter."""
+        places, candidate = [*case.wrong, *case.right], case.parent.candidate
         rollouts = await self.search.rollouts(candidate, places, record=True)
         notes = await self.search.notes(candidate, rollouts)
-        scaled = {name: _rescaled(notes.get(name, ()), rollouts) for name in self.names}
+        return {name: _rescaled(notes.get(name, ()), rollouts) for name in self.names}
+
+    async def _proposed(
+        self, case: _Case, notes: Mapping[str, Sequence[Note]], sample: int
+    ) -> Proposal:
+        """Ask for new values; the first sample of a round may be a coordinated one."""
         is_first = sample % self.optimizer.proposals == 0
-        joint = is_first and self.optimizer.coordinated and _is_shared(scaled)
-        proposal = await self.optimizer.propose(
-            scaled,
-            values=candidate.values,
+        joint = is_first and self.optimizer.coordinated and _is_shared(notes)
+        return await self.optimizer.propose(
+            notes,
+            values=case.parent.candidate.values,
             names=self.names,
             engine=self.search.engine,
             seed=sample,
             advice=_TOGETHER if joint else "",
         )
-        return proposal
 
     def _tries(self, case: _Case, proposals: Sequence[Proposal]) -> list[_Try]:
         """Return the candidates that proposals make, the most promising first."""
@@ -324,7 +323,7 @@ class Evolution:
         all_values = [merge(base.values, sides)] if len(sides) > 1 else []
         all_values += sides
         if len(sides) == 1:
-            names = list(proposals_values(proposals))
+            names = list(_values_of(proposals))
             if len(names) > 1:  # the last steps first: those before them are cached
                 all_values += [
                     {**base.values, name: sides[0][name]} for name in reversed(names)
@@ -354,7 +353,7 @@ class Evolution:
             self._refused(case.parent, proposal)
         tested = False
         places = case.test
-        before = self._train[case.parent.candidate]
+        before = self.book.train[case.parent.candidate]
         for attempt in self._tries(case, proposals):
             if attempt.candidate.digest in self._tried:
                 continue
@@ -371,7 +370,7 @@ class Evolution:
     ) -> Verdict:
         """Run a candidate on training examples and judge it by them."""
         self._tried.add(attempt.candidate.digest)
-        after = await self._run(attempt.candidate, places)
+        after = await self.book.run(attempt.candidate, places)
         known = {place: before[place] for place in places if place in before}
         return self.optimizer.gate.judge(known, after)
 
@@ -400,15 +399,15 @@ class Evolution:
         values = merge(base.candidate.values, sides)
         reasons = dict.fromkeys(self.names, "merged from two candidates")
         attempt = self._try((one, two), values, reasons)
-        own, other = (self._train.get(m.candidate, {}) for m in (one, two))
+        own, other = (self.book.train.get(m.candidate, {}) for m in (one, two))
         places = sorted(
             {*own, *other},
             key=lambda p: (min(own.get(p, 1.0), other.get(p, 1.0)), p),
         )[: self.optimizer.minibatch]
         if attempt.candidate.digest in self._tried or not places:
             return False
-        await self._run(one.candidate, places)
-        verdict = await self._tested(attempt, places, self._train[one.candidate])
+        await self.book.run(one.candidate, places)
+        verdict = await self._tested(attempt, places, self.book.train[one.candidate])
         if verdict.accepted:
             await self._take_in(attempt, verdict)
         else:
@@ -420,84 +419,28 @@ class Evolution:
     async def _take_in(self, attempt: _Try, verdict: Verdict) -> None:
         """Race a candidate against the best one, and keep it unless it has lost."""
         member = Member(attempt.candidate, attempt.parents)
-        best = self._ranked()[0][0]
-        if self._may_validate(_PREFIX):
-            await self._validate(member, _PREFIX)
+        best = self.book.ranked()[0][0]
+        if self.book.may_validate():
+            await self.book.validate(member)
         race = Race()
         if race.observe(best.scores, member.scores) == "worse":
             self._reject(attempt, f"it lost on {race.n} held-out examples")
             return
         if not self.search.val_size:
-            member.scores = self._train[attempt.candidate]
+            member.scores = self.book.train[attempt.candidate]
         self.pool.add(member)
         self._new[member] = attempt, verdict
 
-    async def _compare(self) -> None:
-        """Run those that may be the best on more held-out examples."""
-        while self._may_validate(_PREFIX):
-            open_ = [
-                (strength + _BONUS / (len(member.scores) + 1) ** 0.5, member)
-                for member, strength in self._ranked()
-                if len(member.scores) < self.search.val_size
-            ]
-            if not open_ or self.search.is_over():
-                return
-            member = max(open_, key=lambda item: item[0])[1]
-            counts = member.candidate != self.search.start
-            await self._validate(member, len(member.scores) + _PREFIX, counts=counts)
-
     def _report(self) -> None:
         """Tell if a new candidate, or one that was kept for later, is the best now."""
-        best = self._ranked()[0][0]
+        best = self.book.ranked()[0][0]
         found = self._new.pop(best, None)
         if found is not None:
             attempt, verdict = found
             parents = [parent.candidate for parent in attempt.parents]
             self.search.accepted(best.candidate, parents, attempt.changes, verdict)
 
-    def _ranked(self) -> list[tuple[Member, float]]:
-        """Return the candidates with their estimated strengths, the best first."""
-        members = self.pool.members
-        entries = []
-        for member in members:
-            scores: dict[Any, float] = {("val", p): s for p, s in member.scores.items()}
-            train = self._train.get(member.candidate, {})
-            scores |= {("train", place): score for place, score in train.items()}
-            parents = [members.index(p) for p in member.parents if p in members]
-            entries.append(Entry(scores, parents))
-        pairs = list(zip(members, estimate(entries), strict=True))[::-1]
-        return sorted(pairs, key=lambda pair: pair[1], reverse=True)
-
-    def _may_validate(self, count: int) -> bool:
-        """Say whether so many held-out rollouts keep to their share."""
-        val = self.spent["val"] + count
-        total = val + self.spent["train"]
-        return self.search.val_size > 0 and val <= self.optimizer.val_share * total
-
-    async def _validate(
-        self, member: Member, most: int, *, counts: bool = True
-    ) -> None:
-        """Run a candidate on the first held-out examples, in an order for all."""
-        new = [place for place in self._val[:most] if place not in member.scores]
-        if not new:
-            return
-        found = await self.search.rollouts(member.candidate, new, split="val")
-        self.spent["val"] += len(new) if counts else 0
-        member.scores |= {r.place: r.score for r in found if r.score is not None}
-
     # -- books ------------------------------------------------------------------
-
-    async def _run(
-        self, candidate: Candidate, places: Sequence[int]
-    ) -> dict[int, float]:
-        """Return the scores of a candidate on training examples, each run once."""
-        known = self._train.setdefault(candidate, {})
-        new = [place for place in places if place not in known]
-        if new:
-            found = await self.search.rollouts(candidate, new, record=True)
-            self.spent["train"] += len(new)
-            known.update((r.place, r.score) for r in found if r.score is not None)
-        return {place: known[place] for place in places if place in known}
 
     def _refused(self, parent: Member, proposal: Proposal) -> None:
         """Tell of proposals that keep no constraint."""
@@ -517,7 +460,7 @@ class Evolution:
         self.search.rejected(attempt.candidate, parents, attempt.changes, reason)
 
 
-def proposals_values(proposals: Sequence[Proposal]) -> dict[str, Any]:
+def _values_of(proposals: Sequence[Proposal]) -> dict[str, Any]:
     """Return the new values of proposals by name, those of later ones last."""
     return {name: v for proposal in proposals for name, v in proposal.values.items()}
 

@@ -85,7 +85,9 @@ class Pool:
                 as good as those that are; without strengths it is not.
         """
         best = _best(self._members)
-        for place, holders in best.items() if strengths else ():
+        for place, holders in best.items():
+            if not strengths:
+                break
             top = max(strengths[member] for member in holders)
             unrun = [m for m in self._members if place not in m.scores]
             holders += [member for member in unrun if strengths[member] >= top]

@@ -1,4 +1,4 @@
-"""`Race` and `estimate`: who is ahead, from scores of different examples.
+"""`Race`, `Scorebook`, `estimate`: who is ahead, from scores of different examples.
 
 A race runs a candidate against the best one on a growing number of held-out examples
 and ends when it is lost (`SequentialTest`), so that bad candidates cost little. The
@@ -19,12 +19,18 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from inf_engine.optimization.acceptance import SequentialTest, Standing
+from inf_engine.optimization.pareto import Member, Pool
+from inf_engine.optimization.search import Candidate, Search
 
 _NOISE = 0.35  # standard deviation of a score about strength and ease
 _EASE = 0.4  # of the eases
 _STRIDE = 0.15  # of the change from parent to child
 _START = 1.0  # of the first candidate's strength about 0.5
 _ROUNDS = 60
+_STILL = 1e-4  # a change of strengths that ends the rounds
+
+_PREFIX = 8  # held-out examples that are run at a time
+_BONUS = 0.3  # how much a candidate may be better than thought, without scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,7 @@ def estimate(entries: Sequence[Entry]) -> list[float]:
             held.setdefault(example, []).append((place, score))
     eases = dict.fromkeys(held, 0.0)
     for _ in range(_ROUNDS):
+        before = list(strengths)
         for example, scores in held.items():
             rest = sum(score - strengths[place] for place, score in scores)
             eases[example] = rest / (len(scores) + (_NOISE / _EASE) ** 2)
@@ -78,6 +85,9 @@ def estimate(entries: Sequence[Entry]) -> list[float]:
             noise = 1 / _NOISE**2
             total = rest * noise + pull
             strengths[place] = total / (len(entry.scores) * noise + weight)
+        moved = [abs(a - b) for a, b in zip(strengths, before, strict=True)]
+        if max(moved, default=0.0) < _STILL:
+            break
     return strengths
 
 
@@ -111,6 +121,107 @@ class Race:
                 self._seen.add(place)
                 self._test.observe(score - best[place])
         return self._test.verdict
+
+
+class Scorebook:
+    """The scores of the candidates of a search, and the rollouts they cost.
+
+    Held-out examples are run in one order for all candidates, a few at a time, and as
+    many as their share of the rollouts allows.
+
+    Args:
+        search: Runs them.
+        pool: The candidates that compete.
+        val_share: The part of the rollouts that may be held-out ones.
+
+    Attributes:
+        train: The scores of each candidate that was run on training examples.
+        spent: How many rollouts were asked for, of training and of held-out examples;
+            held-out ones of the first candidate are left out.
+    """
+
+    def __init__(self, search: Search, pool: Pool, val_share: float) -> None:
+        self.train: dict[Candidate, dict[int, float]] = {}
+        self.spent = {"train": 0, "val": 0}
+        self._search = search
+        self._pool = pool
+        self._share = val_share
+        self._asked: dict[Member, int] = {}
+        self._order = list(range(search.val_size))
+        search.rng.shuffle(self._order)
+
+    async def run(
+        self, candidate: Candidate, places: Sequence[int]
+    ) -> dict[int, float]:
+        """Return the scores of a candidate on training examples, each run once.
+
+        Args:
+            candidate: The values.
+            places: The examples; those for which the loss fails are left out.
+
+        Raises:
+            BudgetExceededError: If the budget does not allow it.
+        """
+        known = self.train.setdefault(candidate, {})
+        new = [place for place in places if place not in known]
+        if new:
+            found = await self._search.rollouts(candidate, new, record=True)
+            self.spent["train"] += len(new)
+            known.update((r.place, r.score) for r in found if r.score is not None)
+        return {place: known[place] for place in places if place in known}
+
+    def may_validate(self) -> bool:
+        """Say whether a few more held-out rollouts keep to their share."""
+        val = self.spent["val"] + _PREFIX
+        total = val + self.spent["train"]
+        return self._search.val_size > 0 and val <= self._share * total
+
+    async def validate(self, member: Member) -> None:
+        """Run a candidate on a few more held-out examples, if there are any.
+
+        Raises:
+            BudgetExceededError: If the budget does not allow it.
+        """
+        asked = self._asked.get(member, 0)
+        new = self._order[asked : asked + _PREFIX]
+        if not new:
+            return
+        found = await self._search.rollouts(member.candidate, new, split="val")
+        self._asked[member] = asked + len(new)
+        if member.candidate != self._search.start:
+            self.spent["val"] += len(new)
+        member.scores |= {r.place: r.score for r in found if r.score is not None}
+
+    async def compare(self) -> None:
+        """Run those that may be the best on more held-out examples.
+
+        Raises:
+            BudgetExceededError: If the budget does not allow it.
+        """
+        while self.may_validate() and not self._search.is_over():
+            open_ = [
+                (strength + _BONUS / (len(member.scores) + 1) ** 0.5, member)
+                for member, strength in self.ranked()
+                if self._asked.get(member, 0) < self._search.val_size
+            ]
+            if not open_:
+                return
+            await self.validate(max(open_, key=lambda item: item[0])[1])
+
+    def ranked(self) -> list[tuple[Member, float]]:
+        """Return the candidates with their estimated strengths, the best first."""
+        members = self._pool.members
+        entries = []
+        for member in members:
+            scores: dict[Hashable, float] = {
+                ("val", place): score for place, score in member.scores.items()
+            }
+            train = self.train.get(member.candidate, {})
+            scores |= {("train", place): score for place, score in train.items()}
+            parents = [members.index(p) for p in member.parents if p in members]
+            entries.append(Entry(scores, parents))
+        pairs = list(zip(members, estimate(entries), strict=True))[::-1]
+        return sorted(pairs, key=lambda pair: pair[1], reverse=True)
 
 
 def _children(entries: Sequence[Entry]) -> list[list[int]]:
