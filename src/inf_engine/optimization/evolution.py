@@ -7,7 +7,8 @@ happened, and its child is kept if it is not worse on that minibatch. What a gra
 an engine that runs many calls at once, add to that:
 
 - The evidence of *all* parameters is there after one run, exact and for every call, so
-  one candidate changes all of them. The single ones are tried if that fails.
+  one candidate changes all of them. If that fails but helped somewhere, the single
+  changes are tried where it made a difference.
 - Several proposals are asked for at once and put together sentence by sentence
   (`pareto.merge`), so that a candidate, which costs rollouts, holds what several
   proposals, which cost none, have learned. They are tried one by one if that fails.
@@ -86,7 +87,7 @@ class ReflectiveEvolution(Optimizer):
         alias: str | None = None,
         minibatch: int = 8,
         parents: int = 1,
-        proposals: int = 2,
+        proposals: int = 1,
         coordinated: bool = True,
         val_share: float = 0.3,
         mode: str = "rewrite",
@@ -103,10 +104,8 @@ class ReflectiveEvolution(Optimizer):
             )
         options.setdefault("rewriter", Rewriter(passing=_PASSING))
         super().__init__(params, engine=engine, alias=alias, mode=mode, **options)
-        self.minibatch = minibatch
-        self.parents = parents
-        self.proposals = proposals
-        self.coordinated = coordinated
+        self.minibatch, self.parents = minibatch, parents
+        self.proposals, self.coordinated = proposals, coordinated
         self.val_share = val_share
 
     async def search(self, search: Search) -> None:
@@ -182,8 +181,7 @@ class Evolution:
         if not self.names:
             raise UsageError(
                 f"the optimizer's parameters ({', '.join(ours)}) are none of those of "
-                f"the module in training ({', '.join(search.names)}): build it with "
-                "parameters of that module, requires_grad=True."
+                f"the module in training ({', '.join(search.names)}): use these."
             )
         self.optimizer = optimizer
         self.search = search
@@ -193,8 +191,7 @@ class Evolution:
         self._queue: list[int] = []
         self._new: dict[Member, tuple[_Try, Verdict]] = {}
         self._tried = {search.start.digest}
-        self._samples = 0
-        self._idle = 0
+        self._samples = self._idle = 0
         self._crossed: set[tuple[str, str]] = set()
 
     async def run(self) -> None:
@@ -322,12 +319,6 @@ class Evolution:
         sides = [{**base.values, **p.values} for p in proposals if p.values]
         all_values = [merge(base.values, sides)] if len(sides) > 1 else []
         all_values += sides
-        if len(sides) == 1:
-            names = list(_values_of(proposals))
-            if len(names) > 1:  # the last steps first: those before them are cached
-                all_values += [
-                    {**base.values, name: sides[0][name]} for name in reversed(names)
-                ]
         reasons = {c.parameter: c.reason for p in proposals for c in p.changes}
         return [self._try((case.parent,), values, reasons) for values in all_values]
 
@@ -342,7 +333,7 @@ class Evolution:
         changes = [
             Change(name, before.values[name], values[name], reasons.get(name, ""))
             for name in self.names
-            if values[name] != before.values[name]
+            if values.get(name, before.values[name]) != before.values[name]
         ]
         return _Try(before.with_values(values), parents, tuple(changes))
 
@@ -363,7 +354,31 @@ class Evolution:
                 await self._take_in(attempt, verdict)
                 break
             self._reject(attempt, verdict.reason)
+            if await self._grow_part(case.parent, attempt):
+                break
         return tested
+
+    async def _grow_part(self, parent: Member, failed: _Try) -> bool:
+        """Try the single changes of a candidate that failed but helped somewhere.
+
+        Where it made no difference they are not tested. The last steps come first:
+        those before them are cached.
+        """
+        before = self.book.train[parent.candidate]
+        after = self.book.train[failed.candidate]
+        places = [p for p, score in after.items() if score != before.get(p, score)]
+        helped = any(after[place] > before[place] for place in places)
+        for change in reversed(failed.changes if helped else ()):
+            values = {change.parameter: change.after}
+            part = self._try((parent,), values, {change.parameter: change.reason})
+            if len(failed.changes) < 2 or part.candidate.digest in self._tried:
+                continue
+            verdict = await self._tested(part, places, before)
+            if verdict.accepted and verdict.gain.mean > 0:
+                await self._take_in(part, verdict)
+                return True
+            self._reject(part, verdict.reason)
+        return False
 
     async def _tested(
         self, attempt: _Try, places: Sequence[int], before: Mapping[int, float]
@@ -378,10 +393,8 @@ class Evolution:
 
     async def _cross(self) -> bool:
         """Merge two of the front that have learned apart; say whether it was tested."""
-        front = sorted(
-            self.pool.weights().items(), key=lambda item: item[1], reverse=True
-        )
-        members = [member for member, _ in front]
+        weights = self.pool.weights()
+        members = sorted(weights, key=lambda member: weights[member], reverse=True)
         for number, one in enumerate(members):
             for two in members[number + 1 :]:
                 key = one.candidate.digest, two.candidate.digest
@@ -446,12 +459,10 @@ class Evolution:
         """Tell of proposals that keep no constraint."""
         for refusal in proposal.refused:
             if refusal.value is not None:
-                name = refusal.parameter
-                candidate = parent.candidate.with_values({name: refusal.value})
-                change = Change(name, refusal.before, refusal.value)
-                self.search.rejected(
-                    candidate, [parent.candidate], [change], refusal.reason
-                )
+                name, old, start = refusal.parameter, refusal.before, parent.candidate
+                tried = start.with_values({name: refusal.value})
+                change = Change(name, old, refusal.value)
+                self.search.rejected(tried, [start], [change], refusal.reason)
 
     def _reject(self, attempt: _Try, reason: str) -> None:
         """Remember what was tried, and tell of it."""
@@ -460,15 +471,10 @@ class Evolution:
         self.search.rejected(attempt.candidate, parents, attempt.changes, reason)
 
 
-def _values_of(proposals: Sequence[Proposal]) -> dict[str, Any]:
-    """Return the new values of proposals by name, those of later ones last."""
-    return {name: v for proposal in proposals for name, v in proposal.values.items()}
-
-
 def _called(target: Target) -> Target:
     """Return a target that says beside its text what it is called."""
-    purpose = f"{target.purpose.strip() or 'not said'}. The text of {target.name}:"
-    return replace(target, purpose=purpose)
+    purpose = target.purpose.strip() or "not said"
+    return replace(target, purpose=f"{purpose}. The text of {target.name}:")
 
 
 def _is_shared(notes: Mapping[str, Sequence[Note]]) -> bool:
