@@ -105,9 +105,7 @@ class Work:
     def ready(self, node: GraphNode) -> None:
         """Note that all a node waits for is known."""
         kind = node.kind
-        if kind == "llm" or (
-            self._keeps_ops and (self.keep or kind in ("op", "leaf"))
-        ):
+        if kind == "llm" or (self._keeps_ops and (self.keep or kind in ("op", "leaf"))):
             self.entries[node.index] = Entry(ready=self._loop.time())
 
     def started(self, node: GraphNode) -> None:
