@@ -26,7 +26,7 @@ from inf_engine.llm import LLMInference
 from inf_engine.messages import by_field
 from inf_engine.optimization.acceptance import Gate
 from inf_engine.optimization.demos import Demo, DemoParameter
-from inf_engine.optimization.groups import Held, check_counts
+from inf_engine.optimization.groups import check_counts
 from inf_engine.optimization.optimizer import Optimizer
 from inf_engine.optimization.proposals import Proposal
 from inf_engine.optimization.search import Candidate, Change, Rollout, Scores, Search
@@ -118,13 +118,8 @@ class BootstrapDemos(Optimizer):
         """
         await _Bootstrap(self, search).run()
 
-    def _trainable(self) -> dict[str, Held]:
-        return {
-            name: held
-            for name, held in self._by_name().items()
-            if isinstance(held.parameter, DemoParameter)
-            and held.parameter.requires_grad
-        }
+    def _changes(self, parameter: Parameter) -> bool:
+        return isinstance(parameter, DemoParameter)
 
 
 @dataclass(frozen=True, slots=True)

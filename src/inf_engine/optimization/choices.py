@@ -26,7 +26,7 @@ from inf_engine.errors import (
     known_names,
 )
 from inf_engine.optimization.acceptance import Gate, Verdict
-from inf_engine.optimization.groups import Held, check_counts
+from inf_engine.optimization.groups import check_counts
 from inf_engine.optimization.optimizer import Optimizer
 from inf_engine.optimization.proposals import Proposal
 from inf_engine.optimization.search import Candidate, Change, Search, Split
@@ -302,13 +302,8 @@ class ChoiceSearch(Optimizer):
         """
         await _Rounds(self, search).run()
 
-    def _trainable(self) -> dict[str, Held]:
-        return {
-            name: held
-            for name, held in self._by_name().items()
-            if isinstance(held.parameter, ChoiceParameter)
-            and held.parameter.requires_grad
-        }
+    def _changes(self, parameter: Parameter) -> bool:
+        return isinstance(parameter, ChoiceParameter)
 
 
 class _Rounds:

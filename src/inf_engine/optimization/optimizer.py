@@ -366,9 +366,12 @@ class Optimizer:
         return {held.parameter.name: held for held in self._held}
 
     def _trainable(self) -> dict[str, Held]:
-        """Return what this optimizer may change: texts."""
-        everyone = [(n, held, held.parameter) for n, held in self._by_name().items()]
-        return {n: h for n, h, p in everyone if p.requires_grad and p.is_text}
+        each = [(n, held, held.parameter) for n, held in self._by_name().items()]
+        return {n: h for n, h, p in each if p.requires_grad and self._changes(p)}
+
+    def _changes(self, parameter: Parameter) -> bool:
+        """Say whether this optimizer changes such a parameter."""
+        return parameter.is_text
 
     def _chosen(self, names: Iterable[str] | None) -> dict[str, Held]:
         """Return what is to be changed."""
