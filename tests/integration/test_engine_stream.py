@@ -380,7 +380,10 @@ def test_results_are_not_retained() -> None:
     async def body(engine: Engine) -> None:
         most = 0
         async for result in engine.stream(Same(), values()):
+            at = result.index
             del result
+            if at % 8:
+                continue
             gc.collect()
             most = max(most, sum(ref() is not None for ref in seen))
         assert most <= 10
