@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from inf_engine.errors import ConfigurationError, JournalError
 from inf_engine.execution.lasting import GroupCommit
@@ -25,6 +25,18 @@ from inf_engine.resources.manager import ResourceManager
 from inf_engine.types import LLMResponse, Usage
 
 Told = Callable[[LLMResponse | JournalError], None]
+
+
+class Observer(Protocol):
+    """Is told of every answer that is kept or given again: the books of a training."""
+
+    def kept(self, job: Any) -> None:
+        """Take note that a job's answer is about to be kept."""
+        ...
+
+    def reused(self, job: Any, response: LLMResponse) -> bool:
+        """Take note that a job gets an answer again; False if it was ended instead."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +57,12 @@ class Memory:
         submit: Puts a job on the road.
         withdraw: Takes a job off the road.
         model_of: Gives the first model of an alias.
+
+    Attributes:
+        observer: Who is told of answers that are kept and used again, None for nobody.
     """
+
+    observer: Observer | None = None
 
     def __init__(
         self,
@@ -145,6 +162,8 @@ class Memory:
         Raises:
             JournalError: If it could not be kept; those that follow fail with it, too.
         """
+        if self.observer is not None:
+            self.observer.kept(job)
         followers = self._landed(job)
         group = self._group
         try:
@@ -253,6 +272,8 @@ class Memory:
 
     def reuse(self, job: Any, response: LLMResponse, kind: Reuse) -> None:
         """End a job with an answer that was paid for before."""
+        if self.observer is not None and not self.observer.reused(job, response):
+            return
         self.ledger.reused(job.alias, job.origin, kind)
         job.state = JobState.ENDED
         job.reused(replace(response, usage=Usage(), cost=0.0, seconds=0.0), kind)

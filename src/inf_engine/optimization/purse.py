@@ -143,7 +143,7 @@ class Purse:
 
     def __enter__(self) -> "Purse":
         memory = self._engine._scheduler.memory
-        if memory is not None and "reuse" in vars(memory):
+        if memory is not None and memory.observer is not None:
             raise UsageError(
                 "this engine is in use by a training already, and two would count each "
                 "other's calls: train one after the other, or give each an engine."
@@ -201,6 +201,23 @@ class Purse:
         lefts = [self.left(what) for what in _LIMITS]
         return any(left is not None and left <= 0 for left in lefts)
 
+    # -- what the memory tells (`Observer`) --------------------------------------
+
+    def kept(self, job: Any) -> None:
+        """Take note that an answer was paid for under this purse."""
+        self._seen.add(job.key)
+
+    def reused(self, job: Any, response: LLMResponse) -> bool:
+        """Book an answer that is used again, if it is the first time here.
+
+        Returns:
+            False if the budget does not allow it: the job was ended with that error.
+        """
+        if job.key in self._seen:
+            return True
+        self._seen.add(job.key)
+        return self._paid(job, response)
+
     # -- the budget -------------------------------------------------------------
 
     def _lay_over(self) -> None:
@@ -224,28 +241,13 @@ class Purse:
             self._folder = tempfile.mkdtemp(prefix="training-")
             cache = Path(self._folder) / "cache.db"
             scheduler.memory = Memory.opened(None, cache, self._engine.resources)
-        memory: Any = scheduler.memory
-        self._memory = memory
-        keep, reuse = memory.keep, memory.reuse
-
-        def kept(job: Any, *rest: Any) -> LLMResponse | None:
-            self._seen.add(job.key)
-            found: LLMResponse | None = keep(job, *rest)
-            return found
-
-        def reused(job: Any, response: LLMResponse, kind: Any) -> None:
-            if job.key not in self._seen:
-                self._seen.add(job.key)
-                if not self._paid(job, response):
-                    return
-            reuse(job, response, kind)
-
-        memory.__dict__.update(keep=kept, reuse=reused)
+        self._memory = scheduler.memory
+        self._memory.observer = self
 
     def _close_memory(self) -> None:
         memory, self._memory = self._memory, None
         if memory is not None:
-            del memory.keep, memory.reuse
+            memory.observer = None
         if self._folder is not None:
             self._engine._scheduler.memory = None
             memory.close()
