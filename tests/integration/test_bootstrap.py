@@ -487,6 +487,26 @@ def test_of_equal_scores_the_cheaper_one_wins() -> None:
     assert "cost from" in bench.decisions[-1][2]
 
 
+@pytest.mark.parametrize(("weight", "winner"), [(0.0, "smart"), (50_000.0, "fast")])
+def test_a_trainer_keeps_the_choice_that_costs_less(weight: float, winner: str) -> None:
+    """It chooses by the optimizer's objective; the scores are reported as they are."""
+    module = Desk("smart")
+    costs: dict[str, Any] = {"cost_weight": weight, "cost": TokenCost(PRICES)}
+    optimizer = ChoiceSearch(module.parameters(), **costs)
+
+    async def train() -> Any:
+        loss = VerifierLoss(lambda output, target: output == target)
+        async with Engine(endpoints("cat dog pen"), progress=False) as engine:
+            trainer = Trainer(engine, module, loss, optimizer, rollouts=100, seed=0)
+            return await trainer.fit(ASKED, ASKED)
+
+    result = virtually(train)
+    assert module.llm.alias == winner
+    assert result.score.mean == {"fast": 0.75, "smart": 1.0}[winner]
+    assert result.baseline.mean == 1.0
+    assert (result.gain.gain.mean > 0) is (winner == "fast")
+
+
 def test_an_answer_that_was_used_again_costs_what_it_costs(tmp_path: Any) -> None:
     """So nothing looks cheap because another candidate, or run, has paid for it."""
 
@@ -534,7 +554,7 @@ def test_a_value_that_is_worse_on_a_minibatch_is_not_run_further() -> None:
     ((fast, _, why),) = [
         d for d in bench.decisions if d[0].values["llm.alias"] == "fast"
     ]
-    assert why.startswith("on a minibatch: refused: the objective changed by -1")
+    assert why.startswith("on a minibatch: refused: the mean score changed by -1")
     assert {key[1] for key in bench.kept if key[0] == fast.digest} == {"train"}
 
 

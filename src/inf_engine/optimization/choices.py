@@ -27,6 +27,7 @@ from inf_engine.errors import (
 )
 from inf_engine.optimization.acceptance import Gate, Verdict
 from inf_engine.optimization.groups import check_counts
+from inf_engine.optimization.objective import Objective, judge, means
 from inf_engine.optimization.optimizer import Optimizer
 from inf_engine.optimization.proposals import Proposal
 from inf_engine.optimization.search import Candidate, Change, Search, Split
@@ -302,6 +303,20 @@ class ChoiceSearch(Optimizer):
         """
         await _Rounds(self, search).run()
 
+    def objective(self, score: float, record: RunRecord) -> Objective:
+        """Return what a run is worth; the trainer chooses the best by it, too.
+
+        Args:
+            score: Its score, in [0, 1].
+            record: What happened.
+
+        Raises:
+            UsageError: If `cost` gives no finite number of 0 or more.
+        """
+        cost = self.cost(record)
+        _check_cost(cost)
+        return Objective(score, cost, self.cost_weight)
+
     def _changes(self, parameter: Parameter) -> bool:
         return isinstance(parameter, ChoiceParameter)
 
@@ -370,70 +385,25 @@ class _Rounds:
     async def _compared(
         self, candidate: Candidate, places: Sequence[int], split: Split, gate: Gate
     ) -> Verdict:
-        """Judge two candidates by their objectives.
-
-        Gates take numbers in [0, 1], so both are moved and shrunk alike; the gain is
-        told in units of the objective.
-        """
-        weight = self.optimizer.cost_weight
+        """Judge two candidates by their objectives."""
         pairs = [await self._measured(c, places, split) for c in (self.best, candidate)]
-        common = [place for place in pairs[0] if place in pairs[1]]
-        penalties = [[weight * pair[place][1] for place in common] for pair in pairs]
-        worst = max([max(p, default=0.0) for p in penalties])
-        before, after = [
-            {
-                place: (pair[place][0] - penalty + worst) / (1 + worst)
-                for place, penalty in zip(common, mine, strict=True)
-            }
-            for pair, mine in zip(pairs, penalties, strict=True)
-        ]
-        verdict = gate.judge(before, after)
-        return _in_objective(verdict, pairs, common, worst)
+        return judge(gate, *pairs)
 
     async def _measured(
         self, candidate: Candidate, places: Sequence[int], split: Split
-    ) -> dict[int, tuple[float, float]]:
-        """Return score and cost of each example that the loss could judge."""
+    ) -> dict[int, Objective]:
+        """Return the objective of each example that the loss could judge."""
         rollouts = await self.search.rollouts(
             candidate, places, split=split, record=True
         )
-        found = {}
-        for rollout in rollouts:
-            if rollout.score is not None and rollout.record is not None:
-                cost = self.optimizer.cost(rollout.record)
-                _check_cost(cost)
-                found[rollout.place] = (rollout.score, cost)
+        found = {
+            rollout.place: self.optimizer.objective(rollout.score, rollout.record)
+            for rollout in rollouts
+            if rollout.score is not None and rollout.record is not None
+        }
         if split == self.split and found and len(places) == len(self.places):
-            self.optimizer.objectives[candidate.digest] = _means(found.values())
+            self.optimizer.objectives[candidate.digest] = means(found.values())
         return found
-
-
-def _in_objective(
-    verdict: Verdict,
-    pairs: Sequence[Mapping[int, tuple[float, float]]],
-    common: Sequence[int],
-    worst: float,
-) -> Verdict:
-    """Return a verdict on shrunk objectives in units of the objective."""
-    old, new = [_means([pair[place] for place in common]) for pair in pairs]
-    scale, gain = 1 + worst, verdict.gain
-    gain = replace(
-        gain, mean=gain.mean * scale, low=gain.low * scale, high=gain.high * scale
-    )
-    word = "accepted" if verdict.accepted else "refused"
-    reason = (
-        f"{word}: the objective changed by {gain.mean:+.2g}; the score from "
-        f"{old[0]:.3g} to {new[0]:.3g}, the cost from {old[1]:.3g} to {new[1]:.3g} per "
-        f"example, on {verdict.n} examples"
-    )
-    return replace(verdict, gain=gain, reason=reason)
-
-
-def _means(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """Return the mean score and the mean cost; 0 of none."""
-    each = list(pairs)
-    score, cost = math.fsum(s for s, _ in each), math.fsum(c for _, c in each)
-    return score / max(1, len(each)), cost / max(1, len(each))
 
 
 def _check_cost(cost: Any) -> None:

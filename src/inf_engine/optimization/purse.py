@@ -136,7 +136,7 @@ class Purse:
         self._account: _Account | None = None
         self._own: tuple[Budget | None, BudgetAccount | None] = (None, None)
         self._folder: str | None = None
-        self._memory: Any = None
+        self._memory: Memory | None = None
         self._base: Any = None
         self._began = 0.0
         self._final = Spent()
@@ -241,8 +241,8 @@ class Purse:
             self._folder = tempfile.mkdtemp(prefix="training-")
             cache = Path(self._folder) / "cache.db"
             scheduler.memory = Memory.opened(None, cache, self._engine.resources)
-        self._memory = scheduler.memory
-        self._memory.observer = self
+        memory: Memory = scheduler.memory
+        self._memory, memory.observer = memory, self
 
     def _close_memory(self) -> None:
         memory, self._memory = self._memory, None

@@ -16,6 +16,7 @@ from inf_engine.errors import UsageError
 from inf_engine.optimization.examples import ExampleCall
 from inf_engine.optimization.feedback import Feedback, FeedbackBatch
 from inf_engine.optimization.notes import Note
+from inf_engine.optimization.objective import Objective, score_alone
 from inf_engine.optimization.runner import Runner
 from inf_engine.optimization.search import Candidate, Rollout, Split
 from inf_engine.record import RunRecord
@@ -53,6 +54,7 @@ class Rollouts:
             count of rollouts at the call and the new ones, once they are made.
         recall: Gives what an earlier process was told of a rollout, if the loss is not
             to be asked again.
+        objective: Says what a run is worth, by its score and its record.
 
     Attributes:
         count: How many were begun.
@@ -69,6 +71,7 @@ class Rollouts:
         allow: Callable[[int, Split], None],
         told: Callable[[Candidate, Split, int, int, Sequence[Rollout]], None],
         recall: Callable[[Candidate, Split, int], Feedback | None],
+        objective: Callable[[float, RunRecord], Objective] = score_alone,
     ) -> None:
         self.count = self.calls = self.ended = 0
         self._runner = runner
@@ -77,8 +80,9 @@ class Rollouts:
         self._allow = allow
         self._told = told
         self._recall = recall
+        self._objective = objective
         self._number = 0
-        self._scores: dict[tuple[str, Split], dict[int, float | None]] = {}
+        self._worth: dict[tuple[str, Split], dict[int, Objective | None]] = {}
         self._plain: dict[Key, Rollout] = {}
         self._full: dict[str, dict[Key, _Recorded]] = {}
         self._copies: dict[str, _Copy] = {}
@@ -86,12 +90,16 @@ class Rollouts:
 
     def scores(self, candidate: Candidate, split: Split) -> dict[int, float]:
         """Return the scores that a candidate has, by place, in order."""
-        known = self._scores.get((candidate.digest, split), {})
-        return {p: s for p, s in sorted(known.items()) if s is not None}
+        return {p: o.score for p, o in self.objectives(candidate, split).items()}
+
+    def objectives(self, candidate: Candidate, split: Split) -> dict[int, Objective]:
+        """Return what a candidate's runs are worth, by place, in order."""
+        known = self._worth.get((candidate.digest, split), {})
+        return {p: o for p, o in sorted(known.items()) if o is not None}
 
     def missing(self, candidate: Candidate, split: Split) -> list[int]:
         """Return the places on which a candidate was never run, in order."""
-        known = self._scores.get((candidate.digest, split), {})
+        known = self._worth.get((candidate.digest, split), {})
         return [p for p in range(len(self._data.get(split, ()))) if p not in known]
 
     async def get(
@@ -213,14 +221,22 @@ class Rollouts:
             known={p: told for p, told in recalled.items() if told is not None},
         )
         self._runner.check_loss(made)
-        known = self._scores.setdefault((candidate.digest, split), {})
+        known = self._worth.setdefault((candidate.digest, split), {})
         for rollout in made:
             key: Key = (candidate.digest, split, rollout.place)
             self._keep(key, rollout, owner)
-            known.setdefault(rollout.place, rollout.score)
+            known.setdefault(rollout.place, self._worth_of(rollout))
             self.calls += calls_of(rollout.record)
         self.ended += len(made)
         self._told(candidate, split, number, count, made)
+
+    def _worth_of(self, rollout: Rollout) -> Objective | None:
+        """Return what a run is worth, None if the loss failed."""
+        if rollout.score is None:
+            return None
+        if rollout.record is None:
+            return Objective(rollout.score)
+        return self._objective(rollout.score, rollout.record)
 
     def _copy_of(self, candidate: Candidate) -> _Copy:
         """Return a copy of the module with a candidate's values, bound to nothing."""

@@ -4,7 +4,8 @@ Which candidate is best? The optimizer's acceptances are proposals: what counts 
 end is the held-out data, or all of the training data where there is none. Candidates
 are compared with the start on the examples that both were run on. Of those that are
 equal the one with the higher training scores wins, then the later one; the start
-itself competes, so nothing that is worse than it can win.
+itself competes, so nothing that is worse than it can win. Where the optimizer weighs
+cost (`ChoiceSearch`) its objective counts instead of the score.
 
 So that the winner can still be checked when the search has used up its rollouts, as
 many as the check takes are kept back, but no more than a quarter of all. What an
@@ -18,11 +19,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from inf_engine.errors import BudgetExceededError
-from inf_engine.optimization.acceptance import Verdict, accept
+from inf_engine.optimization.acceptance import Gate, Verdict
 from inf_engine.optimization.data import DataLoader
 from inf_engine.optimization.examples import ExampleCall
 from inf_engine.optimization.feedback import Feedback
 from inf_engine.optimization.notes import Note
+from inf_engine.optimization.objective import Objective, judge, score_alone
 from inf_engine.optimization.purse import Purse, Spent
 from inf_engine.optimization.rollouts import Rollouts
 from inf_engine.optimization.runner import Runner
@@ -37,6 +39,7 @@ from inf_engine.optimization.trajectory import (
     TrainingEvent,
     Trajectory,
 )
+from inf_engine.record import RunRecord
 
 _MOST_SAID = 5
 _MOST_IDLE = 8  # minibatches, and two epochs
@@ -62,6 +65,7 @@ class Session:
         calls_per_run: How many model calls a run makes, as far as is known.
         trajectory: The file that all of it goes to, None for none.
         tell: Called with each event.
+        objective: Says what a run is worth, by its score and its record.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Session:
         calls_per_run: float,
         trajectory: Trajectory | None,
         tell: Callable[[TrainingEvent], None],
+        objective: Callable[[float, RunRecord], Objective] = score_alone,
     ) -> None:
         self.engine = runner.engine
         self.start = start
@@ -114,7 +119,7 @@ class Session:
         self._done = -1
         data: dict[Split, Sequence[ExampleCall]] = {"train": train, "val": val}
         self._rollouts = Rollouts(
-            runner, start, data, self._allow, self._made, self._recall
+            *(runner, start, data, self._allow, self._made, self._recall, objective)
         )
 
     # -- what an optimizer may ask ----------------------------------------------
@@ -253,9 +258,9 @@ class Session:
 
     def gain(self, candidate: Candidate) -> Verdict:
         """Return how a candidate compares with the start on the deciding split."""
-        before = self._rollouts.scores(self.start, self.gate)
-        after = self._rollouts.scores(candidate, self.gate)
-        return accept(before, after, rule="not worse")
+        before = self._rollouts.objectives(self.start, self.gate)
+        after = self._rollouts.objectives(candidate, self.gate)
+        return judge(Gate("not worse"), before, after)
 
     async def check(self) -> Candidate:
         """Return the best candidate, checked as far as the budget allows."""
@@ -315,9 +320,10 @@ class Session:
 
     def _edge(self, candidate: Candidate, split: Split) -> float | None:
         """Return how much better than the start one is, on common examples."""
-        before = self._rollouts.scores(self.start, split)
-        after = self._rollouts.scores(candidate, split)
-        gains = [after[place] - before[place] for place in after if place in before]
+        before = self._rollouts.objectives(self.start, split)
+        after = self._rollouts.objectives(candidate, split)
+        common = [place for place in after if place in before]
+        gains = [after[place].value - before[place].value for place in common]
         return round(math.fsum(gains) / len(gains), 12) if gains else None
 
     def _kept_back(self) -> int:

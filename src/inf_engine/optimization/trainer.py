@@ -34,6 +34,7 @@ from inf_engine.optimization.evaluate import lend_engine, scaled
 from inf_engine.optimization.examples import ExampleCall
 from inf_engine.optimization.intervals import mean_interval
 from inf_engine.optimization.lineage import Lineage
+from inf_engine.optimization.objective import score_alone
 from inf_engine.optimization.purse import Purse
 from inf_engine.optimization.runner import Runner, is_over_budget
 from inf_engine.optimization.search import Candidate
@@ -257,6 +258,7 @@ class Trainer:
             calls_per_run=(projection.per_rollout or 1) + asks,
             trajectory=trajectory,
             tell=self._tell,
+            objective=getattr(self.optimizer, "objective", score_alone),
         )
 
     def _names(self) -> list[str]:
