@@ -241,13 +241,14 @@ class Purse:
             self._folder = tempfile.mkdtemp(prefix="training-")
             cache = Path(self._folder) / "cache.db"
             scheduler.memory = Memory.opened(None, cache, self._engine.resources)
-        memory: Memory = scheduler.memory
+        memory: Any = scheduler.memory
         self._memory, memory.observer = memory, self
 
     def _close_memory(self) -> None:
         memory, self._memory = self._memory, None
-        if memory is not None:
-            memory.observer = None
+        if memory is None:
+            return
+        memory.observer = None
         if self._folder is not None:
             self._engine._scheduler.memory = None
             memory.close()
