@@ -376,7 +376,7 @@ def _target_content(node: GraphNode) -> Any:
         return content(target)
     if node.kind != "llm":
         return str(target) if node.kind in SMALL_KINDS else None
-    prompts = [target.system_prompt, target.prompt]
+    prompts = [target.system_prompt, target.prompt, *filter(None, [target.demos])]
     schema = target.output_type.schema
     return [
         target.alias,

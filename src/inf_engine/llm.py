@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
+from inf_engine.demos import Demo, DemoParameter
 from inf_engine.errors import (
     ModuleError,
     NotBoundError,
@@ -33,6 +34,9 @@ class LLMInference(InferenceModule, Generic[T]):
         system_prompt: Text (kept as a frozen `Parameter`) or a `Parameter`.
         prompt: A template with ``{named}`` fields for the user message; a call then
             gives the fields by keyword (or the only one by position).
+        demos: Demonstrations, shown as turns of the conversation before it begins: a
+            `DemoParameter`, or `Demo` objects, which are kept as a frozen one. The one
+            that asks what the call asks is left out.
         response_format: The type of the output: a pydantic model, dataclass,
             TypedDict, Literal, Enum, ``list[str]`` ...; None for text.
         tools: Typed functions, sync or async, that the model may call.
@@ -60,6 +64,7 @@ class LLMInference(InferenceModule, Generic[T]):
 
     leaf = True
     output_type: OutputType
+    demos: DemoParameter | None
     alias: str
     temperature: float | None
     top_p: float | None
@@ -73,6 +78,7 @@ class LLMInference(InferenceModule, Generic[T]):
         system_prompt: str | Parameter | None = ...,
         *,
         prompt: str | Parameter | None = ...,
+        demos: DemoParameter | Iterable[Demo] | None = ...,
         response_format: None = ...,
         tools: Iterable[Callable[..., Any] | Tool] = ...,
         temperature: float | Parameter | None = ...,
@@ -91,6 +97,7 @@ class LLMInference(InferenceModule, Generic[T]):
         system_prompt: str | Parameter | None = ...,
         *,
         prompt: str | Parameter | None = ...,
+        demos: DemoParameter | Iterable[Demo] | None = ...,
         response_format: type[T],
         tools: Iterable[Callable[..., Any] | Tool] = ...,
         temperature: float | Parameter | None = ...,
@@ -109,6 +116,7 @@ class LLMInference(InferenceModule, Generic[T]):
         system_prompt: str | Parameter | None = ...,
         *,
         prompt: str | Parameter | None = ...,
+        demos: DemoParameter | Iterable[Demo] | None = ...,
         response_format: Any,
         tools: Iterable[Callable[..., Any] | Tool] = ...,
         temperature: float | Parameter | None = ...,
@@ -126,6 +134,7 @@ class LLMInference(InferenceModule, Generic[T]):
         system_prompt: str | Parameter | None = None,
         *,
         prompt: str | Parameter | None = None,
+        demos: DemoParameter | Iterable[Demo] | None = None,
         response_format: Any = None,
         tools: Iterable[Callable[..., Any] | Tool] = (),
         temperature: float | Parameter | None = None,
@@ -141,6 +150,7 @@ class LLMInference(InferenceModule, Generic[T]):
         self.alias = cast(Any, alias)
         self.system_prompt = _as_parameter("system_prompt", system_prompt)
         self.prompt = _as_parameter("prompt", prompt)
+        self.demos = cast(Any, demos)
         self.response_format = response_format
         self.tools = tools_of(tools)
         self.temperature = cast(Any, temperature)
@@ -204,6 +214,10 @@ class LLMInference(InferenceModule, Generic[T]):
             ModuleError: If they are not text, messages or the template's fields.
         """
         messages = self._user_messages(args, kwargs)
+        if self.demos is not None:
+            place = _beginning(messages)
+            turns = self._turns(self.demos, args, kwargs, messages)
+            messages = (*messages[:place], *turns, *messages[place:])
         if self.system_prompt is not None and (system := self.system_prompt.value):
             messages = (Message("system", system), *messages)
         return LLMRequest(
@@ -216,6 +230,23 @@ class LLMInference(InferenceModule, Generic[T]):
             tools=tuple([tool.spec for tool in self.tools.values()]),
             response_schema=self.output_type.schema,
         )
+
+    def shown_turns(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Message, ...]:
+        """Return the turns that show demonstrations in a call; often there are none.
+
+        Args:
+            args: The positional arguments of the call, all known.
+            kwargs: The keyword arguments, all known.
+
+        Raises:
+            ModuleError: As `build_request`.
+        """
+        if self.demos is None:
+            return ()
+        messages = self._user_messages(args, kwargs)
+        return self._turns(self.demos, args, kwargs, messages)
 
     def extra_repr(self) -> str:
         """Return the alias and the response format."""
@@ -250,6 +281,27 @@ class LLMInference(InferenceModule, Generic[T]):
         self.check_call(args, kwargs)
         return as_messages(args[0])
 
+    def _turns(
+        self,
+        demos: DemoParameter,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        messages: Sequence[Message],
+    ) -> tuple[Message, ...]:
+        """Return the demonstrations of a call whose own messages are these."""
+        template = None if self.prompt is None else self.prompt.value
+        fields = {} if template is None else by_field(template, args, kwargs)
+        said = [message.text for message in messages if message.role == "user"]
+        question = said[-1] if said else ""
+        return demos.turns(template, fields, self.output_type, question)
+
+
+def _beginning(messages: Sequence[Message]) -> int:
+    """Return where the conversation begins: after the system messages."""
+    roles = [message.role for message in messages[:-1]]
+    is_system = [role == "system" for role in roles]
+    return [*is_system, False].index(False)
+
 
 def _as_parameter(name: str, value: Any) -> Parameter | None:
     """Return the parameter of a text: frozen if it was given as plain text."""
@@ -277,6 +329,18 @@ def _as_prompt(name: str, value: Any) -> Parameter | None:
     for text in prompt.choices or (prompt.value,):
         template_fields(text)
     return prompt
+
+
+def _as_demos(name: str, value: Any) -> DemoParameter | None:
+    """Return the parameter of demonstrations: frozen if they were given as such."""
+    if value is None or isinstance(value, DemoParameter):
+        return value
+    if isinstance(value, Parameter):
+        raise ParameterTypeError(
+            f"{name} must be a DemoParameter or a list of Demo objects, not a "
+            f"{type(value).__name__}: write demos=DemoParameter()."
+        )
+    return DemoParameter(value, description=name, requires_grad=False)
 
 
 def _check_texts(name: str, parameter: Parameter) -> None:
@@ -377,6 +441,7 @@ _ARGUMENTS: Mapping[str, Callable[[str, Any], Any]] = {
     "alias": _or_choice(_as_alias),
     "system_prompt": _as_parameter,
     "prompt": _as_prompt,
+    "demos": _as_demos,
     "tools": lambda _, value: _as_tools(value),
     "temperature": _or_choice(_number(int, float, low=0)),
     "top_p": _or_choice(_number(int, float, above=0, high=1)),

@@ -178,7 +178,15 @@ def filled_prompt(template: str, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     Raises:
         ModuleError: If the fields are not the template's, or do not fit it.
     """
-    given = by_field(template, args, kwargs)
+    return filled_fields(template, by_field(template, args, kwargs))
+
+
+def filled_fields(template: str, given: Mapping[str, Any]) -> str:
+    """Return a template with its fields filled in, of which none is missing.
+
+    Raises:
+        ModuleError: If they do not fit it.
+    """
     try:
         return template.format(**given)
     except (AttributeError, LookupError, TypeError, ValueError) as exc:

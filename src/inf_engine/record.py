@@ -10,19 +10,21 @@ import string
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from inf_engine.errors import AnswerError, UsageError
 from inf_engine.graph import GraphNode, InferenceGraph
 from inf_engine.llm import LLMInference
+from inf_engine.messages import by_field
 from inf_engine.parameter import Parameter
 from inf_engine.report import write_report
 from inf_engine.svg import graph_svg
 from inf_engine.template import Hole, Template
-from inf_engine.types import LLMRequest, LLMResponse, Usage
+from inf_engine.types import LLMRequest, LLMResponse, Message, Usage
 
 Outcome = Literal["done", "failed", "cancelled"]
 ValueOf = Callable[[GraphNode], Any]
+Inputs: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 _DECIMALS = 12  # of USD: the units in which the ledger counts
 
@@ -249,29 +251,83 @@ def cost_of(calls: Iterable[Call]) -> float | None:
     return round(math.fsum(costs), _DECIMALS)
 
 
-def prompt_segments(node: GraphNode, value_of: ValueOf) -> tuple[Segment, ...]:
+def prompt_segments(
+    node: GraphNode, inputs: Inputs, value_of: ValueOf
+) -> tuple[Segment, ...]:
     """Return the prompt of a model call piece by piece, with origins.
 
     Args:
         node: A node of kind ``llm``.
+        inputs: Its arguments as filled in.
         value_of: Gives the value of a node.
     """
     llm: LLMInference[Any] = node.target
-    if llm.prompt is None:
-        prompts = [*node.args, *node.kwargs.values()]
-        return tuple([s for value in prompts for s in _segments(value, value_of)])
-    fields = dict(node.kwargs)
-    owner = _parameter_name(llm.prompt)
+    if llm.prompt is not None:
+        try:
+            filled = _template_segments(llm, node, inputs, value_of)
+        except Exception:  # noqa: BLE001 - it is why the call failed
+            filled = [Segment(llm.prompt.value, _parameter_name(llm.prompt))]
+        return (*_demo_segments(llm, inputs), *filled)
+    prompts = [*node.args, *node.kwargs.values()]
+    pieces = [s for value in prompts for s in _segments(value, value_of)]
+    if llm.demos is None:
+        return tuple(pieces)
+    messages: Any = prompts[0] if isinstance(prompts[0], (list, tuple)) else prompts
+    heads = list(itertools.takewhile(_is_system, messages[:-1]))
+    place = len(_segments(heads, value_of))
+    shown = _demo_segments(llm, inputs, has_roles=_role(messages[0]) != "")
+    return (*pieces[:place], *shown, *pieces[place:])
+
+
+def _template_segments(
+    llm: LLMInference[Any], node: GraphNode, inputs: Inputs, value_of: ValueOf
+) -> list[Segment]:
+    """Return a prompt template as it was filled in."""
+    assert llm.prompt is not None
+    template, owner = llm.prompt.value, _parameter_name(llm.prompt)
+    captured = by_field(template, node.args, node.kwargs)
+    values = by_field(template, *inputs)
     found = []
-    for literal, name, spec, conversion in string.Formatter().parse(llm.prompt.value):
+    for literal, name, spec, conversion in string.Formatter().parse(template):
         if literal:
             found.append(Segment(literal, owner))
         if name is None:
             continue
-        given = fields[name] if name in fields else node.args[:1]
-        plain = not spec and not conversion and name in fields
-        found += _segments(given, value_of) if plain else [Segment("{" + name + "}")]
-    return tuple(found)
+        if name in captured and not spec and not conversion:
+            found += _segments(captured[name], value_of)
+            continue
+        field = name + (f"!{conversion}" if conversion else "")
+        text = ("{" + field + (f":{spec}" if spec else "") + "}").format(**values)
+        given = captured.get(name.split(".")[0].split("[")[0])
+        source = given.name if isinstance(given, GraphNode) else None
+        found.append(Segment(text, source))
+    return found
+
+
+def _demo_segments(
+    llm: LLMInference[Any], inputs: Inputs, *, has_roles: bool = False
+) -> tuple[Segment, ...]:
+    """Return the turns before a prompt as one piece, which is empty without any."""
+    if llm.demos is None:
+        return ()
+    try:
+        turns = llm.shown_turns(*inputs)
+    except Exception:  # noqa: BLE001 - it is why the call failed
+        turns = ()
+    text = "".join([f"{turn.role}: {turn.text}\n" for turn in turns])
+    head = "user: " if turns and not has_roles else ""
+    return (Segment(text + head, _parameter_name(llm.demos)),)
+
+
+def _role(message: Any) -> str:
+    """Return who speaks in a message as it was captured, "" in what is none."""
+    role = message.get("role") if isinstance(message, dict) else None
+    found = getattr(message, "role", "") if role is None else role
+    return found if isinstance(found, str) else ""
+
+
+def _is_system(message: Any) -> bool:
+    return _role(message) == "system"
 
 
 def system_segments(node: GraphNode) -> tuple[Segment, ...]:
@@ -292,6 +348,8 @@ def _segments(value: Any, value_of: ValueOf) -> list[Segment]:
     if isinstance(value, Template):
         pieces = value.segments(value_of)
         return [Segment(text, _origin(hole)) for text, hole in pieces]
+    if isinstance(value, Message):
+        value = {"role": value.role, "content": value.content}
     if isinstance(value, dict):
         head = [Segment(f"{value['role']}: ")] if "role" in value else []
         return head + _segments(value.get("content", ""), value_of)

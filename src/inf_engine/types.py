@@ -12,6 +12,9 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "unknown"]
 
+CHARACTERS_PER_TOKEN = 4.0
+"""How long a token is thought to be where nothing was counted yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class TextPart:

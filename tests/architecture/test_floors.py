@@ -32,7 +32,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "types", "tree", "tasks", "startup"),
     1: (
         *("dispatch", "naming", "parameter", "schema", "tools", "template"),
-        *("messages", "pages", "clients", "journal"),
+        *("messages", "demos", "pages", "clients", "journal"),
     ),
     2: ("module", "llm", "resources"),
     3: ("graph", "svg", "report", "containers", "functional"),
@@ -43,8 +43,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
 
 USER_TOWER = (
     *("dispatch", "naming", "parameter", "module", "llm", "schema", "tools"),
-    *("template", "messages", "graph", "containers", "functional", "tracing", "record"),
-    *("pages", "svg", "report"),
+    *("template", "messages", "demos", "graph", "containers", "functional"),
+    *("tracing", "record", "pages", "svg", "report"),
 )
 PROVIDER_TOWER = ("clients", "resources", "journal")
 

@@ -10,6 +10,7 @@ import pytest
 from tests.integration.engine_helpers import virtually
 
 from inf_engine import Engine, InferenceModule, LLMInference, Parameter
+from inf_engine.demos import Demo, DemoParameter
 from inf_engine.errors import BudgetExceededError, TrainingError, UsageError
 from inf_engine.optimization.acceptance import Gate, Verdict
 from inf_engine.optimization.bootstrap import BootstrapDemos, source_of
@@ -19,7 +20,6 @@ from inf_engine.optimization.choices import (
     TokenCost,
     billed,
 )
-from inf_engine.optimization.demos import Demo, DemoParameter
 from inf_engine.optimization.descent import TextGradientDescent
 from inf_engine.optimization.feedback import Feedback
 from inf_engine.optimization.loss import VerifierLoss

@@ -16,7 +16,7 @@ from inf_engine import (
     ParameterTypeError,
     ParameterValueError,
 )
-from inf_engine.optimization.demos import Demo, DemoParameter
+from inf_engine.demos import Demo, DemoParameter
 from inf_engine.testing import FunctionClient
 
 SUM = Demo("2 + 2?", "4")

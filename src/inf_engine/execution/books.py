@@ -114,7 +114,7 @@ def _node_record(work: Work, state: ExecutionState, node: GraphNode) -> NodeReco
         seconds=0.0 if entry.started is None else ended - entry.started,
         usage=entry.usage,
         system=system_segments(node) if is_call else (),
-        prompt=prompt_segments(node, value_of) if is_call and inputs else (),
+        prompt=prompt_segments(node, inputs, value_of) if is_call and inputs else (),
         ended=None if entry.ready is None else ended - work.began,
     )
 

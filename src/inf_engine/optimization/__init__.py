@@ -1,5 +1,6 @@
 """Training: losses, backward, optimizers, acceptance, the trainer."""
 
+from inf_engine.demos import Demo, DemoParameter
 from inf_engine.optimization.acceptance import Gate, SequentialTest, Verdict
 from inf_engine.optimization.bootstrap import BootstrapDemos
 from inf_engine.optimization.choices import ChoiceParameter, ChoiceSearch, TokenCost
@@ -13,7 +14,6 @@ from inf_engine.optimization.constraints import (
 )
 from inf_engine.optimization.critic import Critic
 from inf_engine.optimization.data import DataLoader, split
-from inf_engine.optimization.demos import Demo, DemoParameter
 from inf_engine.optimization.descent import TextGradientDescent
 from inf_engine.optimization.evaluate import Evaluation, evaluate
 from inf_engine.optimization.evolution import ReflectiveEvolution

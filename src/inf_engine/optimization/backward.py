@@ -93,13 +93,13 @@ def _groups(walks: Sequence[Walk], depth: int) -> list[Group]:
 
 
 def _trainable(group: Group) -> list[Any]:
-    """Return the parameters of a group's nodes that may be changed, each once."""
+    """Return the texts of a group's nodes that may be changed, each once."""
     each = {
         id(parameter): parameter
         for _, node in group.items
         for parameter, _ in parameters_of(node)
     }
-    return [parameter for parameter in each.values() if parameter.requires_grad]
+    return [p for p in each.values() if p.requires_grad and p.is_text]
 
 
 async def _step(groups: list[Group], engine: Any, critic: Critic | None) -> None:

@@ -20,12 +20,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from inf_engine.demos import Demo, DemoParameter
 from inf_engine.errors import BudgetExceededError, UsageError
 from inf_engine.graph import content
 from inf_engine.llm import LLMInference
 from inf_engine.messages import by_field
 from inf_engine.optimization.acceptance import Gate
-from inf_engine.optimization.demos import Demo, DemoParameter
 from inf_engine.optimization.groups import check_counts
 from inf_engine.optimization.optimizer import Optimizer
 from inf_engine.optimization.proposals import Proposal
@@ -91,8 +91,8 @@ class BootstrapDemos(Optimizer):
         self.harvested = 0
         if not any(isinstance(h.parameter, DemoParameter) for h in self._held):
             raise UsageError(
-                "BootstrapDemos got no DemoParameter: hold one in the module "
-                "(self.demos = DemoParameter()), and write it into a prompt."
+                "BootstrapDemos got no DemoParameter: give one to a model call, "
+                "LLMInference(..., demos=DemoParameter())."
             )
 
     async def propose(self, *args: Any, **kwargs: Any) -> Proposal:
@@ -296,10 +296,11 @@ def demo_of(node: NodeRecord, parameters: Iterable[str], source: str) -> Demo:
         output = {"value": output}
     if llm.prompt is None:
         return Demo(_asked(node, set(parameters)), output, source)
-    given = by_field(llm.prompt.value, node.args, node.kwargs or {})
-    captured = by_field(llm.prompt.value, node.node.args, node.node.kwargs)
+    template = llm.prompt.value
+    given = by_field(template, node.args, node.kwargs or {})
+    captured = by_field(template, node.node.args, node.node.kwargs)
     inputs = {
-        name: _as_json(value)
+        name: _as_field(value, is_whole=f"{{{name}}}" in template)
         for name, value in given.items()
         if not _is_parameter(captured[name])
     }
@@ -335,6 +336,12 @@ def _is_parameter(value: Any) -> bool:
         texts = "".join(part for part in value.parts if isinstance(part, str))
         return not texts.strip() and all(isinstance(s, Parameter) for s in holes)
     return isinstance(value, Parameter)
+
+
+def _as_field(value: Any, *, is_whole: bool) -> Any:
+    """Return a field as JSON; an object that the prompt has as a whole as its text."""
+    is_plain = value is None or isinstance(value, str | int | float | list | Mapping)
+    return _as_json(value) if is_plain or not is_whole else str(value)
 
 
 def _as_json(value: Any) -> Any:

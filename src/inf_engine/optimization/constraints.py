@@ -14,8 +14,7 @@ from string import Formatter
 from typing import Protocol
 
 from inf_engine.errors import UsageError
-
-CHARACTERS_PER_TOKEN = 4.0
+from inf_engine.types import CHARACTERS_PER_TOKEN
 
 _FIELD = re.compile(
     r"\{\{|\}\}|\{(\d*|[^\W\d]\w*(?:\.\w+|\[[^\]{}]*\])*)(?:![rsa])?(?::[^{}]*)?\}"

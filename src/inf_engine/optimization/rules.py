@@ -79,6 +79,8 @@ def parameters_of(node: GraphNode) -> list[tuple[Parameter, Role]]:
             found[id(target.system_prompt)] = target.system_prompt, "system"
         if target.prompt is not None:
             found.setdefault(id(target.prompt), (target.prompt, "prompt"))
+        if target.demos is not None:
+            found.setdefault(id(target.demos), (target.demos, "text"))
 
     def look(leaf: Any) -> Any:
         if isinstance(leaf, Parameter):

@@ -12,6 +12,7 @@ import json
 from typing import Any
 
 from inf_engine.types import (
+    CHARACTERS_PER_TOKEN,
     LLMRequest,
     Message,
     ResponseSchema,
@@ -20,7 +21,6 @@ from inf_engine.types import (
     Usage,
 )
 
-CHARACTERS_PER_TOKEN = 4.0
 IMAGE_TOKENS = 765
 OUTPUT_TOKENS = 256
 

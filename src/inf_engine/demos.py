@@ -4,8 +4,14 @@ Its value is text as of any parameter: the demonstrations as a model reads them,
 so many tokens of them, and "" without any. Its state, what `state_dict` has and
 `load_state_dict` takes, is the demonstrations themselves: a list of JSON objects.
 
-It stands where any parameter stands: as a system prompt (a call without demonstrations
-has none then), in an f-string of forward, or after a system prompt::
+Best it is the ``demos`` of a model call, which then shows them as turns of the
+conversation: what was asked as the user's words, what was answered as the model's own.
+Small models need them so::
+
+    self.llm = LLMInference("fast", "Sort it.", demos=DemoParameter())
+
+As text it stands where any parameter stands: as a system prompt (a call without
+demonstrations has none then), in an f-string of forward, or after a system prompt::
 
     self.llm([
         {"role": "system", "content": f"{self.rules}\\n\\n{self.demos}"},
@@ -22,9 +28,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
-from inf_engine.errors import ParameterTypeError, ParameterValueError
-from inf_engine.optimization.constraints import CHARACTERS_PER_TOKEN
+from inf_engine.errors import ModuleError, ParameterTypeError, ParameterValueError
+from inf_engine.messages import filled_fields, template_fields
 from inf_engine.parameter import Parameter
+from inf_engine.schema import OutputType
+from inf_engine.types import CHARACTERS_PER_TOKEN, Message
 
 JSON: TypeAlias = Any
 """What JSON can write: text, numbers, booleans, None, lists, dicts with text keys."""
@@ -38,7 +46,7 @@ class Demo:
 
     Args:
         inputs: What it was asked: fields by name, or text.
-        output: What it answered.
+        output: What it answered: text, or what a typed answer is as JSON.
         source: The digest of the inputs of the run that it is from, empty if it was
             written by hand. Where that run is tested, the demonstration is not used.
 
@@ -107,10 +115,10 @@ class DemoParameter(Parameter):
     Args:
         demos: Those to begin with, as `Demo` or its JSON; there may be none.
         description: What they show.
-        max_tokens: How many tokens their text may have, estimated at 4 characters
-            each; None for any number. A demonstration that does not fit beside those
-            before it is left out as a whole, from the text, not from the state.
-        heading: What stands above them.
+        max_tokens: How many tokens they may have, estimated at 4 characters each; None
+            for any number. A demonstration that does not fit beside those before it is
+            left out as a whole, from the prompt, not from the state.
+        heading: What stands above their text; turns have none.
         requires_grad: Whether optimizers may change it.
 
     Raises:
@@ -179,16 +187,9 @@ class DemoParameter(Parameter):
     @property
     def shown(self) -> tuple[Demo, ...]:
         """Those that fit into the text."""
-        left = math.inf
-        if self.max_tokens is not None:
-            left = self.max_tokens * CHARACTERS_PER_TOKEN - len(self.heading)
-        found = []
-        for demo in self._demos:
-            size = len(self.render(demo)) + 2  # the empty line before it
-            if size <= left:
-                left -= size
-                found.append(demo)
-        return tuple(found)
+        sizes = [len(self.render(demo)) + 2 for demo in self._demos]  # and a gap
+        fitting = self._fitting(sizes, len(self.heading))
+        return tuple([self._demos[place] for place in fitting])
 
     @property
     def state(self) -> list[dict[str, JSON]]:
@@ -204,6 +205,53 @@ class DemoParameter(Parameter):
         inputs = {"Input": demo.inputs} if isinstance(demo.inputs, str) else demo.inputs
         fields = [*inputs.items(), ("Output", demo.output)]
         return "\n".join([_line(name, value) for name, value in fields])
+
+    def turns(
+        self,
+        template: str | None,
+        fields: Mapping[str, Any],
+        answers: OutputType,
+        question: str,
+    ) -> tuple[Message, ...]:
+        """Return them as turns of a conversation, as far as they fit.
+
+        Args:
+            template: The prompt template of the call, None if it has none.
+            fields: What the call gives for the fields of the template; it is taken
+                where a demonstration has no such field.
+            answers: The type of the answers. Text is shown as it is, all else as JSON.
+            question: What the user says last. The demonstration that asks the very
+                same is left out: it would tell the answer.
+
+        Raises:
+            ModuleError: If a demonstration does not fit the template.
+        """
+        names = [] if template is None else template_fields(template)
+        turns = [
+            (_asked(demo, template, names, fields), _answered(demo.output, answers))
+            for demo in self._demos
+        ]
+        others = [turn for turn in turns if not _is_said(turn[0], question)]
+        fitting = self._fitting([len(a) + len(b) for a, b in others])
+        return tuple(
+            [
+                message
+                for asked, answered in [others[place] for place in fitting]
+                for message in (Message("user", asked), Message("assistant", answered))
+            ]
+        )
+
+    def _fitting(self, sizes: Iterable[int], used: int = 0) -> list[int]:
+        """Return the places of what fits, given how many characters each takes."""
+        left = math.inf
+        if self.max_tokens is not None:
+            left = self.max_tokens * CHARACTERS_PER_TOKEN - used
+        found = []
+        for place, size in enumerate(sizes):
+            if size <= left:
+                left -= size
+                found.append(place)
+        return found
 
     def _text(self) -> str:
         shown = [self.render(demo) for demo in self.shown]
@@ -238,6 +286,61 @@ def _plain(what: str, value: Any) -> JSON:
             "use text, numbers, lists and dicts with text keys."
         ) from exc
     return json.loads(text)
+
+
+class _Fields(dict[str, JSON]):
+    """A JSON object in a template, where ``{person.name}`` reads an attribute."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def _opened(value: JSON) -> Any:
+    """Return JSON with objects that have their fields as attributes, too."""
+    if isinstance(value, dict):
+        return _Fields({name: _opened(item) for name, item in value.items()})
+    return [_opened(item) for item in value] if isinstance(value, list) else value
+
+
+def _asked(
+    demo: Demo, template: str | None, names: list[str], fields: Mapping[str, Any]
+) -> str:
+    """Return what the user says in a turn; `names` are the fields of the template."""
+    inputs = demo.inputs
+    if template is None:
+        is_text = isinstance(inputs, str)
+        return inputs if is_text else "\n".join(_line(*item) for item in inputs.items())
+    if isinstance(inputs, str) and len(names) == 1:
+        return filled_fields(template, {names[0]: inputs})
+    if isinstance(inputs, str) or any(name not in names for name in inputs):
+        what = "text" if isinstance(inputs, str) else f"the fields {sorted(inputs)}"
+        raise ModuleError(
+            f"a demonstration gives {what}, and the prompt template of its call has "
+            f"the fields {names}: write Demo({{field: value, ...}}, answer)."
+        )
+    shown = {name: _opened(value) for name, value in inputs.items()}
+    return filled_fields(template, {**fields, **shown})
+
+
+def _answered(output: JSON, answers: OutputType) -> str:
+    """Return what the model says in a turn, as it would write it."""
+    if answers.is_text and isinstance(output, str):
+        return output
+    if answers.wrapped and not (isinstance(output, dict) and set(output) == {"value"}):
+        output = {"value": output}
+    return json.dumps(output, ensure_ascii=False)
+
+
+def _is_said(asked: str, question: str) -> bool:
+    """Say whether a question is that of a demonstration, alone or in lines of its own.
+
+    Lines before or after it are what parameters put there.
+    """
+    asked, question = asked.strip(), question.strip()
+    return f"\n{asked}\n" in f"\n{question}\n" and bool(asked)
 
 
 def _line(name: str, value: JSON) -> str:
