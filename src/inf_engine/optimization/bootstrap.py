@@ -7,6 +7,13 @@ labels. Candidates are subsets of the good runs, drawn by the seed: all paramete
 theirs from the same runs, so that they fit together (Khattab et al. 2023, "DSPy",
 arXiv:2310.03714, does so for pipelines).
 
+What a model gets right by itself are the easy examples. With ``labelled=2`` up to two
+of the demonstrations of a candidate are training examples that it got wrong, with their
+targets as the answers. That takes a target which has the form of the answer (a text, or
+the type of a typed one), and a call whose answer is the module's output, the only one
+in which the parameter stands. Whether a target is what the model should write is not
+known here (it may lack the reasoning before it): there are none unless asked for.
+
 Never the example under test in its own prompt. Candidates are scored on held-out
 examples only, and demonstrations come from training examples only; without held-out
 examples the search is refused. An example that is in both sets, by what is in it, is
@@ -14,14 +21,14 @@ left out of the pool. And where a demonstration of an example stands in the prom
 already, its run is no evidence and gives no new one.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from inf_engine.demos import Demo, DemoParameter
-from inf_engine.errors import BudgetExceededError, UsageError
+from inf_engine.errors import BudgetExceededError, OutputParseError, UsageError
 from inf_engine.graph import content
 from inf_engine.llm import LLMInference
 from inf_engine.messages import by_field
@@ -32,7 +39,7 @@ from inf_engine.optimization.proposals import Proposal
 from inf_engine.optimization.search import Candidate, Change, Rollout, Scores, Search
 from inf_engine.parameter import Parameter
 from inf_engine.record import NodeRecord, RunRecord
-from inf_engine.schema import jsonable
+from inf_engine.schema import OutputType, jsonable
 from inf_engine.template import Template
 
 _CLOSE = 1e-9
@@ -48,6 +55,8 @@ class BootstrapDemos(Optimizer):
             left alone.
         engine: Not needed: it asks no model of its own.
         max_demos: How many demonstrations a parameter may get, 1 or more.
+        labelled: How many of them may be training examples with their targets, 0 to
+            `max_demos`.
         candidates: How many subsets are tried, 1 or more.
         threshold: How well a run has to score for its calls to be shown, in [0, 1]: a
             share of the loss's scale.
@@ -70,6 +79,7 @@ class BootstrapDemos(Optimizer):
         *,
         engine: Any = None,
         max_demos: int = 4,
+        labelled: int = 0,
         candidates: int = 8,
         threshold: float = 1.0,
         pool: int | None = None,
@@ -84,7 +94,14 @@ class BootstrapDemos(Optimizer):
                 "the loss's scale, in [0, 1]."
             )
         super().__init__(params, engine=engine, gate=gate or Gate("improves"))
+        check_counts(least=0, labelled=labelled)
+        if labelled > max_demos:
+            raise UsageError(
+                f"labelled={labelled} is more than max_demos={max_demos}, the most "
+                "demonstrations in all: raise max_demos."
+            )
         self.max_demos = max_demos
+        self.labelled = labelled
         self.candidates = candidates
         self.threshold = float(threshold)
         self.pool = pool
@@ -122,8 +139,8 @@ class BootstrapDemos(Optimizer):
         return isinstance(parameter, DemoParameter)
 
 
-@dataclass(frozen=True, slots=True)
-class _GoodRun:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Lesson:
     """What the calls of a run show, for each parameter."""
 
     source: str
@@ -157,11 +174,11 @@ class _Bootstrap:
         """Fill the pool, then try subsets of it."""
         try:
             before = await self._held_out(self.search.start)
-            runs = await self._harvest(self._barred(before))
+            runs, labelled = await self._harvest(self._barred(before))
             self.optimizer.harvested = len(runs)
             scores = Scores.of(self.best, before)
             for number in range(self.optimizer.candidates):
-                candidate = self._candidate(runs, number)
+                candidate = self._candidate(runs, labelled, number)
                 if candidate is None or self.search.is_over():
                     return
                 scores = await self._try(candidate, scores)
@@ -183,10 +200,15 @@ class _Bootstrap:
         shown = [d for name in self.names for d in self.search.start.values[name]]
         return tested | {Demo.of(demo).source for demo in shown}
 
-    async def _harvest(self, barred: set[str]) -> list[_GoodRun]:
-        """Run training examples until the pool is full, each at most once."""
+    async def _harvest(self, barred: set[str]) -> tuple[list[_Lesson], list[_Lesson]]:
+        """Run training examples until the pool is full, each at most once.
+
+        Returns:
+            What good runs show, and what the targets of the others show.
+        """
         seen: dict[int, None] = {}
-        found: dict[str, _GoodRun] = {}
+        found: dict[str, _Lesson] = {}
+        labelled: dict[str, _Lesson] = {}
         drawn, size = 0, self.search.train_size
         while len(seen) < size and drawn < 2 * size and not self.search.is_over():
             places = self.search.batch()
@@ -198,49 +220,80 @@ class _Bootstrap:
             for rollout in await self.search.rollouts(
                 self.search.start, batch, record=True
             ):
-                run = self._good_run(rollout)
-                if run is not None and run.source not in barred:
-                    found.setdefault(run.source, run)
+                is_good = self._is_good(rollout)
+                lesson = self._shown(rollout) if is_good else self._labelled(rollout)
+                if lesson is not None and lesson.source not in barred:
+                    pool = found if is_good else labelled
+                    pool.setdefault(lesson.source, lesson)
             if len(found) >= self.optimizer.pool:
                 break
-        return list(found.values())[: self.optimizer.pool]
+        return list(found.values())[: self.optimizer.pool], list(labelled.values())
 
-    def _good_run(self, rollout: Rollout) -> _GoodRun | None:
-        """Return what a run shows, None if it did not go well."""
+    def _is_good(self, rollout: Rollout) -> bool:
+        """Say whether a run went well."""
         record, score = rollout.record, rollout.score
         if record is None or record.error is not None or score is None:
-            return None
-        if score < self.optimizer.threshold - _CLOSE:
-            return None
+            return False
+        return score >= self.optimizer.threshold - _CLOSE
+
+    def _shown(self, rollout: Rollout) -> _Lesson | None:
+        """Return what the calls of a run show, None if they are none of ours."""
+        record = rollout.record
+        assert record is not None
         source = source_of(record)
         parameters = set(self.search.start.values)  # only looked up in
         demos = {
             name: tuple(
                 demo_of(node, parameters, source)
                 for node in record.nodes
-                if _stands_in(name, node)
+                if node.outcome == "done" and _stands_in(name, node)
             )
             for name in self.names
         }
-        return _GoodRun(source, demos) if any(demos.values()) else None
+        return _Lesson(source, demos) if any(demos.values()) else None
 
-    def _candidate(self, runs: Sequence[_GoodRun], number: int) -> Candidate | None:
+    def _labelled(self, rollout: Rollout) -> _Lesson | None:
+        """Return what the target of an example shows, None if it shows nothing."""
+        record = rollout.record
+        if record is None or not self.optimizer.labelled:
+            return None
+        source, target = source_of(record), rollout.feedback.target
+        parameters = set(self.search.start.values)  # only looked up in
+        demos: dict[str, tuple[Demo, ...]] = {}
+        for name in self.names:
+            calls = [node for node in record.nodes if _stands_in(name, node)]
+            is_one = len(calls) == 1 and _gives_the_output(calls[0], record)
+            if is_one and _is_answer(target, calls[0].node.target.output_type):
+                node = dataclasses.replace(calls[0], output=target)
+                demos[name] = (demo_of(node, parameters, source),)
+        return _Lesson(source, demos) if demos else None
+
+    def _candidate(
+        self, runs: Sequence[_Lesson], labelled: Sequence[_Lesson], number: int
+    ) -> Candidate | None:
         """Return a subset that was not tried; the first is as large as it may be."""
-        most = min(self.optimizer.max_demos, len(runs))
+        most_labelled = min(self.optimizer.labelled, len(labelled))
+        most = min(self.optimizer.max_demos, len(runs) + most_labelled)
         for _ in range(_DRAWS if most else 0):
             rng = self.search.rng
             size = most if number == 0 else rng.randint(1, most)
-            candidate = self._showing(rng.sample(runs, size))
+            few, many = max(0, size - len(runs)), min(most_labelled, size)
+            extra = many if number == 0 or few == many else rng.randint(few, many)
+            lessons = rng.sample(runs, size - extra)
+            if extra:
+                lessons += rng.sample(labelled, extra)
+                rng.shuffle(lessons)
+            candidate = self._showing(lessons)
             if candidate.digest not in self.tried:
                 self.tried.add(candidate.digest)
                 return candidate
         return None
 
-    def _showing(self, runs: Sequence[_GoodRun]) -> Candidate:
+    def _showing(self, lessons: Sequence[_Lesson]) -> Candidate:
         """Return the candidate that shows these runs."""
         values = {}
         for name in self.names:
-            demos = [demo for run in runs for demo in run.demos[name]]
+            demos = [demo for one in lessons for demo in one.demos.get(name, ())]
             alone = {json.dumps(demo.state["inputs"]): demo for demo in reversed(demos)}
             first = list(reversed(alone.values()))[: self.optimizer.max_demos]
             values[name] = [demo.state for demo in first]
@@ -250,8 +303,9 @@ class _Bootstrap:
         """Compare a candidate with the best, and return the scores of the winner."""
         scores = Scores.of(candidate, await self._held_out(candidate))
         verdict = self.optimizer.gate.judge(best.by_place, scores.by_place)
+        reason = _LABELLED if self.optimizer.labelled else _REASON
         changes = [
-            Change(name, self.best.values[name], candidate.values[name], _REASON)
+            Change(name, self.best.values[name], candidate.values[name], reason)
             for name in self.names
             if candidate.values[name] != self.best.values[name]
         ]
@@ -267,6 +321,7 @@ class _Bootstrap:
 
 
 _REASON = "calls of training runs that scored well"
+_LABELLED = f"{_REASON}, and targets of others"
 
 
 def source_of(record: RunRecord) -> str:
@@ -308,10 +363,30 @@ def demo_of(node: NodeRecord, parameters: Iterable[str], source: str) -> Demo:
 
 
 def _stands_in(name: str, node: NodeRecord) -> bool:
-    """Say whether a parameter shaped a model call that gave an answer."""
-    if node.node.kind != "llm" or node.outcome != "done":
+    """Say whether a parameter shaped a model call."""
+    return node.node.kind == "llm" and any(
+        piece.source == name for piece in (*node.system, *node.prompt)
+    )
+
+
+def _gives_the_output(node: NodeRecord, record: RunRecord) -> bool:
+    """Say whether the answer of a call is the output of the run."""
+    if record.graph.output is node.node:
+        return True
+    return node.outcome == "done" and bool(node.output == record.output)
+
+
+def _is_answer(target: Any, answers: OutputType) -> bool:
+    """Say whether a target has the form of an answer, with nothing missing or over."""
+    if answers.is_text:
+        return isinstance(target, str) and bool(target.strip())
+    plain = _as_json(target)
+    try:
+        return (
+            target is not None and _as_json(answers.parse(json.dumps(plain))) == plain
+        )
+    except OutputParseError:
         return False
-    return any(piece.source == name for piece in (*node.system, *node.prompt))
 
 
 def _asked(node: NodeRecord, parameters: set[str]) -> str:
