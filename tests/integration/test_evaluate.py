@@ -3,7 +3,14 @@
 from typing import Any
 
 import pytest
-from tests.integration.trainer_helpers import START, Plain, World, examples, work
+from tests.integration.trainer_helpers import (
+    START,
+    Plain,
+    Worker,
+    World,
+    examples,
+    work,
+)
 
 from inf_engine import Engine
 from inf_engine.errors import (
@@ -116,6 +123,22 @@ def test_examples_that_do_not_fit() -> None:
         evaluated(world, [("a", "b"), ("a", "b", "c")])
     assert world.asked == 0
     assert world.module.rules.value == START
+
+
+def test_an_annotation_that_is_written_late_counts() -> None:
+    """As ``from __future__ import annotations`` makes all of them."""
+    world = World()
+
+    class Late(Worker):
+        def forward(self, text: "str") -> str:
+            return self.llm(text)
+
+    world.module = Late()
+    with pytest.raises(UsageError, match="example 0 has no field 'text'.*'question'"):
+        evaluated(world, [{"question": "a", "answer": "b", "size": 3}], target="answer")
+    with pytest.raises(UsageError, match="example 0 has no field 'text'.*known: a, b"):
+        evaluated(world, [{"a": "a", "b": "b"}])
+    assert world.asked == 0
 
 
 def test_a_dead_loss_and_a_dead_endpoint() -> None:

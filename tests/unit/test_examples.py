@@ -173,7 +173,24 @@ def test_a_parameter_by_keyword_gets_its_field() -> None:
             {"txt": "a"},
             "no field 'text', which forward needs; fields known",
         ),
-        (takes_text, Question("a"), "no field 'text'.*known: answer, question"),
+        (takes_text, Question("a"), "no field 'text'.*known: answer, question. Rename"),
+        (
+            takes_text,
+            {"message": "a", "size": 3},
+            "only text is the field 'message'. R",
+        ),
+        (takes_text, {"a b": "c"}, "only text is the field of an odd name. Rename"),
+        (takes_unknown, {"message": "a", "size": 3}, "example 3 has no field 'item'"),
+        (
+            takes_unknown,
+            {"message": "a"},
+            "annotate 'item' with a type. Rename",
+        ),
+        (
+            takes_unknown,
+            ({"message": "a"}, "4"),
+            "its only text is the field 'message'",
+        ),
         (plain, {"qestion": "a", "answer": "4"}, "no field 'question'"),
         (takes_shape, Question("a"), "no field 'shape'"),
         (by_keyword, {"txt": "a"}, "no field 'text'"),
@@ -202,6 +219,17 @@ def test_a_target_that_is_not_there_is_told() -> None:
     """With the fields that are."""
     with pytest.raises(UsageError, match=r"no field 'anser', which is to be its targe"):
         read(plain, Question("a"), target="anser")
+
+
+def test_the_target_is_not_handed_over_with_the_whole_example() -> None:
+    """Only where the parameter is annotated so; then forward may not look at it."""
+    row = {"question": "a", "context": "b", "answer": "4"}
+    with pytest.raises(UsageError, match="no field 'item', which forward needs"):
+        read(takes_unknown, row, target="answer")
+    with pytest.raises(UsageError, match="its only text is the field 'question'. R"):
+        read(takes_unknown, Question("a"), target="answer")
+    assert read(takes_any, row, target="answer") == ExampleCall((row,), {}, "4")
+    assert read(takes_unknown, row).args == (row,), "nothing speaks for one of three"
 
 
 def test_a_target_that_the_module_would_see_is_refused() -> None:

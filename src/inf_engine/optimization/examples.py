@@ -14,9 +14,10 @@ The rule, for a forward with the parameters ``question`` and ``context``:
 
 An example with fields of which none is a parameter is the only argument as a whole
 where forward takes it: its annotation names the type of the example (or ``Any``,
-``object``, a mapping for a mapping), or it has none and no field is spelled nearly like
-the parameter. Everywhere else it is an error: what the model is not to see, the answer
-above all, would stand in the prompt.
+``object``, a mapping for a mapping), or it has none and nothing speaks for one field:
+none is the target, none is spelled nearly like the parameter, and there is not just one
+text. Everywhere else it is an error: what the model is not to see, the answer above
+all, would stand in the prompt.
 """
 
 import dataclasses
@@ -164,7 +165,7 @@ class ExampleReader:
         if first.kind is _Kind.VAR_POSITIONAL:
             return True
         near = get_close_matches(first.name, list(map(str, fields)), n=1, cutoff=0.75)
-        return not near
+        return not (near or self._target in fields or self._only_text(fields))
 
     def _check_known(self, fields: dict[str, Any], which: str) -> None:
         for name in fields:
@@ -180,8 +181,8 @@ class ExampleReader:
             if p.default is _Kind.empty and p.name not in fields:
                 raise UsageError(
                     f"{which} has no field {p.name!r}, which forward needs; "
-                    f"{_known(p.name, fields)}. Rename the field or the parameter, or "
-                    "give pairs (inputs, target)."
+                    f"{_known(p.name, fields)}{self._hint(p, fields)}. Rename the "
+                    "field or the parameter, or give pairs (inputs, target)."
                 )
         if not any(name in fields for name in self._names):
             raise UsageError(
@@ -189,6 +190,25 @@ class ExampleReader:
                 f"{', '.join(self._names) or 'none by name'}; {_known('', fields)}. "
                 "Rename the fields or the parameters, or give pairs (inputs, target)."
             )
+
+    def _only_text(self, fields: dict[str, Any]) -> str:
+        """Return the name of the only field with text, the target apart, or ""."""
+        given = {name: fields[name] for name in fields if name != self._target}
+        texts = [name for name, value in given.items() if isinstance(value, str)]
+        return texts[0] if len(texts) == 1 and isinstance(texts[0], str) else ""
+
+    def _hint(self, parameter: inspect.Parameter, fields: dict[str, Any]) -> str:
+        """Return where the text of an example is, if forward takes one argument."""
+        text = self._only_text(fields)
+        if len(self._named) > 1 or not text:
+            return ""
+        whole = ""
+        if parameter.annotation is _Kind.empty:
+            name = parameter.name
+            whole = (
+                f"; for the whole example in its place, annotate {name!r} with a type"
+            )
+        return f"; its only text is the field {_cut(text)}{whole}"
 
 
 _PAIR = "A tuple is a pair (inputs, target), and inputs may be a tuple or a dict"

@@ -57,7 +57,7 @@ class Runner:
         self.module = module
         self.loss = loss
         self.engine = engine
-        self._reader = ExampleReader(inspect.signature(module.forward), target=target)
+        self._reader = ExampleReader(_signature(module), target=target)
         self._low, self._high = scale_of(loss)
         self._failures = 0
 
@@ -224,6 +224,14 @@ class Runner:
     def _fits(self, score: Any) -> bool:
         is_number = isinstance(score, (int, float)) and math.isfinite(score)
         return is_number and self._low <= score <= self._high
+
+
+def _signature(module: Any) -> inspect.Signature:
+    """Return what forward takes; annotations are types, also those written late."""
+    try:
+        return inspect.signature(module.forward, eval_str=True)
+    except Exception:  # noqa: BLE001 - a name that only type checkers know
+        return inspect.signature(module.forward)
 
 
 def scale_of(loss: Any) -> tuple[float, float]:
