@@ -33,8 +33,10 @@ from inf_engine.errors import (
     UsageError,
 )
 from inf_engine.optimization.acceptance import accept
+from inf_engine.optimization.composite import CompositeLoss
 from inf_engine.optimization.descent import TextGradientDescent
 from inf_engine.optimization.evolution import ReflectiveEvolution
+from inf_engine.optimization.feedback import Feedback
 from inf_engine.optimization.human import HumanLoss
 from inf_engine.optimization.loss import VerifierLoss
 from inf_engine.optimization.search import Candidate, Scores
@@ -843,6 +845,77 @@ def test_a_person_is_not_asked_again(tmp_path: Path) -> None:
     again = journaled(World(), tmp_path, rollouts=60, loss=HumanLoss(person))
     assert count == len(asked) == first.rollouts
     assert fingerprint(again) == fingerprint(first)
+
+
+EXACT = VerifierLoss(lambda output, target: output == target)
+
+
+class Panel:
+    """People who die, or whose process does, when they are asked too often."""
+
+    def __init__(self, lives: int = 10_000) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.lives = lives
+
+    def person(self, name: str) -> Any:
+        """Return the callback of one of them."""
+
+        def says(record: Any, target: str) -> Any:
+            if len(self.asked) == self.lives:
+                raise Killed
+            self.asked.append((name, f"{record.args[0]} {record.nodes[0].system}"))
+            if name == "words":
+                return f"this is about {target}"
+            if name == "expert":
+                return Feedback("so so", 0.5, "expert", {"by": "me"})
+            return record.output == target, f"this is about {target}"
+
+        return says
+
+    @property
+    def alone(self) -> Any:
+        """One of them."""
+        return HumanLoss(self.person("right"))
+
+    @property
+    def all(self) -> Any:
+        """All of them, one in a composite of a composite."""
+        names = ("right", "expert", "words")
+        right, expert, words = [HumanLoss(self.person(name)) for name in names]
+        inner = CompositeLoss({"right": right, "words": (words, 0)})
+        parts = {"inner": inner, "expert": (expert, 0.1), "plain": EXACT}
+        return CompositeLoss(parts)
+
+
+@pytest.mark.parametrize("losses", ["alone", "all"])
+def test_people_are_not_asked_again_after_a_death(tmp_path: Path, losses: str) -> None:
+    """Whatever they had answered, in the middle of a batch, as parts of a composite."""
+
+    def fitted(panel: Panel, folder: Path) -> TrainingResult:
+        folder.mkdir(exist_ok=True)
+        loss = getattr(panel, losses)
+        return journaled(World(), folder, rollouts=40, loss=loss)
+
+    whole = Panel()
+    wanted = fitted(whole, tmp_path / "whole")
+    assert len(whole.asked) == wanted.rollouts * (3 if losses == "all" else 1)
+    assert len(set(whole.asked)) == len(whole.asked)
+    for lives in (0, 3, 17, 31):
+        folder = tmp_path / str(lives)
+        dying, again = Panel(lives), Panel()
+        with pytest.raises(Killed):
+            fitted(dying, folder)
+        result = fitted(again, folder)
+        assert fingerprint(result) == fingerprint(wanted)
+        assert sorted([*dying.asked, *again.asked]) == sorted(whole.asked)
+
+
+def test_an_answer_that_is_none_is_not_kept(tmp_path: Path) -> None:
+    """It can be put right when the training goes on."""
+    with pytest.raises(LossError, match=r"gave the score 7\.0"):
+        journaled(World(), tmp_path, rollouts=20, loss=HumanLoss(lambda *run: 7.0))
+    result = journaled(World(), tmp_path, rollouts=20, loss=HumanLoss(lambda *run: 1.0))
+    assert result.baseline.mean == 1.0
 
 
 def test_two_trainings_of_one_engine() -> None:

@@ -226,7 +226,7 @@ def test_the_target_is_not_handed_over_with_the_whole_example() -> None:
     row = {"question": "a", "context": "b", "answer": "4"}
     with pytest.raises(UsageError, match="no field 'item', which forward needs"):
         read(takes_unknown, row, target="answer")
-    with pytest.raises(UsageError, match="its only text is the field 'question'. R"):
+    with pytest.raises(UsageError, match="its only text is the field 'question'; to"):
         read(takes_unknown, Question("a"), target="answer")
     assert read(takes_any, row, target="answer") == ExampleCall((row,), {}, "4")
     assert read(takes_unknown, row).args == (row,), "nothing speaks for one of three"

@@ -44,7 +44,6 @@ def with_rollouts(
             splits,
             allow,
             lambda *told: world.events.append(told),
-            lambda *key: None,
         )
         return await body(rollouts)
 

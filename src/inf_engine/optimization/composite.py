@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from inf_engine.errors import LossError, UsageError
 from inf_engine.optimization.feedback import Feedback
+from inf_engine.optimization.human import part_of
 from inf_engine.optimization.loss import Loss
 from inf_engine.optimization.outcomes import together
 from inf_engine.record import RunRecord
@@ -107,6 +108,7 @@ class CompositeLoss(Loss):
         records: Sequence[RunRecord],
         targets: Sequence[Any],
     ) -> list[Feedback]:
+        part_of.set(f"{part_of.get()}/{name}")  # for this task only
         try:
             return await part.feedback(records, targets)
         except LossError as exc:

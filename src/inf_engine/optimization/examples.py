@@ -205,9 +205,7 @@ class ExampleReader:
         whole = ""
         if parameter.annotation is _Kind.empty:
             name = parameter.name
-            whole = (
-                f"; for the whole example in its place, annotate {name!r} with a type"
-            )
+            whole = f"; to get the whole example, annotate {name!r} with a type"
         return f"; its only text is the field {_cut(text)}{whole}"
 
 

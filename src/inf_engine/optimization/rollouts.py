@@ -10,6 +10,7 @@ import asyncio
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from inf_engine.errors import UsageError
@@ -19,6 +20,7 @@ from inf_engine.optimization.notes import Note
 from inf_engine.optimization.objective import Objective, score_alone
 from inf_engine.optimization.runner import Runner
 from inf_engine.optimization.search import Candidate, Rollout, Split
+from inf_engine.optimization.trajectory import Trajectory
 from inf_engine.record import RunRecord
 
 _MOST_RECORDS = 512
@@ -52,8 +54,7 @@ class Rollouts:
             any is; raises `BudgetExceededError` if they may not.
         told: Called with the candidate, the split, the number of the call, the
             count of rollouts at the call and the new ones, once they are made.
-        recall: Gives what an earlier process was told of a rollout, if the loss is not
-            to be asked again.
+        trajectory: Keeps what people say of outputs, None for nobody.
         objective: Says what a run is worth, by its score and its record.
 
     Attributes:
@@ -70,7 +71,7 @@ class Rollouts:
         data: Mapping[Split, Sequence[ExampleCall]],
         allow: Callable[[int, Split], None],
         told: Callable[[Candidate, Split, int, int, Sequence[Rollout]], None],
-        recall: Callable[[Candidate, Split, int], Feedback | None],
+        trajectory: Trajectory | None = None,
         objective: Callable[[float, RunRecord], Objective] = score_alone,
     ) -> None:
         self.count = self.calls = self.ended = 0
@@ -79,7 +80,7 @@ class Rollouts:
         self._data = data
         self._allow = allow
         self._told = told
-        self._recall = recall
+        self._trajectory = trajectory
         self._objective = objective
         self._number = 0
         self._worth: dict[tuple[str, Split], dict[int, Objective | None]] = {}
@@ -212,13 +213,14 @@ class Rollouts:
     ) -> None:
         owner = self._copy_of(candidate)
         calls = [self._data[split][place] for place in places]
-        recalled = {p: self._recall(candidate, split, p) for p in places}
+        kept = self._trajectory
         made = await self._runner.rollouts(
             owner.module,
             calls,
             places,
             strict=candidate == self._start,
-            known={p: told for p, told in recalled.items() if told is not None},
+            recall=None if kept is None else partial(kept.recall, candidate, split),
+            keep=None if kept is None else partial(kept.answer, candidate, split),
         )
         self._runner.check_loss(made)
         known = self._worth.setdefault((candidate.digest, split), {})

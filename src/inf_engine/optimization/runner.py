@@ -15,9 +15,8 @@ score as the loss gave it.
 import asyncio
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 from inf_engine.errors import (
@@ -34,6 +33,7 @@ from inf_engine.errors import (
 from inf_engine.optimization.data import examples_of
 from inf_engine.optimization.examples import ExampleCall, ExampleReader
 from inf_engine.optimization.feedback import Feedback
+from inf_engine.optimization.human import Answers, answers
 from inf_engine.optimization.search import Rollout
 from inf_engine.record import RunRecord
 
@@ -78,7 +78,8 @@ class Runner:
         places: Sequence[int],
         *,
         strict: bool = False,
-        known: Mapping[int, Feedback] = MappingProxyType({}),
+        recall: Callable[[int, str], Feedback | None] | None = None,
+        keep: Callable[[int, str, Feedback], None] | None = None,
     ) -> list[Rollout]:
         """Run examples and judge them.
 
@@ -86,7 +87,8 @@ class Runner:
             module: What to run.
             calls: The examples.
             places: Their places, for the rollouts.
-            known: What is said already, by place: the loss is not asked again.
+            recall: Gives what a person said, by place and name of the loss.
+            keep: Takes it down.
             strict: Whether an error of the calling program ends it, instead of being
                 a failed run.
 
@@ -97,13 +99,12 @@ class Runner:
         """
         records = await self._records(module, calls)
         self._check_runs(records, strict=strict)
-        new = [k for k, place in enumerate(places) if place not in known]
-        told = await self._judged(
-            [records[k] for k in new], [calls[k].target for k in new]
-        )
-        said = {**known, **dict(zip([places[k] for k in new], told, strict=True))}
-        pairs = zip(places, records, strict=True)
-        return [self._rollout(place, record, said[place]) for place, record in pairs]
+        if recall is not None and keep is not None:
+            where = dict(zip(map(id, records), places, strict=True))
+            answers.set(Answers(where, recall, keep))
+        told = await self._judged(records, [call.target for call in calls])
+        made = zip(places, records, told, strict=True)
+        return [self._rollout(place, record, said) for place, record, said in made]
 
     async def _records(
         self, module: Any, calls: Sequence[ExampleCall]

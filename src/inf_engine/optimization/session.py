@@ -22,7 +22,6 @@ from inf_engine.errors import BudgetExceededError
 from inf_engine.optimization.acceptance import Gate, Verdict
 from inf_engine.optimization.data import DataLoader
 from inf_engine.optimization.examples import ExampleCall
-from inf_engine.optimization.feedback import Feedback
 from inf_engine.optimization.notes import Note
 from inf_engine.optimization.objective import Objective, judge, score_alone
 from inf_engine.optimization.purse import Purse, Spent
@@ -119,7 +118,7 @@ class Session:
         self._done = -1
         data: dict[Split, Sequence[ExampleCall]] = {"train": train, "val": val}
         self._rollouts = Rollouts(
-            *(runner, start, data, self._allow, self._made, self._recall, objective)
+            *(runner, start, data, self._allow, self._made, trajectory, objective)
         )
 
     # -- what an optimizer may ask ----------------------------------------------
@@ -377,12 +376,6 @@ class Session:
         event = Evaluated(number, candidate, split, scores, count, mean, len(known))
         self._evaluations.append(event)
         self._tell(event)
-
-    def _recall(self, candidate: Candidate, split: Split, place: int) -> Any:
-        known: Feedback | None = None
-        if self._trajectory is not None:
-            known = self._trajectory.recall(candidate, split, place)
-        return known
 
     def _decided(self, event: Decision, *, is_better: bool) -> None:
         """Write a decision down, and tell of it."""

@@ -21,8 +21,6 @@ from inf_engine.optimization.acceptance import Verdict
 from inf_engine.optimization.feedback import Feedback
 from inf_engine.optimization.search import Candidate, Change, Rollout, Split
 
-_HUMAN = "human"
-
 
 @dataclass(frozen=True, slots=True)
 class TrainingStarted:
@@ -149,7 +147,7 @@ class Trajectory:
     def __init__(self, path: str | os.PathLike[str], head: Mapping[str, Any]) -> None:
         self._path = Path(path)
         self._scores: dict[str, Any] = {}
-        self._said: dict[str, Any] = {}
+        self._said: dict[tuple[str, str], list[Any]] = {}
         self._decisions: list[str] = []
         self._count = 0
         try:
@@ -180,18 +178,15 @@ class Trajectory:
             self._handle = -1
 
     def score(self, candidate: Candidate, split: Split, rollout: Rollout) -> None:
-        """Take note of a score; of what a person said, the words too.
+        """Take note of a score.
 
         Raises:
             TrainingError: If the file has another one.
         """
         key = _key(candidate, split, rollout.place)
-        place, score, told = rollout.place, rollout.score, rollout.feedback
+        place, score = rollout.place, rollout.score
         if key not in self._scores:
-            line: dict[str, Any] = {"rollout": key, "score": score}
-            if told.kind == _HUMAN and told.error is None:
-                line["said"] = [told.content, told.score]
-            self._append(line)
+            self._append({"rollout": key, "score": score})
             self._scores[key] = score
         elif self._scores[key] != score:
             raise self._differs(
@@ -199,10 +194,38 @@ class Trajectory:
                 "the first time"
             )
 
-    def recall(self, candidate: Candidate, split: Split, place: int) -> Any:
-        """Return what a person said of a rollout the first time, None if none did."""
-        said = self._said.get(_key(candidate, split, place))
-        return None if said is None else Feedback(said[0], said[1], _HUMAN)
+    def recall(
+        self, candidate: Candidate, split: Split, place: int, loss: str
+    ) -> Feedback | None:
+        """Return what a person said of an output, None if nobody was asked.
+
+        Args:
+            candidate: What was run.
+            split: Where the example is from.
+            place: Its place.
+            loss: The name of the loss that asks.
+        """
+        said = self._said.get((_key(candidate, split, place), loss))
+        return None if said is None else Feedback(*said)
+
+    def answer(
+        self, candidate: Candidate, split: Split, place: int, loss: str, said: Feedback
+    ) -> None:
+        """Take down what a person said of an output, at once.
+
+        Args:
+            candidate: What was run.
+            split: Where the example is from.
+            place: Its place.
+            loss: The name of the loss that asked.
+            said: The answer: words, score and kind are kept.
+        """
+        key, words = (
+            _key(candidate, split, place),
+            [said.content, said.score, said.kind],
+        )
+        self._append({"answer": key, "loss": loss, "said": words})
+        self._said[key, loss] = words
 
     def decide(self, event: Decision) -> None:
         """Take note of a decision.
@@ -261,8 +284,8 @@ class Trajectory:
         for line in lines[1:]:
             if "rollout" in line:
                 self._scores[line["rollout"]] = line["score"]
-                if "said" in line:
-                    self._said[line["rollout"]] = line["said"]
+            elif "answer" in line:
+                self._said[line["answer"], line["loss"]] = line["said"]
             else:
                 line.pop("values", None)
                 self._decisions.append(_text(line))
