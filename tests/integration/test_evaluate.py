@@ -6,13 +6,12 @@ import pytest
 from tests.integration.trainer_helpers import (
     START,
     Plain,
-    Worker,
     World,
     examples,
     work,
 )
 
-from inf_engine import Engine
+from inf_engine import Engine, InferenceModule
 from inf_engine.errors import (
     AuthenticationError,
     LossError,
@@ -129,11 +128,11 @@ def test_an_annotation_that_is_written_late_counts() -> None:
     """As ``from __future__ import annotations`` makes all of them."""
     world = World()
 
-    class Late(Worker):
+    class Late(InferenceModule):
         def forward(self, text: "str") -> str:
-            return self.llm(text)
+            raise AssertionError(text)
 
-    world.module = Late()
+    world.module = Late()  # ty: ignore
     with pytest.raises(UsageError, match="example 0 has no field 'text'.*'question'"):
         evaluated(world, [{"question": "a", "answer": "b", "size": 3}], target="answer")
     with pytest.raises(UsageError, match="example 0 has no field 'text'.*known: a, b"):
