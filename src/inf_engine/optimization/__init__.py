@@ -28,6 +28,7 @@ from inf_engine.optimization.ranking import ComparisonLoss, RankingLoss
 from inf_engine.optimization.rubric import Criterion, RubricLoss
 from inf_engine.optimization.schedule import ConstantEdits, CosineEdits, LinearEdits
 from inf_engine.optimization.search import Candidate, Rollout, Search
+from inf_engine.optimization.tensorboard import TensorBoard
 from inf_engine.optimization.trainer import Trainer
 from inf_engine.optimization.training_result import TrainingResult
 
@@ -68,6 +69,7 @@ __all__ = [
     "RubricLoss",
     "Search",
     "SequentialTest",
+    "TensorBoard",
     "TextGradientDescent",
     "TokenCost",
     "Trainer",
