@@ -1,5 +1,6 @@
 """The journal file: what it keeps, and what it refuses."""
 
+import errno
 import os
 import sqlite3
 import stat
@@ -730,3 +731,21 @@ def test_no_sqlite(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sqlite3", None)
     with pytest.raises(JournalError, match="built without sqlite3. Use another build"):
         JournalStore(path)
+
+
+def test_a_file_that_cannot_be_synced_gets_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal that has a name is whole, whatever happens to the machine."""
+
+    def fail(number: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = tmp_path / "answers.db"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(JournalError, match=r"answers\.db"):
+            JournalStore(path)
+    assert not path.exists()
+    with JournalStore(path):
+        assert path.exists()

@@ -13,6 +13,7 @@ from inf_engine.journal.files import (
     make_private,
     may_write,
     remove_database,
+    sync_file,
     sync_folder,
 )
 from inf_engine.journal.rows import TABLES
@@ -125,6 +126,7 @@ def create(sqlite: "ModuleType", path: str) -> None:
 
     It has all modes that are kept in the file before it has the name: the switch to
     WAL is a transaction of the old kind, after whose death only a writer can open it.
+    While it has no name it need not survive anything: it is synced once, as a whole.
 
     Args:
         sqlite: The module sqlite3.
@@ -134,11 +136,14 @@ def create(sqlite: "ModuleType", path: str) -> None:
     remove_database(fresh)
     make_private(fresh, path)
     with closing(connect(sqlite, fresh, "mode=rw")) as database:
+        database.execute("PRAGMA synchronous = OFF")
+        database.execute("PRAGMA journal_mode = MEMORY")
         database.execute("BEGIN")
         for statement in TABLES:
             database.execute(statement)
         database.execute("COMMIT")
         database.execute("PRAGMA journal_mode = WAL")
+    sync_file(fresh, os.stat(fresh).st_ino)
     os.rename(fresh, path)
     sync_folder(os.path.dirname(path))
 
