@@ -182,7 +182,9 @@ def test_a_target_is_shown_in_the_form_of_the_answer(
 ) -> None:
     """Text as text, all else as the JSON that the model writes."""
     wrong = {Topic: "{}"}.get(module.llm.response_format, "[]")
-    _, _, client = trained(module, lambda r: wrong, (data, data[:0] or VAL), labelled=1)
+    _, _, client = trained(
+        module, lambda r: wrong, (data, VAL), labelled=1, candidates=1
+    )
     answers = {a for turns in shown(client) for q, a in turns if q[:4] == "food"}
     assert answers == {answer}
 
@@ -203,7 +205,7 @@ def test_what_is_no_answer_of_the_call_is_not_shown(module: Any, data: Any) -> N
     """A wrong form, a missing field, an answer that is worked on, two calls."""
     answer = '{"topic": "room"}' if module.llm.response_format is Sorted else "{}"
     client = lambda r: answer if module.llm.response_format else "a room"  # noqa: E731
-    _, _, asked = trained(module, client, (data, VAL), labelled=4)
+    _, _, asked = trained(module, client, (data, VAL), labelled=4, candidates=2)
     assert shown(asked) == []
 
 

@@ -14,7 +14,6 @@ from benchmarks.simworld import (
     MODULES,
     Example,
     Rule,
-    Service,
     World,
     module,
     resources,
@@ -26,6 +25,8 @@ from benchmarks.simworld.rules import WORDINGS
 
 from inf_engine import Engine
 from inf_engine.errors import UsageError
+from inf_engine.testing import FunctionClient
+from inf_engine.types import LLMRequest
 
 DESK = ROLES["desk"]
 SURE = 6
@@ -238,27 +239,45 @@ def test_some_labels_are_wrong() -> None:
 # -- the task model -----------------------------------------------------------------
 
 
+def clients(world: World) -> dict[str, FunctionClient]:
+    """The models of a world without a server."""
+
+    def reply(request: LLMRequest) -> str:
+        texts = [{"role": m.role, "content": m.text} for m in request.messages]
+        return world.reply({"model": "task", "messages": texts})
+
+    return {"task": FunctionClient(reply, 0.0)}
+
+
+async def measured(world: World, prompts: dict[str, str], models: Any) -> float:
+    """Return how often a program is right."""
+    program = MODULES[world.family.name](prompts)
+    async with Engine(models, progress=False) as engine:
+        outputs = await engine.map(program, [x.text for x in world.test])
+    marks = [[world.book.rules[n].mark for n in e.rules] for e in world.test]
+    told = zip(outputs, marks, strict=True)
+    right = [sorted(output.split()[1:]) == sorted(own) for output, own in told]
+    return sum(right) / len(right)
+
+
 @pytest.mark.parametrize("family", ["pipeline", "chain", "long"])
 def test_answers_are_draws_of_the_true_score(family: str) -> None:
-    """Over HTTP a program is right as often as the true score says."""
+    """A program is right as often as the true score says."""
     world = World(family, 1)
+    for prompts in (world.start_prompts(), world.oracle_prompts()):
+        share = asyncio.run(measured(world, prompts, clients(world)))
+        assert share == pytest.approx(world.true_score(prompts), abs=0.09)
 
-    async def run(service: Service, prompts: dict[str, str]) -> float:
-        program = MODULES[family](prompts)
-        async with Engine(resources(service.url), progress=False) as engine:
-            outputs = await engine.map(
-                program, [example.text for example in world.test]
-            )
-        marks = [[world.book.rules[n].mark for n in e.rules] for e in world.test]
-        told = zip(outputs, marks, strict=True)
-        right = [sorted(output.split()[1:]) == sorted(own) for output, own in told]
-        return sum(right) / len(right)
 
+def test_answers_over_http_are_the_same_draws() -> None:
+    """Whatever order the requests come in; all are counted."""
+    world = World("long", 1)
+    prompts = world.start_prompts()
     with world.serve() as service:
-        for prompts in (world.start_prompts(), world.oracle_prompts()):
-            measured = asyncio.run(run(service, prompts))
-            assert measured == pytest.approx(world.true_score(prompts), abs=0.09)
-    assert service.counts["task"].calls == 400 * len(world.family.stages)
+        models = resources(service.url)
+        over_http = asyncio.run(measured(world, prompts, models))
+    assert over_http == asyncio.run(measured(world, prompts, clients(world)))
+    assert service.counts["task"].calls == len(world.test)
 
 
 def test_a_program_has_the_start_prompts() -> None:
