@@ -48,7 +48,8 @@ class Call:
         started: When it left, seconds since the run began.
         seconds: How long it took.
         waited: Seconds that it was in line before it left.
-        reused: Where its answer came from if nothing was sent; None if it was.
+        reused: Where its answer came from if nothing was sent: a file, or the record
+            of an earlier run; None if it was.
     """
 
     request: LLMRequest
@@ -57,7 +58,7 @@ class Call:
     started: float
     seconds: float
     waited: float = 0.0
-    reused: Literal["journal", "cache"] | None = None
+    reused: Literal["journal", "cache", "record"] | None = None
 
     @property
     def paid(self) -> LLMResponse | None:
@@ -125,7 +126,7 @@ class NodeRecord:
 
     @property
     def reused(self) -> str | None:
-        """Where all its answers came from: ``journal``, ``cache``; None if asked."""
+        """Where all its answers came from, as in a `Call`; None if it asked."""
         sources = {call.reused for call in self.calls}
         return sources.pop() if len(sources) == 1 else None
 

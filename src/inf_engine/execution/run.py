@@ -310,6 +310,15 @@ class Run:
         if self.state.is_final(node.index):
             return
         self.state.start(node.index)
+        replay = self.work.replay
+        if replay is not None and replay.answer(self, node):
+            if self.state.is_final(node.index):
+                self._contexts.pop(node.index, None)
+            return
+        self.begin(node)
+
+    def begin(self, node: GraphNode) -> None:
+        """Do what a node is there for."""
         kind = node.kind
         if kind in SMALL_KINDS:
             self._call(node, partial(compute_small, node))

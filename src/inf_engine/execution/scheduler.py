@@ -18,6 +18,7 @@ from inf_engine.execution.events import Event, Observer, RunFinished, RunStarted
 from inf_engine.execution.forwards import FiberPool
 from inf_engine.execution.memory import Memory
 from inf_engine.execution.recall import Identity, RunMemory
+from inf_engine.execution.replay import Replay
 from inf_engine.execution.run import Run
 from inf_engine.execution.settings import ExecutionSettings
 from inf_engine.execution.work import Tell, Work
@@ -98,6 +99,7 @@ class Scheduler:
         check_output: Callable[[Any, Run], None] | None = None,
         observers: Iterable[Observer] = (),
         identity: Identity | None = None,
+        replay: Replay | None = None,
     ) -> Run:
         """Start one run; `done` is called when everything in it has ended.
 
@@ -118,6 +120,7 @@ class Scheduler:
             keep,
             fibers=self._fibers,
             memory=self._memory_of(args, kwargs, identity),
+            replay=replay,
         )
         ended = partial(self._ended, tell, done)
         run = Run(program, args, kwargs, work, ended, check_output)

@@ -17,6 +17,7 @@ from inf_engine.execution.events import (
 )
 from inf_engine.execution.forwards import FiberPool
 from inf_engine.execution.recall import RunMemory
+from inf_engine.execution.replay import Replay
 from inf_engine.execution.settings import ExecutionSettings
 from inf_engine.graph import GraphNode
 from inf_engine.record import Call, cost_of
@@ -58,6 +59,7 @@ class Work:
         keep: Whether to keep books of every node, not only of model calls.
         fibers: Where the greenlets of forwards come from.
         memory: Where answers are kept, None for nowhere.
+        replay: Answers calls from a record, None for none.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class Work:
         *,
         fibers: FiberPool,
         memory: RunMemory | None = None,
+        replay: Replay | None = None,
     ) -> None:
         self.memory = memory
+        self.replay = replay
         self.number = number
         self.manager = manager
         self.settings = settings

@@ -2,6 +2,7 @@
 
 from inf_engine.demos import Demo, DemoParameter
 from inf_engine.optimization.acceptance import Gate, SequentialTest, Verdict
+from inf_engine.optimization.attribution import Attribution, attribute
 from inf_engine.optimization.bootstrap import BootstrapDemos
 from inf_engine.optimization.choices import ChoiceParameter, ChoiceSearch, TokenCost
 from inf_engine.optimization.composite import CompositeLoss
@@ -33,6 +34,7 @@ from inf_engine.optimization.trainer import Trainer
 from inf_engine.optimization.training_result import TrainingResult
 
 __all__ = [
+    "Attribution",
     "BootstrapDemos",
     "Candidate",
     "ChoiceParameter",
@@ -76,6 +78,7 @@ __all__ = [
     "TrainingResult",
     "Verdict",
     "VerifierLoss",
+    "attribute",
     "evaluate",
     "split",
 ]

@@ -153,7 +153,7 @@ class Runner:
                 raise BudgetExceededError(str(error)) from error
             if isinstance(error, fatal):
                 raise error
-        dead = [e for e in errors if _is_outage(e)]
+        dead = [e for e in errors if is_outage(e)]
         if dead and len(dead) == len(records):
             raise TrainingError(
                 f"not one of {len(records)} runs got an answer; the first one: "
@@ -255,8 +255,12 @@ def scale_of(loss: Any) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _is_outage(error: BaseException) -> bool:
-    """Say whether an endpoint did not answer, not because of what it was asked."""
+def is_outage(error: BaseException) -> bool:
+    """Say whether an endpoint did not answer, not because of what it was asked.
+
+    Args:
+        error: Why a run failed.
+    """
     return isinstance(error, EndpointError) and not isinstance(
         error, RequestRefusedError
     )
