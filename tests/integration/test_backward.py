@@ -470,8 +470,28 @@ def test_what_a_critic_is_shown() -> None:
 def test_a_critic_that_is_of_no_use(review: Any, said: str) -> None:
     """It is an error that says what is wrong, and not a silent nothing."""
     net = Net(lambda m, x: m.a(x), "a")
+    critic = reviewer(lambda r: review)
     with pytest.raises(CriticError, match=said):
-        batched(net, ["one"], reviewer(lambda r: review))
+        batched(net, ["one"], critic)
+    assert len(critic.requests) == 3
+    assert net.a.system_prompt.feedback == []
+
+
+def test_notes_of_nobody_are_asked_for_again() -> None:
+    """The critic is told what is wrong with its answer, and what there is."""
+    net = Net(lambda m, x: m.a(x), "a")
+
+    def review(request: LLMRequest) -> Any:
+        name = "a.system_prompt" if "was refused" in request.prompt else "system"
+        return {"parameters": [{"parameter": name, "note": "fix it"}], "inputs": []}
+
+    critic = reviewer(review)
+    batched(net, ["one"], critic)
+    first, second = critic.prompts
+    assert second.startswith(first)
+    assert "name parameter 'system', and there is a.system_prompt." in second
+    (told,) = net.a.system_prompt.feedback
+    assert told.content == "fix it"
 
 
 def test_a_critic_that_is_dead() -> None:

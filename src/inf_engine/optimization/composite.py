@@ -70,6 +70,16 @@ class CompositeLoss(Loss):
             if part.engine is None:
                 part.engine = engine
 
+    @property
+    def questions(self) -> int:
+        """How many requests its parts make for an example."""
+        return sum(part.questions for part in self.parts.values())
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether a part that counts compares outputs of a batch with each other."""
+        return any(self.weights[n] and p.is_relative for n, p in self.parts.items())
+
     def __repr__(self) -> str:
         listed = ", ".join(f"{name}={w:g}" for name, w in self.weights.items())
         return f"CompositeLoss({listed})"

@@ -3,14 +3,16 @@
 It is asked about one node at a time, with all calls of it in a batch: what the node was
 told, what it answered, and what was said of that. It answers with a note for each
 parameter of the node, and one for each input that was not what the node needed. An
-input that it says nothing of was fine: nothing goes on to it.
+input that it says nothing of was fine: nothing goes on to it. Notes that name what is
+not there are asked for again, with what is wrong.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from inf_engine.errors import CriticError, InfEngineError
+from inf_engine.errors import CriticError
+from inf_engine.functional import op
 from inf_engine.graph import GraphNode
 from inf_engine.llm import LLMInference
 from inf_engine.module import InferenceModule
@@ -22,6 +24,8 @@ from inf_engine.parameter import Parameter
 
 if TYPE_CHECKING:
     from inf_engine.execution.engine import Engine
+
+_MOST_REFUSED = 2
 
 INSTRUCTIONS = """\
 You review one step of a pipeline of language model calls. You are shown what the step \
@@ -60,6 +64,35 @@ class Review:
     inputs: list[InputNote]
 
 
+@dataclass(frozen=True)
+class Names:
+    """What notes may be about.
+
+    Args:
+        step: The name of the node.
+        parameters: Its parameters.
+        inputs: For each example the inputs of the node.
+    """
+
+    step: str
+    parameters: tuple[str, ...]
+    inputs: tuple[tuple[str, ...], ...]
+
+    def complaint(self, review: Review) -> str:
+        """Return what a review names that is not there, empty if there is nothing."""
+        for said in review.parameters:
+            if said.parameter not in self.parameters:
+                return _stray(f"parameter {said.parameter!r}", self.parameters)
+        for remark in review.inputs:
+            if not 0 <= remark.example < len(self.inputs):
+                known = tuple(map(str, range(len(self.inputs))))
+                return _stray(f"example {remark.example}", known)
+            inputs = self.inputs[remark.example]
+            if remark.input not in inputs:
+                return _stray(f"input {remark.input!r}", inputs)
+        return ""
+
+
 @dataclass
 class Group:
     """The calls of one node in a batch, at one depth.
@@ -93,9 +126,16 @@ class Critic(InferenceModule):
             alias, instructions, response_format=Review, max_reasks=2
         )
 
-    def forward(self, question: str) -> Any:
-        """Return the `Review` of one step."""
-        return self.llm(question)
+    def forward(self, question: str, names: Names) -> Any:
+        """Return the `Review` of one step, whose notes name only what is there."""
+        review = self.llm(question)
+        for _ in range(_MOST_REFUSED):
+            complaint = _complaint(names, review)
+            if not complaint:
+                return review
+            refused = f"# Your last answer was refused\n\nYour notes {complaint}."
+            review = self.llm(f"{question}\n\n{refused}")
+        return _checked(names, review, self.llm.alias)
 
     async def judge(self, engine: "Engine", groups: Sequence[Group]) -> None:
         """Ask about some nodes, all at the same time, and hand out the notes.
@@ -104,8 +144,12 @@ class Critic(InferenceModule):
             CriticError: If one could not be asked, or its answer is of no use.
         """
         questions = [self.question(group) for group in groups]
-        results = await engine.map(self, questions, errors="collect")
+        names = [_names(group) for group in groups]
+        results = await engine.map(self, questions, names, errors="collect")
         for group, result in zip(groups, results, strict=True):
+            cause = getattr(result.error, "cause", None)
+            if isinstance(cause, CriticError):  # it was asked, and of no use
+                raise CriticError(str(cause)) from result.error
             if result.error is not None:
                 raise CriticError(
                     f"the critic could not review {group.name!r}: {result.error} Look "
@@ -148,20 +192,19 @@ class Critic(InferenceModule):
         return parts
 
     def _hand_out(self, group: Group, review: Review) -> None:
-        """Leave the notes where they belong; refuse those of nobody."""
+        """Leave the notes where they belong."""
         asked = {name_of(parameter): parameter for parameter in group.parameters}
-        told: set[str] = set()
         for said in review.parameters:
-            parameter = asked.get(said.parameter)
-            if parameter is None:
-                raise self._stray(group, f"parameter {said.parameter!r}", list(asked))
-            told.add(said.parameter)
-            self._tell(group, parameter, said.note)
+            self._tell(group, asked[said.parameter], said.note)
+        told = [said.parameter for said in review.parameters]
         for name, parameter in asked.items():
             if name not in told:
                 self._tell(group, parameter, "")
         for remark in review.inputs:
-            self._remark(group, remark)
+            walk, node = group.items[remark.example]
+            sources = {source.name: source for source in walk.sources(node)}
+            note = Note(remark.note, walk.feedback.score, "critic")
+            walk.pass_on(sources[remark.input], note)
 
     def _tell(self, group: Group, parameter: Parameter, content: str) -> None:
         """Leave a note on a parameter, with all calls that it shaped as evidence."""
@@ -175,25 +218,38 @@ class Critic(InferenceModule):
         source = "critic" if content else "loss"
         parameter.accumulate_feedback(Note(said, mean, source, tuple(evidence)))
 
-    def _remark(self, group: Group, remark: InputNote) -> None:
-        """Hand a note to what an input came from."""
-        if not 0 <= remark.example < len(group.items):
-            known = [str(number) for number in range(len(group.items))]
-            raise self._stray(group, f"example {remark.example}", known)
-        walk, node = group.items[remark.example]
-        sources = {source.name: source for source in walk.sources(node)}
-        source = sources.get(remark.input)
-        if source is None:
-            raise self._stray(group, f"input {remark.input!r}", list(sources))
-        score = walk.feedback.score
-        walk.pass_on(source, Note(remark.note, score, "critic"))
 
-    def _stray(self, group: Group, what: str, known: list[str]) -> InfEngineError:
-        return CriticError(
-            f"the critic's notes on {group.name!r} name {what}, and there is "
-            f"{', '.join(known) or 'none'}. Ask a stronger model than "
-            f"{self.llm.alias!r}, or pass critic=None."
+def _names(group: Group) -> Names:
+    """Return what notes on a node may be about."""
+    parameters = tuple(map(name_of, group.parameters))
+    inputs = [[source.name for source in w.sources(n)] for w, n in group.items]
+    return Names(group.name, parameters, tuple(map(tuple, inputs)))
+
+
+@op
+def _complaint(names: Names, review: Review) -> str:
+    """Return what is wrong with a review, empty if nothing is."""
+    return names.complaint(review)
+
+
+@op
+def _checked(names: Names, review: Review, alias: str) -> Review:
+    """Return the last review.
+
+    Raises:
+        CriticError: If it is of no use, either.
+    """
+    complaint = names.complaint(review)
+    if complaint:
+        raise CriticError(
+            f"the critic's notes on {names.step!r} {complaint}. Ask a stronger model "
+            f"than {alias!r}, or pass critic=None."
         )
+    return review
+
+
+def _stray(what: str, known: Sequence[str]) -> str:
+    return f"name {what}, and there is {', '.join(known) or 'none'}"
 
 
 def name_of(parameter: Parameter) -> str:

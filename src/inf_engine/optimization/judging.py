@@ -111,6 +111,11 @@ class JudgingLoss(Loss):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(alias={self.alias!r})"
 
+    @property
+    def questions(self) -> int:
+        """How many requests it makes for an example; a budget is planned with it."""
+        return 1
+
     @abstractmethod
     def inquiry(self, record: RunRecord, target: Any) -> Inquiry:
         """Return what is asked about one output, and how the answers are read.

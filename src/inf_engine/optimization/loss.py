@@ -84,6 +84,16 @@ class Loss(ABC):
         return type(self).__name__
 
     @property
+    def questions(self) -> int:
+        """How many requests it makes for an example; a budget is planned with it."""
+        return 0
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether a score says how an output stands among others of its batch."""
+        return False
+
+    @property
     def engine(self) -> Any:
         """What runs the models that it asks, None if that is not known yet."""
         return self._engine

@@ -104,6 +104,11 @@ class ComparisonLoss(JudgingLoss):
         self._order = order
         self._seed = seed
 
+    @property
+    def questions(self) -> int:
+        """How many requests it makes for an example; a budget is planned with it."""
+        return 2 if self._order == "both" else 1
+
     def inquiry(self, record: RunRecord, target: Any) -> Inquiry:
         """Return what is asked about one output; two questions to ask both ways.
 
@@ -198,6 +203,11 @@ class RankingLoss(JudgingLoss):
         )
         self._group = group
         self._seed = seed
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether a score says how an output stands among others of its batch."""
+        return True
 
     def inquiry(self, record: RunRecord, target: Any) -> Inquiry:
         """Refuse: one output cannot be ranked.

@@ -59,8 +59,8 @@ class Rollouts:
 
     Attributes:
         count: How many were begun.
-        calls: How many model calls those made that have ended, answers that were used
-            again included.
+        calls: How many model calls those made that have ended, and the loss about
+            them, answers that were used again included.
         ended: How many have ended.
     """
 
@@ -228,7 +228,7 @@ class Rollouts:
             key: Key = (candidate.digest, split, rollout.place)
             self._keep(key, rollout, owner)
             known.setdefault(rollout.place, self._worth_of(rollout))
-            self.calls += calls_of(rollout.record)
+            self.calls += calls_of(rollout.record) + self._runner.questions
         self.ended += len(made)
         self._told(candidate, split, number, count, made)
 

@@ -5,7 +5,7 @@ a run failed               score 0; the feedback says which node
 the loss failed            no score; the example is left out wherever scores count
 the budget is gone         `BudgetExceededError`; no score of the call is kept
 the program is wrong       that error, from the start's runs: nothing else can help
-nothing ever worked        `TrainingError`: the endpoint, or the loss, is dead
+nothing works              `TrainingError`: the endpoint, or the loss, is dead
 =========================  =======================================================
 
 Scores of rollouts are from 0 to 1, whatever the scale of the loss; the feedback has the
@@ -38,6 +38,7 @@ from inf_engine.optimization.search import Rollout
 from inf_engine.record import RunRecord
 
 _MOST_AT_ONCE = 64
+_MOST_LOST = 16  # examples in a row, of a loss that has worked before
 _ALWAYS_FATAL = (ConfigurationError, JournalError, EngineStateError)
 
 
@@ -49,6 +50,9 @@ class Runner:
         loss: The loss: ``await loss(records, targets)``.
         engine: Runs it.
         target: The field of an example that is its target; empty for all of it.
+
+    Attributes:
+        questions: How many requests the loss makes for a rollout.
     """
 
     def __init__(
@@ -59,7 +63,9 @@ class Runner:
         self.engine = engine
         self._reader = ExampleReader(_signature(module), target=target)
         self._low, self._high = scale_of(loss)
-        self._failures = 0
+        self._failures = 0  # since the last score
+        self._worked = False
+        self.questions: int = getattr(loss, "questions", 0)
 
     def read(self, data: Any) -> list[ExampleCall]:
         """Return examples as calls, all of them checked.
@@ -179,25 +185,27 @@ class Runner:
         return told
 
     def check_loss(self, made: Sequence[Rollout]) -> None:
-        """Raise if the loss fails wherever it is asked: no score ever, only errors.
+        """Raise if the loss fails wherever it is asked: no score any more, only errors.
 
         Args:
             made: The rollouts since the last time.
 
         Raises:
-            LossError: If there was never a score, and more than one error.
+            LossError: If there was never a score, and more than one error; or if there
+                was, and then only errors for a while.
         """
         errors = [r.feedback.error for r in made if r.feedback.error is not None]
         well = [r for r in made if r.record is None or r.record.error is None]
         if any(r.score is not None for r in well):
-            self._failures = -1
-        elif self._failures >= 0:
-            self._failures += len(errors)
-            if self._failures >= 2 and errors:
-                raise LossError(
-                    f"the loss failed for all of the first {self._failures} examples, "
-                    f"the last time with {type(errors[-1]).__name__}: {errors[-1]}"
-                ) from errors[-1]
+            self._worked, self._failures = True, 0
+            return
+        self._failures += len(errors)
+        most, where = (_MOST_LOST, "last") if self._worked else (2, "first")
+        if errors and self._failures >= most:
+            raise LossError(
+                f"the loss failed for all of the {where} {self._failures} examples, "
+                f"the last time with {type(errors[-1]).__name__}: {errors[-1]}"
+            ) from errors[-1]
 
     def _rollout(self, place: int, record: RunRecord, told: Feedback) -> Rollout:
         if told.record is None:

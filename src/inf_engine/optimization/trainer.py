@@ -101,6 +101,7 @@ class Trainer:
         out: str | os.PathLike[str] | None = None,
     ) -> None:
         first, self.module, self.loss, self.optimizer = _sorted(parts)
+        _check_loss(self.loss)
         self.engine = _engine_of(first, engine, *parts)
         counts = {"rollouts": rollouts, "epochs": epochs, "max_steps": max_steps}
         _check_counts({**counts, "patience": patience})
@@ -208,6 +209,7 @@ class Trainer:
             if rest is not None:
                 raise
             session.stopped = session.stopped or "the budget is spent"
+        session.is_over()  # the optimizer may have met the budget, and ended quietly
         session.stopped = session.stopped or "the optimizer was done"
 
     def _result(self, session: Session, purse: Purse) -> TrainingResult:
@@ -245,7 +247,6 @@ class Trainer:
         )
         steps = [] if self.epochs is None else [self.epochs * len(loader)]
         steps += [] if self.max_steps is None else [self.max_steps]
-        asks = getattr(self.loss, "alias", None) is not None
         return Session(
             *(runner, start, names, train, val),
             loader=loader,
@@ -255,7 +256,7 @@ class Trainer:
             patience=self.patience,
             critic=self.critic,
             seed=self.seed,
-            calls_per_run=(projection.per_rollout or 1) + asks,
+            calls_per_run=(projection.per_rollout or 1) + runner.questions,
             trajectory=trajectory,
             tell=self._tell,
             objective=getattr(self.optimizer, "objective", score_alone),
@@ -282,11 +283,12 @@ class Trainer:
         per_rollout = self._traced(train[0])
         rollouts, budget = self.rollouts, self.budget
         requests = None if budget is None else budget.requests
-        if requests is not None and per_rollout:
-            most = requests // per_rollout
+        each = per_rollout and per_rollout + getattr(self.loss, "questions", 0)
+        if requests is not None and each:
+            most = requests // each
             rollouts = most if rollouts is None else min(rollouts, most)
-        elif rollouts is not None and per_rollout and requests is None:
-            requests = rollouts * per_rollout
+        elif rollouts is not None and each and requests is None:
+            requests = rollouts * each
         check = 2 * len(val or train)
         return Projection(per_rollout, check, rollouts, requests)
 
@@ -376,6 +378,16 @@ def _sorted(parts: tuple[Any, ...]) -> tuple[Any, Any, Any, Any]:
                 f"{needs}: the order is module, loss, optimizer."
             )
     return first, module, loss, optimizer
+
+
+def _check_loss(loss: Any) -> None:
+    """Refuse a loss whose scores cannot tell one candidate from another."""
+    if getattr(loss, "is_relative", False):
+        raise UsageError(
+            f"{type(loss).__name__} says which output of a batch is better, and a "
+            "trainer runs one candidate at a time: the mean of its scores is always "
+            "the same. Use ComparisonLoss, which compares with a reference."
+        )
 
 
 def _engine_of(first: Any, named: Any, *parts: Any) -> Any:
