@@ -20,6 +20,7 @@ from inf_engine.optimization import (
     TrainingResult,
     VerifierLoss,
 )
+from inf_engine.optimization.trajectory import TrainingFinished
 from inf_engine.testing import FunctionClient
 from inf_engine.types import LLMRequest
 
@@ -28,7 +29,7 @@ Answer = Callable[[LLMRequest], Any]
 TRAIN, VAL = examples(16), examples(12, first=100)
 OPTIMIZERS: list[Any] = [TextGradientDescent, ReflectiveEvolution]
 
-_TEXTS = re.compile(r"# The text of (\S+)\n.*?```\n(.*?)\n```", re.DOTALL)
+TEXTS = re.compile(r"# The text of (\S+)\n.*?```\n(.*?)\n```", re.DOTALL)
 _SECTION = "# {}\n\n```\n(.*?)\n```"
 
 
@@ -49,7 +50,7 @@ class Chain(InferenceModule):
 def rewrite(request: LLMRequest) -> Any:
     """The rewriter: adds the rule of a kind that it was told of, in any format."""
     told = dict.fromkeys(re.findall(r"about kind (\d+)", request.prompt))
-    texts = dict(_TEXTS.findall(request.prompt))
+    texts = dict(TEXTS.findall(request.prompt))
     present = " ".join(texts.values())
     new = [kind for kind in told if f"rule {kind}." not in present]
     rule = f"Use rule {new[0]}." if new else "Be kind."
@@ -120,6 +121,13 @@ class Office:
         }
         self.module = Worker() if module is None else module
         self.events: list[Any] = []
+        self.seen: list[dict[str, Any]] = []
+
+    def heard(self, event: Any) -> None:
+        """Keep an event, and what the module had then; in the end it has the best."""
+        self.events.append(event)
+        if not isinstance(event, TrainingFinished):
+            self.seen.append(self.module.state_dict())
 
     def count(self, *names: str) -> int:
         """How many requests reached clients, all of them if none is named."""
@@ -150,10 +158,15 @@ class Office:
                     self.module,
                     loss,
                     optimizer,
-                    callbacks=[self.events.append],
+                    callbacks=[self.heard],
                     **options,
                 )
                 return await trainer.fit(train, val)
 
-        found: TrainingResult = virtually(main)
+        before = self.module.state_dict()
+        try:
+            found: TrainingResult = virtually(main)
+        finally:  # nothing is written before the end
+            assert all(state == before for state in self.seen)
+            assert not any(p.feedback for p in self.module.parameters())
         return found

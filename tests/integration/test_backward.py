@@ -454,42 +454,48 @@ def test_what_a_critic_is_shown() -> None:
     [
         (
             {"parameters": [{"parameter": "x", "note": "n"}], "inputs": []},
-            "name parameter 'x', and there is a.system_prompt. Ask a stronger model",
+            "could not review 'b#1': .*'b.system_prompt'.* Look at alias 'critic'",
         ),
         (
-            {"parameters": [], "inputs": [{"example": 9, "input": "a", "note": ""}]},
-            "name example 9, and there is 0",
+            {"parameters": [], "inputs": [{"example": 9, "input": "a#1", "note": ""}]},
+            "could not review 'b#1': .*inputs.0..example: Input should be",
         ),
         (
             {"parameters": [], "inputs": [{"example": 0, "input": "z", "note": ""}]},
-            "name input 'z', and there is none",
+            "could not review 'b#1': .*'a#1'",
         ),
-        ("nothing", "could not review 'a#1': .* or pass critic=None"),
+        (
+            {"parameters": [], "inputs": [{"example": 1, "input": "a#1", "note": ""}]},
+            "example 1 has no input 'a#1', it has none",
+        ),
+        ("nothing", "could not review 'b#1': .* or pass critic=None"),
     ],
 )
 def test_a_critic_that_is_of_no_use(review: Any, said: str) -> None:
     """It is an error that says what is wrong, and not a silent nothing."""
-    net = Net(lambda m, x: m.a(x), "a")
+    net = Net(lambda m, x: m.b(m.a(x) if x == "one" else x), "a", "b")
     critic = reviewer(lambda r: review)
     with pytest.raises(CriticError, match=said):
-        batched(net, ["one"], critic)
+        batched(net, ["one", "two"], critic)
     assert len(critic.requests) == 3
-    assert net.a.system_prompt.feedback == []
+    assert net.b.system_prompt.feedback == []
 
 
 def test_notes_of_nobody_are_asked_for_again() -> None:
-    """The critic is told what is wrong with its answer, and what there is."""
+    """The schema names what there is; the critic is told what is wrong."""
     net = Net(lambda m, x: m.a(x), "a")
 
     def review(request: LLMRequest) -> Any:
-        name = "a.system_prompt" if "was refused" in request.prompt else "system"
-        return {"parameters": [{"parameter": name, "note": "fix it"}], "inputs": []}
+        name = "a.system_prompt" if len(request.messages) > 2 else "system"
+        return {"parameters": [{"parameter": name, "note": "fix it"}]}
 
     critic = reviewer(review)
     batched(net, ["one"], critic)
-    first, second = critic.prompts
-    assert second.startswith(first)
-    assert "name parameter 'system', and there is a.system_prompt." in second
+    first, second = critic.requests
+    schema = json.dumps(first.response_schema.schema)
+    assert '"const": "a.system_prompt"' in schema or '["a.system_prompt"]' in schema
+    assert "inputs" not in schema
+    assert "a.system_prompt" in second.messages[-1].content
     (told,) = net.a.system_prompt.feedback
     assert told.content == "fix it"
 

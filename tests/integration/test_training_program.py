@@ -41,12 +41,13 @@ async def by_hand(world: World, net: Any, url: str) -> None:
             optimizer.zero_feedback()
 
 
-async def fit(world: World, net: Any, url: str, of: Any) -> Any:
+async def fit(world: World, net: Any, url: str, of: Any, **options: Any) -> Any:
     """What the trainer gives for 300 requests."""
     async with Engine(resources(url), progress=False) as engine:
         optimizer = of(net.parameters(), engine=engine, alias="reflector")
+        limit = Budget(requests=300)
         trainer = Trainer(
-            engine, net, verifier(world), optimizer, budget=Budget(requests=300)
+            engine, net, verifier(world), optimizer, budget=limit, **options
         )
         return await trainer.fit(pairs(world.train), pairs(world.val))
 
@@ -75,3 +76,17 @@ def test_fit(of: Any) -> None:
     assert calls <= 300
     assert world.true_score(net.state_dict()) > start + 0.2
     assert net.state_dict() == dict(result.best.values)
+
+
+@pytest.mark.parametrize("of", [TextGradientDescent, ReflectiveEvolution])
+def test_fit_with_a_critic(of: Any) -> None:
+    """A critic over HTTP, which fills in a form: its requests are in the books."""
+    world = World("one", seed=1)
+    net = module(world)
+    start = world.true_score(net.state_dict())
+    with world.serve() as service:
+        result = asyncio.run(fit(world, net, service.url, of, critic="reflector"))
+        calls = {role: traffic.calls for role, traffic in service.counts.items()}
+    assert result.spent.requests == sum(calls.values()) <= 300
+    assert calls["reflector"] >= 4
+    assert world.true_score(net.state_dict()) > start + 0.2

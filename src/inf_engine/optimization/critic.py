@@ -3,16 +3,19 @@
 It is asked about one node at a time, with all calls of it in a batch: what the node was
 told, what it answered, and what was said of that. It answers with a note for each
 parameter of the node, and one for each input that was not what the node needed. An
-input that it says nothing of was fine: nothing goes on to it. Notes that name what is
-not there are asked for again, with what is wrong.
+input that it says nothing of was fine: nothing goes on to it.
+
+The names that notes may have are part of the schema of the answer. One that does not
+fit is asked for again, with what is wrong.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, make_dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
 
+from inf_engine.containers import ModuleDict
 from inf_engine.errors import CriticError
-from inf_engine.functional import op
 from inf_engine.graph import GraphNode
 from inf_engine.llm import LLMInference
 from inf_engine.module import InferenceModule
@@ -25,7 +28,8 @@ from inf_engine.parameter import Parameter
 if TYPE_CHECKING:
     from inf_engine.execution.engine import Engine
 
-_MOST_REFUSED = 2
+_LIST: Any = list  # of types that are made here
+_LITERAL: Any = Literal
 
 INSTRUCTIONS = """\
 You review one step of a pipeline of language model calls. You are shown what the step \
@@ -37,60 +41,6 @@ rule behind the examples, not the examples. If nothing is wrong, say what must s
 - for each input that was wrong or missing something: what it should have been, for \
 which example. Leave out the inputs that were fine.
 Be specific and short. Do not write the new texts yourself."""
-
-
-@dataclass(frozen=True)
-class ParameterNote:
-    """What the text of one parameter should say differently."""
-
-    parameter: str
-    note: str
-
-
-@dataclass(frozen=True)
-class InputNote:
-    """What one input of one example should have been."""
-
-    example: int
-    input: str
-    note: str
-
-
-@dataclass(frozen=True)
-class Review:
-    """The notes of a critic on one step."""
-
-    parameters: list[ParameterNote]
-    inputs: list[InputNote]
-
-
-@dataclass(frozen=True)
-class Names:
-    """What notes may be about.
-
-    Args:
-        step: The name of the node.
-        parameters: Its parameters.
-        inputs: For each example the inputs of the node.
-    """
-
-    step: str
-    parameters: tuple[str, ...]
-    inputs: tuple[tuple[str, ...], ...]
-
-    def complaint(self, review: Review) -> str:
-        """Return what a review names that is not there, empty if there is nothing."""
-        for said in review.parameters:
-            if said.parameter not in self.parameters:
-                return _stray(f"parameter {said.parameter!r}", self.parameters)
-        for remark in review.inputs:
-            if not 0 <= remark.example < len(self.inputs):
-                known = tuple(map(str, range(len(self.inputs))))
-                return _stray(f"example {remark.example}", known)
-            inputs = self.inputs[remark.example]
-            if remark.input not in inputs:
-                return _stray(f"input {remark.input!r}", inputs)
-        return ""
 
 
 @dataclass
@@ -108,7 +58,23 @@ class Group:
     parameters: list[Parameter]
 
 
-class Critic(InferenceModule):
+class Reviewer(InferenceModule):
+    """Asks for reviews, each with an answer of its own type.
+
+    Args:
+        calls: The call for each question, by its number.
+    """
+
+    def __init__(self, calls: Mapping[str, LLMInference[Any]]) -> None:
+        super().__init__()
+        self.review = ModuleDict(calls)
+
+    def forward(self, question: str, number: int) -> Any:
+        """Return the review of one step."""
+        return self.review[str(number)](question)
+
+
+class Critic:
     """Writes notes for parameters and inputs.
 
     Args:
@@ -120,22 +86,9 @@ class Critic(InferenceModule):
     def __init__(
         self, alias: str, instructions: str = INSTRUCTIONS, characters: int = 4000
     ) -> None:
-        super().__init__()
+        self.alias = alias
+        self.instructions = instructions
         self.characters = characters
-        self.llm = LLMInference(
-            alias, instructions, response_format=Review, max_reasks=2
-        )
-
-    def forward(self, question: str, names: Names) -> Any:
-        """Return the `Review` of one step, whose notes name only what is there."""
-        review = self.llm(question)
-        for _ in range(_MOST_REFUSED):
-            complaint = _complaint(names, review)
-            if not complaint:
-                return review
-            refused = f"# Your last answer was refused\n\nYour notes {complaint}."
-            review = self.llm(f"{question}\n\n{refused}")
-        return _checked(names, review, self.llm.alias)
 
     async def judge(self, engine: "Engine", groups: Sequence[Group]) -> None:
         """Ask about some nodes, all at the same time, and hand out the notes.
@@ -143,20 +96,26 @@ class Critic(InferenceModule):
         Raises:
             CriticError: If one could not be asked, or its answer is of no use.
         """
+        kinds = [_answer_of(*_names(group)) for group in groups]
+        numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
+        reviewer = Reviewer({str(n): self._call(kind) for kind, n in numbers.items()})
         questions = [self.question(group) for group in groups]
-        names = [_names(group) for group in groups]
-        results = await engine.map(self, questions, names, errors="collect")
+        places = [numbers[kind] for kind in kinds]
+        results = await engine.map(reviewer, questions, places, errors="collect")
         for group, result in zip(groups, results, strict=True):
-            cause = getattr(result.error, "cause", None)
-            if isinstance(cause, CriticError):  # it was asked, and of no use
-                raise CriticError(str(cause)) from result.error
             if result.error is not None:
                 raise CriticError(
                     f"the critic could not review {group.name!r}: {result.error} Look "
-                    f"at alias {self.llm.alias!r}, or pass critic=None."
+                    f"at alias {self.alias!r}, or pass critic=None."
                 ) from result.error
         for group, result in zip(groups, results, strict=True):
             self._hand_out(group, result.output)
+
+    def _call(self, answer: Any) -> LLMInference[Any]:
+        """Return the call of the model for answers of a type."""
+        return LLMInference(
+            self.alias, self.instructions, response_format=answer, max_reasks=2
+        )
 
     def question(self, group: Group) -> str:
         """Return what is asked about a node."""
@@ -191,16 +150,15 @@ class Critic(InferenceModule):
             parts.append(fenced(cut(text, self.characters)))
         return parts
 
-    def _hand_out(self, group: Group, review: Review) -> None:
+    def _hand_out(self, group: Group, review: Any) -> None:
         """Leave the notes where they belong."""
-        asked = {name_of(parameter): parameter for parameter in group.parameters}
-        for said in review.parameters:
-            self._tell(group, asked[said.parameter], said.note)
-        told = [said.parameter for said in review.parameters]
-        for name, parameter in asked.items():
-            if name not in told:
-                self._tell(group, parameter, "")
-        for remark in review.inputs:
+        told: dict[str, list[str]] = {}
+        for said in getattr(review, "parameters", ()):
+            told.setdefault(said.parameter, []).append(said.note)
+        for parameter in group.parameters:
+            for content in told.get(name_of(parameter), [""]):
+                self._tell(group, parameter, content)
+        for remark in getattr(review, "inputs", ()):
             walk, node = group.items[remark.example]
             sources = {source.name: source for source in walk.sources(node)}
             note = Note(remark.note, walk.feedback.score, "critic")
@@ -219,37 +177,40 @@ class Critic(InferenceModule):
         parameter.accumulate_feedback(Note(said, mean, source, tuple(evidence)))
 
 
-def _names(group: Group) -> Names:
-    """Return what notes on a node may be about."""
-    parameters = tuple(map(name_of, group.parameters))
+def _names(group: Group) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Return the parameters that notes may be about, and each example's inputs."""
     inputs = [[source.name for source in w.sources(n)] for w, n in group.items]
-    return Names(group.name, parameters, tuple(map(tuple, inputs)))
+    return tuple(map(name_of, group.parameters)), tuple(map(tuple, inputs))
 
 
-@op
-def _complaint(names: Names, review: Review) -> str:
-    """Return what is wrong with a review, empty if nothing is."""
-    return names.complaint(review)
+@lru_cache(maxsize=64)
+def _answer_of(parameters: tuple[str, ...], inputs: tuple[tuple[str, ...], ...]) -> Any:
+    """Return the type of a review: notes on these parameters, and on these inputs."""
+    of: dict[str, Any] = {}
+    if parameters:
+        fields = [("parameter", _LITERAL[parameters]), ("note", str)]
+        of["parameters"] = _LIST[_frozen("ParameterNote", fields)]
+    if any(inputs):
+        place = field(metadata={"ge": 0, "le": len(inputs) - 1})
+        known = tuple(dict.fromkeys(name for names in inputs for name in names))
+        named = [("example", int, place), ("input", _LITERAL[known]), ("note", str)]
+        of["inputs"] = _LIST[_frozen("InputNote", named)]
+
+    def check(review: Any) -> None:
+        for said in getattr(review, "inputs", ()):
+            if said.input not in inputs[said.example]:
+                has = ", ".join(inputs[said.example]) or "none"
+                raise ValueError(
+                    f"example {said.example} has no input {said.input!r}, it has {has}"
+                )
+
+    return _frozen("Review", list(of.items()), __post_init__=check)
 
 
-@op
-def _checked(names: Names, review: Review, alias: str) -> Review:
-    """Return the last review.
-
-    Raises:
-        CriticError: If it is of no use, either.
-    """
-    complaint = names.complaint(review)
-    if complaint:
-        raise CriticError(
-            f"the critic's notes on {names.step!r} {complaint}. Ask a stronger model "
-            f"than {alias!r}, or pass critic=None."
-        )
-    return review
-
-
-def _stray(what: str, known: Sequence[str]) -> str:
-    return f"name {what}, and there is {', '.join(known) or 'none'}"
+def _frozen(name: str, fields: Sequence[Any], **members: Any) -> Any:
+    """Return a frozen dataclass."""
+    space = {"__module__": __name__, **members}
+    return make_dataclass(name, fields, frozen=True, namespace=space)
 
 
 def name_of(parameter: Parameter) -> str:

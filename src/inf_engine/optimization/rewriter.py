@@ -11,6 +11,8 @@ that cannot be used is a refusal with a reason; a model that cannot be asked is 
 """
 
 import asyncio
+import logging
+import re
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,10 +35,13 @@ from inf_engine.optimization.exhibits import cases_of, chosen, cut, fenced, need
 from inf_engine.optimization.exhibits import shown as shown_cases
 from inf_engine.optimization.notes import Note
 
+logger = logging.getLogger("inf_engine")
+
 MODES = ("edits", "rewrite")
 
 _MOST_QUOTED = 300  # characters of a rejected edit
 _MOST_REJECTED_EDITS = 4  # of one rejected proposal
+_DATA = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\"{\]])")  # how JSON begins
 
 _SYSTEM = (
     "You improve the instructions of a program that calls language models. You see the "
@@ -264,6 +269,11 @@ class Rewriter:
             )
         )
         rewrites = [_read(job, results[place]) for place, job in enumerate(jobs)]
+        for job, found in zip(jobs, rewrites, strict=True):
+            for target, rewrite in zip(job.targets, found, strict=True):
+                if rewrite.refused:
+                    said = (target.name, rewrite.refused)
+                    logger.warning("a proposal for %s was refused: %s", *said)
         return [rewrite for found in rewrites for rewrite in found]
 
     def module(self, job: Job) -> LLMInference[Any]:
@@ -413,6 +423,8 @@ def _whole(target: Target, answer: str, reason: str) -> Rewrite:
     text = clean_proposal(answer, target.text)
     if not text.strip():
         return Rewrite(refused="The rewriter's answer is empty.")
+    if _DATA.match(text) and not _DATA.match(target.text):
+        return Rewrite(refused="The rewriter's answer is JSON, and no text.")
     return Rewrite(text, reason)
 
 
@@ -453,9 +465,18 @@ def _edited(
     if not edits:
         return Rewrite(refused="The rewriter proposed no edit.")
     given = [Edit(edit.find, edit.replace, edit.reason) for edit in edits]
-    text, applied, refused = apply_edits(target.text, given, most)
+    new = [edit for edit in given if not _is_there(target.text, edit)]
+    if not new:
+        return Rewrite(refused="The text says already what the rewriter would add.")
+    text, applied, refused = apply_edits(target.text, new, most)
     if not applied:
         why = "; ".join(dict.fromkeys([reason for _, reason in refused]))
         return Rewrite(refused=f"No edit could be made: {why}.")
     reasons = [edit.reason.strip() for edit in applied if edit.reason.strip()]
     return Rewrite(text, " ".join(dict.fromkeys(reasons)))
+
+
+def _is_there(text: str, edit: Edit) -> bool:
+    """Say whether a text holds already what an edit would add to it."""
+    added = edit.replace.strip()
+    return not edit.find and bool(added) and added in text
