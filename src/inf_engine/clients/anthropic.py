@@ -368,6 +368,6 @@ def _usage(usage: Any) -> Usage:
         input_tokens=tokens(counts, "input_tokens") + cached + written,
         output_tokens=tokens(counts, "output_tokens"),
         cached_tokens=cached,
-        reasoning_tokens=tokens(counts, "output_tokens_details", "thinking_tokens"),
+        reasoning_tokens=tokens(counts.get("output_tokens_details"), "thinking_tokens"),
         cache_write_tokens=written,
     )

@@ -196,6 +196,8 @@ class OpenAIClient:
 
     def _tool_calls(self, calls: Any) -> tuple[ToolCall, ...]:
         """The tools that the model wants called."""
+        if not calls:
+            return ()
         try:
             return tuple(
                 ToolCall(
@@ -203,7 +205,7 @@ class OpenAIClient:
                     name=str(call["function"]["name"]),
                     arguments=_arguments(call["function"].get("arguments")),
                 )
-                for number, call in enumerate(calls or ())
+                for number, call in enumerate(calls)
             )
         except (KeyError, TypeError, AttributeError) as exc:
             raise self._wire.malformed(
@@ -316,22 +318,23 @@ def _text(content: Any) -> str:
 
 def _reasoning(message: Mapping[str, Any]) -> str:
     """The reasoning, under either of the names that servers give it."""
-    given = (message.get("reasoning_content"), message.get("reasoning"))
-    return next((_text(r) for r in given if r and isinstance(r, (str, list))), "")
+    for name in ("reasoning_content", "reasoning"):
+        given = message.get(name)
+        if given and isinstance(given, (str, list)):
+            return _text(given)
+    return ""
 
 
 def _usage(usage: Any) -> Usage:
     """What the answer cost; zeros where the server does not say."""
     counts = usage if isinstance(usage, dict) else {}
+    read = counts.get("prompt_tokens_details")
+    written = counts.get("completion_tokens_details")
     return Usage(
         requests=1,
         input_tokens=tokens(counts, "prompt_tokens"),
         output_tokens=tokens(counts, "completion_tokens"),
-        cached_tokens=tokens(counts, "prompt_tokens_details", "cached_tokens"),
-        reasoning_tokens=tokens(
-            counts, "completion_tokens_details", "reasoning_tokens"
-        ),
-        cache_write_tokens=tokens(
-            counts, "prompt_tokens_details", "cache_write_tokens"
-        ),
+        cached_tokens=tokens(read, "cached_tokens"),
+        reasoning_tokens=tokens(written, "reasoning_tokens"),
+        cache_write_tokens=tokens(read, "cache_write_tokens"),
     )

@@ -34,8 +34,7 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from inf_engine.clients.events import EVENT_STREAM, EventDecoder, looks_like_events
@@ -59,8 +58,7 @@ _ENCODED = "content-encoding"
 _PLAIN = {"Accept": "*/*", "Accept-Encoding": "identity"}
 
 
-@dataclass(frozen=True, slots=True)
-class HttpResponse:
+class HttpResponse(NamedTuple):
     """A whole answer.
 
     Args:
@@ -182,7 +180,7 @@ class AiohttpTransport:
                             yield data
                     return
                 whole = await self._measured(reply, url)
-                for part in parts_of(replace(head, body=whole, streamed=False), refuse):
+                for part in parts_of(head._replace(body=whole, streamed=False), refuse):
                     yield part
             return
         except (OSError, self._client_error) as exc:
@@ -358,7 +356,7 @@ def parts_of(
         yield answer
         return
     decoder = EventDecoder()
-    yield replace(answer, body=b"", streamed=True)
+    yield answer._replace(body=b"", streamed=True)
     yield from decoder.feed(answer.body)
     yield from decoder.end()
 
