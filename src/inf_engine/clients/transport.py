@@ -37,6 +37,7 @@ from collections.abc import (
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
+from inf_engine.clients.deadlines import Deadlines
 from inf_engine.clients.events import EVENT_STREAM, EventDecoder, looks_like_events
 from inf_engine.errors import (
     ConfigurationError,
@@ -133,8 +134,9 @@ class AiohttpTransport:
         self._session: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client_error: type[Exception] = OSError
-        self._client_timeout: Callable[[float], Any] = float
-        self._deadline: tuple[float, Any] = (0.0, None)
+        self._client_timeout: Callable[[float | None], Any] = float
+        self._no_timeout: Any = None
+        self._deadlines: dict[float, Deadlines] = {}
         self._closed = False
         self._keeper: AsyncGenerator[None, None] | None = None
         self._finalizer: Any = None
@@ -147,8 +149,11 @@ class AiohttpTransport:
         self, url: str, headers: Mapping[str, str], body: bytes, seconds: float
     ) -> HttpResponse:
         """Post `body` and return the whole answer (see `Transport.send`)."""
+        deadline = self._deadline(url, seconds)
+        task = deadline.begin()
+        failed: Exception
         try:
-            reply = await self._post(url, headers, body, seconds)
+            reply = await self._post(url, headers, body, self._no_timeout)
             size = reply.content_length
             if size is None or size > self._largest or _ENCODED in reply.headers:
                 whole = await self._measured(reply, url)
@@ -157,6 +162,12 @@ class AiohttpTransport:
             return HttpResponse(reply.status, reply.headers, whole)
         except (OSError, self._client_error) as exc:
             failed = exc
+        except asyncio.CancelledError:
+            if not deadline.is_over(task):
+                raise
+            failed = TimeoutError()
+        finally:
+            deadline.end(task)
         raise failure(failed, url, seconds) from _without_headers(failed)
 
     async def stream(
@@ -168,8 +179,10 @@ class AiohttpTransport:
         refuse: Callable[[HttpResponse], EndpointError],
     ) -> AsyncIterator[bytes | HttpResponse]:
         """Yield the data of each event as it arrives (see `Transport.stream`)."""
+        self._check_open(url)
+        timeout = self._client_timeout(seconds)
         try:
-            async with self._post(url, headers, body, seconds) as reply:
+            async with self._post(url, headers, body, timeout) as reply:
                 head = HttpResponse(reply.status, reply.headers, b"", streamed=True)
                 chunks = reply.content.iter_any()
                 if head.status == 200 and reply.content_type == EVENT_STREAM:
@@ -197,6 +210,8 @@ class AiohttpTransport:
     async def aclose(self) -> None:
         """Close every connection; sending afterwards is an `EngineStateError`."""
         self._closed = True
+        for deadline in self._deadlines.values():
+            deadline.close()
         session, self._session = self._session, None
         keeper, self._keeper = self._keeper, None
         if session is None or keeper is None or self._loop is None:
@@ -208,13 +223,32 @@ class AiohttpTransport:
             _cut(session)
 
     def _post(
-        self, url: str, headers: Mapping[str, str], body: bytes, seconds: float
+        self, url: str, headers: Mapping[str, str], body: bytes, timeout: Any
     ) -> Any:
         """The request in this loop's session: await it, or enter it.
 
         Entering also ends an answer that nobody reads to its end; `read` does so
         itself, whatever becomes of it.
         """
+        return self._session.post(
+            url,
+            data=body,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+        )
+
+    def _deadline(self, url: str, seconds: float) -> Deadlines:
+        """The deadline of a request, on this session's loop."""
+        self._check_open(url)
+        deadline = self._deadlines.get(seconds)
+        if deadline is None:
+            assert self._loop is not None
+            deadline = self._deadlines[seconds] = Deadlines(seconds, self._loop)
+        return deadline
+
+    def _check_open(self, url: str) -> None:
+        """Open the session if that is still to be done, and refuse another loop."""
         if self._session is None:
             self._open(url)
         elif asyncio.get_running_loop() is not self._loop:
@@ -222,15 +256,6 @@ class AiohttpTransport:
                 f"the connections to {place(url)} belong to another event loop. "
                 "Make one client per loop, or aclose() it in the loop that used it."
             )
-        if self._deadline[0] != seconds:
-            self._deadline = (seconds, self._client_timeout(seconds))
-        return self._session.post(
-            url,
-            data=body,
-            headers=headers,
-            timeout=self._deadline[1],
-            allow_redirects=False,
-        )
 
     def _open(self, url: str) -> None:
         """Make the session, on the running loop."""
@@ -245,6 +270,7 @@ class AiohttpTransport:
         self._client_timeout = lambda seconds: aiohttp.ClientTimeout(
             total=seconds, sock_connect=CONNECT_SECONDS
         )
+        self._no_timeout = self._client_timeout(None)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=self._verify),
             cookie_jar=aiohttp.DummyCookieJar(),

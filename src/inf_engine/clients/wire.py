@@ -313,8 +313,9 @@ def _value(data: bytes) -> Any:
     """The JSON value in `data`; in UTF-8, nearly always, a shorter way than json's."""
     try:
         return _loads(data.decode())
-    except ValueError:  # json finds out the encoding, or says what is wrong
-        return json.loads(data)
+    except ValueError:
+        pass  # json finds out the encoding, or says what is wrong
+    return json.loads(data)
 
 
 def _but(content_type: str) -> str:
