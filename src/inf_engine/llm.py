@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from inf_engine.demos import Demo, DemoParameter
 from inf_engine.errors import (
@@ -179,9 +179,11 @@ class LLMInference(InferenceModule, Generic[T]):
             if self._parameters.get(name) is parameter:
                 self.__dict__[name] = parameter.value
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> T:
-        """Call the model; inside a forward this records the call."""
-        return cast(T, super().__call__(*args, **kwargs))
+    if TYPE_CHECKING:
+
+        def __call__(self, /, *args: Any, **kwargs: Any) -> T:
+            """Call the model; inside a forward this records the call."""
+            ...
 
     async def acall(self, /, *args: Any, **kwargs: Any) -> T:
         """Call the model from async code; ``await self.llm.acall(x)`` type-checks."""

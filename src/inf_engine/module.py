@@ -74,7 +74,8 @@ class InferenceModule(Named):
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the module: recorded in a forward, a coroutine when bound, else plain."""
-        self._check_initialised()
+        if "_modules" not in self.__dict__:
+            self._check_initialised()
         answer = dispatcher.get()
         if answer is not None:
             return answer.call_module(self, args, kwargs)

@@ -10,7 +10,7 @@ import string
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from inf_engine.errors import AnswerError, UsageError
 from inf_engine.graph import GraphNode, InferenceGraph
@@ -37,8 +37,7 @@ class Segment:
     source: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One request that left, and its answer.
 
     Args:

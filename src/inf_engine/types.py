@@ -7,6 +7,7 @@ JSON values, so that a request hashes and prints the same everywhere.
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -177,8 +178,7 @@ class Usage:
         each = list(usages)
         if len(each) == 1:
             return each[0]
-        counts = [[getattr(usage, name) for usage in each] for name in _COUNTS]
-        return Usage(*map(sum, counts))
+        return Usage(*map(sum, zip(*map(_counts, each), strict=True)))
 
     @property
     def total_tokens(self) -> int:
@@ -186,7 +186,7 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
 
-_COUNTS = tuple(each.name for each in fields(Usage))
+_counts = attrgetter(*[each.name for each in fields(Usage)])
 
 
 @dataclass(frozen=True, slots=True)

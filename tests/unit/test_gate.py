@@ -31,11 +31,11 @@ class Door:
             return math.inf
         return self.ready.get(job.alias, 0.0)
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Job, now: float) -> None:
         loop = asyncio.get_running_loop()
         job.state = JobState.ON_WIRE
         self.in_use += 1
-        self.started.append((loop.time(), job.alias))
+        self.started.append((now, job.alias))
         loop.call_later(1.0, self.end)
 
     def end(self) -> None:

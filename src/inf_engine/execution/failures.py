@@ -40,6 +40,8 @@ class Failures:
 
     def open(self) -> GraphNode | None:
         """Return the first failed node that nobody has caught, if any."""
+        if not self._failed:
+            return None
         return next((n for n in self._failed if not self._is_settled(n)), None)
 
     def caught(self, node: GraphNode) -> None:

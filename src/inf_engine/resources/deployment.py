@@ -14,6 +14,7 @@ first answers tell the limits before many requests find them out the hard way.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from inf_engine.errors import (
@@ -47,7 +48,7 @@ class Deployment:
         config: The endpoint; None for a client that was handed in. Where several
             aliases describe it, the smallest of each limit counts.
         client: That client.
-        start: Starts a job on a deployment.
+        start: Starts a job on a deployment, given the time now.
         pump: Hands out slots.
         must_wait: Says whether a job has to wait for the end of another, for reasons
             that are no matter of the endpoint.
@@ -62,7 +63,7 @@ class Deployment:
         name: str,
         config: EndpointConfig | None,
         client: Any,
-        start: Callable[["Deployment", Job], None],
+        start: Callable[["Deployment", Job, float], None],
         pump: Callable[[], None],
         must_wait: Callable[["Deployment", Job, float], bool],
     ) -> None:
@@ -77,7 +78,7 @@ class Deployment:
         self.estimator = TokenEstimator()
         self.in_use = 0
         self.seconds = 0.0
-        self.gate = Gate(self.ready_at, lambda job: start(self, job), self.slots, pump)
+        self.gate = Gate(self.ready_at, partial(start, self), self.slots, pump)
 
     def __repr__(self) -> str:
         return f"Deployment({self.name}, in_use={self.in_use})"

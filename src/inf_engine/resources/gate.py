@@ -39,7 +39,7 @@ class Gate:
     Args:
         ready_at: Says when a job may start, given the time now; infinity if only the
             end of another job can tell.
-        start: Starts a job.
+        start: Starts a job, given the time now.
         slots: Says how many jobs fit in one round, None for any number.
         pump: Called when it is time to grant; None for `grant`.
     """
@@ -47,7 +47,7 @@ class Gate:
     def __init__(
         self,
         ready_at: Callable[[Job, float], float],
-        start: Callable[[Job], None],
+        start: Callable[[Job, float], None],
         slots: Callable[[], int | None] = lambda: None,
         pump: Callable[[], None] | None = None,
     ) -> None:
@@ -87,21 +87,21 @@ class Gate:
 
     def grant(self) -> None:
         """Start those who may go now."""
-        while self.grant_one():
+        now = asyncio.get_running_loop().time()
+        while self.grant_one(now):
             pass
 
-    def grant_one(self) -> bool:
-        """Start the first in line if it may go; say whether it was."""
+    def grant_one(self, now: float) -> bool:
+        """Start the first in line if it may go now; say whether it was."""
         job = self._first()
         if job is None:
             return False
-        now = asyncio.get_running_loop().time()
         when = self._ready_at(job, now)
         if when > now:
             self._wake(when)
             return False
         heapq.heappop(self._line)
-        self._start(job)
+        self._start(job, now)
         return True
 
     def waiting(self) -> list[Job]:

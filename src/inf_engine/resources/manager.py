@@ -198,7 +198,8 @@ class ResourceManager:
         busy = [deployment for deployment in self._deployments if len(deployment.gate)]
         if len(busy) > 1:
             busy.sort(key=lambda deployment: deployment.load)
-        return any(deployment.gate.grant_one() for deployment in busy)
+        now = _now()
+        return any(deployment.gate.grant_one(now) for deployment in busy)
 
     def end(self, ending: bool) -> None:
         """Take note that no more inputs come, or that they do (see `Gate`)."""
@@ -262,13 +263,12 @@ class ResourceManager:
 
     # -- one try --------------------------------------------------------------------
 
-    def _start(self, deployment: Deployment, job: Job) -> None:
+    def _start(self, deployment: Deployment, job: Job, now: float) -> None:
         """Send a job whose turn has come."""
         for other in job.lines:
             if other is not deployment:
                 other.gate.leave()
         loop = asyncio.get_running_loop()
-        now = loop.time()
         self._assign(deployment, job)
         try:
             self.spending.grant(job, now)
