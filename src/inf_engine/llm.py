@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from inf_engine.demos import Demo, DemoParameter
@@ -221,7 +222,7 @@ class LLMInference(InferenceModule, Generic[T]):
             turns = self._turns(self.demos, args, kwargs, messages)
             messages = (*messages[:place], *turns, *messages[place:])
         if self.system_prompt is not None and (system := self.system_prompt.value):
-            messages = (Message("system", system), *messages)
+            messages = (_system_message(system), *messages)
         return LLMRequest(
             messages=messages,
             temperature=self.temperature,
@@ -229,7 +230,7 @@ class LLMInference(InferenceModule, Generic[T]):
             max_tokens=self.max_tokens,
             stop=self.stop,
             seed=self.seed,
-            tools=tuple([tool.spec for tool in self.tools.values()]),
+            tools=tuple([t.spec for t in self.tools.values()]) if self.tools else (),
             response_schema=self.output_type.schema,
         )
 
@@ -303,6 +304,12 @@ def _beginning(messages: Sequence[Message]) -> int:
     roles = [message.role for message in messages[:-1]]
     is_system = [role == "system" for role in roles]
     return [*is_system, False].index(False)
+
+
+@lru_cache(maxsize=64)
+def _system_message(text: str) -> Message:
+    """Return the message of a system prompt, which most requests share."""
+    return Message("system", text)
 
 
 def _as_parameter(name: str, value: Any) -> Parameter | None:

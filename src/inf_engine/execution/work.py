@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from inf_engine.dispatch import dispatcher
@@ -35,7 +35,7 @@ class Entry:
     ready: float | None = None
     started: float | None = None
     ended: float | None = None
-    calls: list[Call] = field(default_factory=list)
+    calls: tuple[Call, ...] = ()
     attempts: int = 0
     deadline: asyncio.Timeout | None = None
     timer: asyncio.TimerHandle | None = None
@@ -157,7 +157,7 @@ class Work:
             job.waited,
             reused,
         )
-        self.entries[job.node.index].calls.append(call)
+        self.entries[job.node.index].calls += (call,)
 
     def reused(self, job: Any, response: LLMResponse, source: Reuse) -> None:
         """Note an answer that was paid for before."""

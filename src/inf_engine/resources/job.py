@@ -80,6 +80,7 @@ class Job:
         waited: Seconds that it was in line before it left, pauses not counted.
         ahead: The aliases to try after this one.
         passed: The aliases that have failed it.
+        loop: Where it runs, None before it was submitted.
         lines: The deployments in whose lines it stands.
         failed_at: The deployments that have failed it, since all of them had.
         estimate: Tokens that it may read and write, once somebody asked.
@@ -94,9 +95,9 @@ class Job:
 
     __slots__ = (
         *("ahead", "alias", "booked", "config", "context", "delta", "deployment"),
-        *("estimate", "failed_at", "failures", "first_sent", "lines", "order"),
-        *("origin", "passed", "request", "reservation", "retries", "since", "state"),
-        *("task", "timer", "tries", "turn", "waited"),
+        *("estimate", "failed_at", "failures", "first_sent", "lines", "loop"),
+        *("order", "origin", "passed", "request", "reservation", "retries", "since"),
+        *("state", "task", "timer", "tries", "turn", "waited"),
     )
 
     def __init__(
@@ -127,6 +128,7 @@ class Job:
         self.first_sent: float | None = None
         self.ahead: tuple[str, ...] = ()
         self.passed: tuple[str, ...] = ()
+        self.loop: Any = None
         self.lines: tuple[Any, ...] = ()
         self.failed_at: tuple[Any, ...] = ()
         self.estimate: tuple[int, int] | None = None

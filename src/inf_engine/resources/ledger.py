@@ -10,6 +10,7 @@ The books believe what they are told: each ``sent`` is followed by exactly one o
 """
 
 import math
+from collections import defaultdict
 from typing import Literal
 
 from inf_engine.resources.prices import UNITS
@@ -48,7 +49,7 @@ class Ledger:
     __slots__ = ("_tallies",)
 
     def __init__(self) -> None:
-        self._tallies: dict[tuple[str, str], _Tally] = {}
+        self._tallies: defaultdict[tuple[str, str], _Tally] = defaultdict(_Tally)
 
     def waited(self, alias: str, path: str, seconds: float) -> None:
         """Book the time that a request was in the queue.
@@ -58,7 +59,7 @@ class Ledger:
             path: The path of the module that asked; empty if none did.
             seconds: The time, of this request or of this try.
         """
-        self._tally(alias, path).waited += seconds
+        self._tallies[alias, path].waited += seconds
 
     def sent(self, alias: str, path: str) -> None:
         """Book a try that leaves for an endpoint.
@@ -67,7 +68,7 @@ class Ledger:
             alias: The alias that was asked for.
             path: The path of the module that asked; empty if none did.
         """
-        self._tally(alias, path).tries += 1
+        self._tallies[alias, path].tries += 1
 
     def answered(
         self,
@@ -87,7 +88,7 @@ class Ledger:
                 so), if it is not known.
             wire_seconds: From sending to the last byte.
         """
-        tally = self._tally(alias, path)
+        tally = self._tallies[alias, path]
         tally.requests += 1
         tally.wired += wire_seconds
         tally.input += usage.input_tokens
@@ -108,7 +109,7 @@ class Ledger:
             path: The path of the module that asked; empty if none did.
             wire_seconds: From sending to the error.
         """
-        tally = self._tally(alias, path)
+        tally = self._tallies[alias, path]
         tally.failures += 1
         tally.wired += wire_seconds
 
@@ -129,7 +130,7 @@ class Ledger:
             cost: The most it may have cost in USD, None if no price is known.
             wire_seconds: From sending to the end of the wait.
         """
-        tally = self._tally(alias, path)
+        tally = self._tallies[alias, path]
         tally.unknown += 1
         tally.unknown_tokens += tokens
         tally.wired += wire_seconds
@@ -144,7 +145,7 @@ class Ledger:
             path: The path of the module that asked; empty if none did.
             kind: Where it came from.
         """
-        tally = self._tally(alias, path)
+        tally = self._tallies[alias, path]
         if kind == "journal":
             tally.journal_hits += 1
         else:
@@ -162,13 +163,6 @@ class Ledger:
             {alias: _sum(tallies) for alias, tallies in by_alias.items()},
             {path: _sum(tallies) for path, tallies in by_path.items()},
         )
-
-    def _tally(self, alias: str, path: str) -> _Tally:
-        """Return the tally of a pair, a new one at its first use."""
-        tally = self._tallies.get((alias, path))
-        if tally is None:
-            tally = self._tallies[alias, path] = _Tally()
-        return tally
 
 
 def _sum(tallies: list[_Tally]) -> Statistics:

@@ -153,7 +153,8 @@ class ResourceManager:
         Args:
             job: The job, to an alias that was checked.
         """
-        job.since = now = _now()
+        job.loop = asyncio.get_running_loop()
+        job.since = now = job.loop.time()
         job.lines = lines_of(self._routes.next_of(job, now), job)
         job.state = JobState.WAITING
         job.turn += 1
@@ -268,7 +269,7 @@ class ResourceManager:
         for other in job.lines:
             if other is not deployment:
                 other.gate.leave()
-        loop = asyncio.get_running_loop()
+        loop = job.loop
         self._assign(deployment, job)
         try:
             self.spending.grant(job, now)
@@ -302,7 +303,7 @@ class ResourceManager:
     async def _attempt(self, deployment: Deployment, job: Job) -> None:
         """Send a job once, and see to what becomes of it."""
         job.state = JobState.ON_WIRE
-        job.since = _now()
+        job.since = job.loop.time()
         job.tries += 1
         if job.first_sent is None:
             job.first_sent = job.since
@@ -326,7 +327,7 @@ class ResourceManager:
         self, deployment: Deployment, job: Job, outcome: LLMResponse | BaseException
     ) -> None:
         """Book a try, see to what comes next, and let others go."""
-        now = _now()
+        now = job.loop.time()
         if isinstance(outcome, LLMResponse):
             outcome = self.spending.answered(job, outcome, now)
             deployment.answered(job, outcome, now)
@@ -386,8 +387,7 @@ class ResourceManager:
             self.submit(job)
             return
         job.state = JobState.PAUSED
-        loop = asyncio.get_running_loop()
-        job.timer = loop.call_at(now + wait, self.submit, job)
+        job.timer = job.loop.call_at(now + wait, self.submit, job)
 
     def _evacuate(self, deployment: Deployment, now: float) -> None:
         """Let those who wait for an endpoint that went down go to their fallbacks."""
