@@ -133,8 +133,8 @@ class Deployment:
 
     def ready_at(self, job: Job, now: float) -> float:
         """Return when a job may leave; infinity if only the end of another tells."""
-        slots = self.slots()
-        if slots is not None and self.in_use >= slots:
+        window = self.window
+        if window is not None and self.in_use >= window.size:
             return math.inf
         if self._must_wait(self, job, now):
             return math.inf
