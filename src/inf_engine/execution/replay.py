@@ -173,7 +173,9 @@ def _given(run: Any, node: GraphNode) -> _Given:
     if node.kind != "llm":
         return _Given(args, kwargs)
     request = node.target.build_request(args, kwargs)
-    text = _text(system_segments(node), prompt_segments(node, run.value_of))
+    text = _text(
+        system_segments(node), prompt_segments(node, (args, kwargs), run.value_of)
+    )
     return _Given(args, kwargs, request, text)
 
 
@@ -228,6 +230,6 @@ def _repeated(call: Call) -> Call:
     """Return a request as one that was answered by the record, and costs nothing."""
     paid = call.paid
     if paid is None:
-        return replace(call, reused="record")
+        return call._replace(reused="record")
     free = replace(paid, usage=Usage(), cost=0.0, seconds=0.0)
-    return replace(call, response=free, error=None, reused="record")
+    return call._replace(response=free, error=None, reused="record")
