@@ -10,7 +10,7 @@ import string
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from inf_engine.errors import AnswerError, UsageError
 from inf_engine.graph import GraphNode, InferenceGraph
@@ -37,7 +37,8 @@ class Segment:
     source: str | None = None
 
 
-class Call(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Call:
     """One request that left, and its answer.
 
     Args:

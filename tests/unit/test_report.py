@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -238,7 +238,7 @@ def priced(cost: float | None, reused: Any = None) -> RunRecord:
     """A run of two calls: one of 0.25 USD, one that cost so much."""
     graph = InferenceGraph()
     first, second = node(graph, "extract"), node(graph, "join", target=SMART)
-    other = call("ok", 1.0, 0.5, cost=cost)._replace(reused=reused)
+    other = replace(call("ok", 1.0, 0.5, cost=cost), reused=reused)
     return run(
         graph,
         done(first, 0.0, 1.0, calls=(call("ok", cost=0.25),)),
@@ -279,8 +279,8 @@ def test_waiting_is_told_apart_from_the_wire() -> None:
     """Before the first request, after a failed one, and before the next of a talk."""
     graph = InferenceGraph()
     refused = Call(LLMRequest(()), None, RateLimitError("slow"), 2.0, 1.0, 1.5)
-    turn = call("hm", 5.0, 1.0)._replace(waited=0.25)
-    last = call("ok", 8.0, 2.0)._replace(waited=0.5)
+    turn = replace(call("hm", 5.0, 1.0), waited=0.25)
+    last = replace(call("ok", 8.0, 2.0), waited=0.5)
     found = done(node(graph, "a"), 2.0, 8.0, ready=0.5, calls=(refused, turn, last))
     assert found.waits == ((0.5, 1.5), (3.0, 2.0), (7.5, 0.5))
     assert found.waited == 4.0

@@ -134,7 +134,7 @@ class AiohttpTransport:
         self._session: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client_error: type[Exception] = OSError
-        self._client_timeout: Callable[..., Any] = float
+        self._client_timeout: Any = None
         self._no_timeout: Any = None
         self._deadlines: dict[float, Deadlines] = {}
         self._closed = False

@@ -230,6 +230,6 @@ def _repeated(call: Call) -> Call:
     """Return a request as one that was answered by the record, and costs nothing."""
     paid = call.paid
     if paid is None:
-        return call._replace(reused="record")
+        return replace(call, reused="record")
     free = replace(paid, usage=Usage(), cost=0.0, seconds=0.0)
-    return call._replace(response=free, error=None, reused="record")
+    return replace(call, response=free, error=None, reused="record")
