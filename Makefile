@@ -13,7 +13,7 @@ TEST_EXTRAS := yaml
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-core test-unit test-integration coverage \
+.PHONY: help setup demo demo-train test test-core test-unit test-integration coverage \
 	ci lint types format bench bench-peers clean
 
 help: ## list these words
@@ -23,6 +23,10 @@ setup: $(VENV)/has-local ## make .venv with the library, its tools and an embedd
 
 demo: setup ## run a traced pipeline over real texts on the embedded model
 	@$(PY) examples/01_quickstart.py $(ARGS)
+
+demo-train: setup ## train a prompt and demonstrations on the embedded model (minutes)
+	@$(PY) examples/07_train_prompt.py $(ARGS)
+	@$(PY) examples/08_train_demos.py $(ARGS)
 
 test: setup $(VENV)/has-extras ## run every test (ARGS="-k name" for some)
 	@$(PY) -m pytest $(ARGS)

@@ -10,8 +10,11 @@ import sys
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from inf_engine.testing import LoopbackServer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 needs_model = [
@@ -54,11 +57,11 @@ SAYS = [
 ]
 
 
-def run_example(name: str, folder: Path) -> str:
+def run_example(name: str, folder: Path, *arguments: str) -> str:
     """Return what an example prints; it must succeed, and warn of nothing."""
     environ = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name)],
+        [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
         cwd=folder,
         env=environ,
         capture_output=True,
@@ -79,6 +82,34 @@ def test_example_says_what_it_should(
     output = run_example(name, tmp_path)
     for line in lines:
         assert line in output
+
+
+def sorter(body: dict[str, Any]) -> str:
+    """Sort messages right if told or shown how, else half of them; ask well."""
+    lines = (EXAMPLES / "data" / "hotel.jsonl").read_text("utf-8").splitlines()
+    topics = {row["text"]: row["topic"] for row in map(json.loads, lines)}
+    if "response_format" not in body:
+        return "Is it about a room, food, money or travel?"
+    asked = body["messages"][-1]["content"]
+    text = asked.rsplit("\n", 1)[-1]
+    knows = "Is it about" in asked or len(body["messages"]) > 2
+    topic = topics[text] if knows or len(text) % 2 else "room"
+    return json.dumps({"value": topic})
+
+
+@pytest.mark.parametrize("name", ["07_train_prompt.py", "08_train_demos.py"])
+def test_training_examples_end_with_something_better(name: str, tmp_path: Path) -> None:
+    """Measured on messages that nothing was chosen by, and reported."""
+    with LoopbackServer(sorter, record=False) as server:
+        (tmp_path / "resources.toml").write_text(
+            "[endpoints.fast]\nprovider = 'openai-compatible'\nmodel = 'm'\n"
+            f"base_url = '{server.base_url}'\n"
+        )
+        output = run_example(name, tmp_path, "resources.toml")
+    assert "Better beyond its interval: yes" in output
+    assert "after       1.000" in output
+    (report,) = tmp_path.glob("build/train_*/report.html")
+    HTMLParser().feed(report.read_text("utf-8"))
 
 
 @pytest.mark.slow
