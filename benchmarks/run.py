@@ -18,6 +18,7 @@ from benchmarks import (
     bench_million,
     bench_nodes,
     bench_noop,
+    bench_training,
 )
 
 BENCHES = {
@@ -28,6 +29,7 @@ BENCHES = {
     "journal": bench_journal,
     "memory": bench_memory,
     "million": bench_million,
+    "training": bench_training,
     "import": bench_import,
 }
 

@@ -168,7 +168,11 @@ def table(
 
 
 def main(names: list[str]) -> int:
-    """Print the tables; all peers by default."""
+    """Print the tables; all peers by default. "training" is a benchmark of its own."""
+    if names[:1] == ["training"]:
+        from benchmarks.peers import training  # noqa: PLC0415
+
+        return training.main(names[1:])
     known = [peer.name for peer in PEERS]
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -1,21 +1,24 @@
 """The benchmarks measure what they say, on small sizes."""
 
+import asyncio
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from benchmarks import run
+from benchmarks import bench_training, run
 from benchmarks.bench_million import streamed
 from benchmarks.bench_noop import Case, Chain, Diamond, FanOut, Replay
 from benchmarks.measure import Figure, reached
 from benchmarks.peers.run import PEERS, main
+from benchmarks.trained import Cell, Trained
 
 from inf_engine import Engine
 from inf_engine.testing import FunctionClient
 
 FOLDER = Path(run.__file__).parent
+CELL = Cell.of([Trained(0.5, 40, 1000, 50)] * 2)
 CLIENT = {"unused": FunctionClient(lambda _: "")}
 
 
@@ -91,3 +94,19 @@ def test_reached_takes_limits() -> None:
     """What a server is reached by has the limits of the endpoint."""
     endpoint = reached("http://127.0.0.1:1/v1", max_concurrent=3)["endpoints"]["m"]
     assert (endpoint["base_url"][-3:], endpoint["max_concurrent"]) == ("/v1", 3)
+
+
+def test_training_is_measured_end_to_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One family, two seeds, few rollouts: a score, and how it compares."""
+    monkeypatch.setenv("BENCH_SEEDS", "2")
+    monkeypatch.setenv("BENCH_FAMILIES", "one")
+    monkeypatch.setenv("BENCH_ROLLOUTS", "40")
+    monkeypatch.setattr(bench_training, "best", lambda *_: ("peer", CELL))
+    ours, *gaps = asyncio.run(bench_training.measure())
+    assert (ours.name, ours.unit) == ("one, 40 rollouts", "true score")
+    assert 0.3 < ours.value < 1.0
+    assert [gap.value for gap in gaps] == [pytest.approx(ours.value - 0.5)] * 2
+    assert "peer: 0.500 +-0.000" in gaps[0].note
+    assert capsys.readouterr().err.count("rollouts=40") == 2

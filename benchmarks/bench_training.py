@@ -1,0 +1,107 @@
+"""Training on simulated worlds: true scores and tokens, ours against stored peers.
+
+``BENCH_SEEDS=3``, ``BENCH_FAMILIES="one chain"`` and ``BENCH_ROLLOUTS=400`` make it
+short. A line for each training goes to the standard error.
+"""
+
+import asyncio
+import os
+import statistics
+import sys
+from typing import Any
+
+from benchmarks.measure import Figure
+from benchmarks.simworld import FAMILIES, World, module, resources
+from benchmarks.trained import Cell, Stored, Trained, best
+from inf_engine import Engine
+from inf_engine.optimization import ReflectiveEvolution, Trainer, VerifierLoss
+
+SEEDS, ROLLOUTS, MOST = "10", "400 200", 400
+
+
+async def run(world: World, url: str, rollouts: int) -> tuple[float, int]:
+    """Train a world's program; return its true score, and the rollouts it took.
+
+    Args:
+        world: The world.
+        url: Where its models are.
+        rollouts: The budget.
+    """
+    examples = {example.id: example for example in (*world.train, *world.val)}
+    used = 0
+
+    def metric(output: Any, id: str) -> tuple[float, str]:
+        nonlocal used
+        used += 1
+        return world.metric(examples[id], output)
+
+    train, val = (
+        [{"order": example.text, "id": example.id} for example in some]
+        for some in (world.train, world.val)
+    )
+    program = module(world)
+    async with Engine(resources(url), progress=False) as engine:
+        optimizer = ReflectiveEvolution(program.parameters(), alias="reflector")
+        trainer = Trainer(
+            *(engine, program, VerifierLoss(metric), optimizer),
+            rollouts=rollouts,
+            seed=world.seed,
+            target="id",
+        )
+        await trainer.fit(train, val)
+    return round(world.true_score(program.state_dict()), 4), used
+
+
+def trained(family: str, seed: int, rollouts: int) -> Trained:
+    """Train on one world; not to be called where an event loop runs.
+
+    Args:
+        family: The family.
+        seed: Of the world, and of the trainer.
+        rollouts: The budget.
+    """
+    world = World(family, seed)
+    with world.serve() as service:
+        score, used = asyncio.run(run(world, service.url, rollouts))
+    calls = sum(traffic.calls for traffic in service.counts.values())
+    done = Trained(score, used, service.tokens, calls)
+    print(f"    {family}, seed {seed}: {done}", file=sys.stderr, flush=True)
+    return done
+
+
+def compared(family: str, rollouts: int, ours: Cell) -> list[Figure]:
+    """Return our figures in a family, and what they are against the best peer's.
+
+    Args:
+        family: The family.
+        rollouts: The budget.
+        ours: Our trainings.
+    """
+    peers = Stored.read()
+    tokens, calls = statistics.mean(ours.tokens), statistics.mean(ours.requests)
+    note = f"+-{ours.half:.3f}; {tokens / 1e3:.0f} k tokens, {calls:.0f} requests"
+    name = f"{family}, {rollouts} rollouts"
+    figures = [Figure(name, ours.mean, "true score", note=note)]
+    for budget in sorted({rollouts, MOST}):
+        peer, cell = best(peers, family, budget)
+        gap, half = ours.over(cell)
+        share = tokens / statistics.mean(cell.tokens)
+        note = f"+-{half:.3f}; {peer}: {cell.told()}; {share:.2f} x its tokens"
+        figures.append(Figure(f"  more than a peer's at {budget}", gap, "", note=note))
+    return figures
+
+
+async def measure() -> list[Figure]:
+    """Measure every family for every budget."""
+    seeds = range(int(os.environ.get("BENCH_SEEDS", SEEDS)))
+    families = os.environ.get("BENCH_FAMILIES", " ".join(FAMILIES)).split()
+    budgets = [int(n) for n in os.environ.get("BENCH_ROLLOUTS", ROLLOUTS).split()]
+    figures: list[Figure] = []
+    for rollouts in budgets:
+        for family in families:
+            runs = [
+                await asyncio.to_thread(trained, family, seed, rollouts)
+                for seed in seeds
+            ]
+            figures += compared(family, rollouts, Cell.of(runs))
+    return figures
