@@ -13,7 +13,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import dspy
+import dspy  # ty: ignore[import-not-found]
 from work import KEY, Order, Prompts, Work, main
 
 GEPA: dict[str, Any] = {
@@ -21,7 +21,7 @@ GEPA: dict[str, Any] = {
     "reflection_minibatch_size": 8,
     "acceptance_criterion": "improvement_or_equal",
     "use_merge": False,
-    "val": 30,
+    "val": 15,
 }
 MIPRO: dict[str, Any] = {
     "max_bootstrapped_demos": 4,

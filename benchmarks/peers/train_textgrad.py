@@ -13,10 +13,17 @@ TextGrad's gradients are sets, whose order differs from run to run: the figures 
 import os
 from typing import Any
 
-import textgrad as tg
-from textgrad.autograd.function import BackwardContext, Function
-from textgrad.autograd.llm_ops import FormattedLLMCall
-from textgrad.engine_experimental.openai import OpenAIEngine
+import textgrad as tg  # ty: ignore[import-not-found]
+from textgrad.autograd.function import (  # ty: ignore[import-not-found]
+    BackwardContext,
+    Function,
+)
+from textgrad.autograd.llm_ops import (  # ty: ignore[import-not-found]
+    FormattedLLMCall,
+)
+from textgrad.engine_experimental.openai import (  # ty: ignore[import-not-found]
+    OpenAIEngine,
+)
 from work import KEY, Order, Prompts, Work, climbed, main
 
 SETTINGS: dict[str, Any] = {"batch": 8, "val": 20, "gate": False, "gradient_memory": 0}
@@ -53,12 +60,11 @@ class Step:
             stage: tg.Variable(text, role_description=f"system prompt of {stage}")
             for stage, text in work.start.items()
         }
+        forms = [("{order}", ["order"]), *[("{order}\n{slip}", ["order", "slip"])] * 2]
         self._first, *self._rest = [
-            FormattedLLMCall(task, given, dict.fromkeys(names), prompt)
-            for (given, names), prompt in zip(
-                [("{order}", ("order",))] + [("{order}\n{slip}", ("order", "slip"))] * 2,
-                self._prompts.values(),
-                strict=False,
+            FormattedLLMCall(task, form, dict.fromkeys(names), prompt)
+            for prompt, (form, names) in zip(
+                self._prompts.values(), forms, strict=False
             )
         ]
         self._optimizer = tg.TGD(

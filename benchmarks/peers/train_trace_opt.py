@@ -9,12 +9,12 @@ from functools import partial
 from typing import Any
 
 from openai import OpenAI
-from opto.optimizers import OptoPrime
-from opto.trace import bundle, node
-from opto.utils.llm import AbstractModel
+from opto.optimizers import OptoPrime  # ty: ignore[import-not-found]
+from opto.trace import bundle, node  # ty: ignore[import-not-found]
+from opto.utils.llm import AbstractModel  # ty: ignore[import-not-found]
 from work import KEY, Order, Prompts, Work, climbed, main, told
 
-SETTINGS: dict[str, Any] = {"batch": 8, "val": 20, "gate": False, "memory_size": 0}
+SETTINGS: dict[str, Any] = {"batch": 8, "val": 15, "gate": False, "memory_size": 0}
 
 
 class Step:
@@ -33,7 +33,7 @@ class Step:
         def call(system: str, user: str) -> str:
             """Ask a language model, by a system prompt and a user message."""
             reply = create(model="task", messages=told(system, user), temperature=0)
-            return reply.choices[0].message.content
+            return reply.choices[0].message.content or ""
 
         @bundle()
         def both(order: str, slip: str) -> str:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.peers.run import QUIET
 from benchmarks.peers.work import ANSWER, KEY
 from benchmarks.simworld import FAMILIES, World
-from benchmarks.trained import STORED, Cell, Stored, Trained
+from benchmarks.trained import Cell, Stored, Trained, write
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -166,7 +166,9 @@ def all_of(peer: Peer) -> Stored:
                 stored.version, stored.settings = found["version"], found["settings"]
             cell = Cell.of(results)
             stored.families.setdefault(family, {})[rollouts] = cell
-            print(f"  {peer.name:<12}{family:<15}{rollouts:>4} {line(cell)}", flush=True)
+            print(
+                f"  {peer.name:<12}{family:<15}{rollouts:>4} {line(cell)}", flush=True
+            )
     return stored
 
 
