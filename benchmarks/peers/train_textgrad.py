@@ -2,10 +2,13 @@
 
 It has steps and leaves the rest to its user; its tutorials validate after each step and
 take a step back that made things worse. Tuned: 8 orders a step, only those that went
-wrong in the loss (the reflector has nothing to say about the others); a tie stays; how
-many validation orders; the metric's message is the gradient of the answer itself, by a
+wrong in the loss (the reflector has nothing to say about the others); a tie stays; 20
+validation orders; the metric's message is the gradient of the answer itself, by a
 `Function` of ours: a `TextLoss`, or a `StringBasedFunction`, would ask the model to
-repeat it, and each time some of it is lost.
+repeat it, and each time some of it is lost. (Mean of one, pipeline, chain and
+contradictory at 400, 3 other seeds: 20 validation orders 0.77, 10 0.75, 30 0.72; 20 and
+a gate on the batch 0.76, 20 and 4 orders a step 0.77; 10 and a gradient memory of 3
+0.67.)
 
 TextGrad's gradients are sets, whose order differs from run to run: the figures do, too.
 """

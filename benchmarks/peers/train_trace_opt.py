@@ -2,7 +2,9 @@
 
 It has steps and leaves the rest to its user; the loop, with validation, is that of
 TextGrad. Tuned: 8 orders a step, put together as its guide does for batches; a tie
-stays; how many validation orders; the memory of past feedback.
+stays; 15 validation orders; no memory of past feedback. (Mean of one, noisy and chain
+at 400, 3 other seeds: 15 validation orders 0.96, 10 0.93, 5 0.91; 15 and a memory of 3
+0.91, a gate on the batch 0.95, 6 orders a step 0.87, 12 0.97.)
 """
 
 from functools import partial
