@@ -20,9 +20,9 @@ from work import KEY, Order, Prompts, Work, main
 
 GEPA: dict[str, Any] = {
     "component_selector": "all",
-    "reflection_minibatch_size": 8,
+    "reflection_minibatch_size": 12,
     "acceptance_criterion": "improvement_or_equal",
-    "use_merge": False,
+    "use_merge": True,
     "val": 15,
 }
 MIPRO: dict[str, Any] = {
