@@ -8,11 +8,12 @@ import asyncio
 import os
 import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.measure import Figure
 from benchmarks.simworld import FAMILIES, World, module, resources
-from benchmarks.trained import Cell, Stored, Trained, best
+from benchmarks.trained import Cell, Stored, Trained, best, gap
 from inf_engine import Engine
 from inf_engine.optimization import ReflectiveEvolution, Trainer, VerifierLoss
 
@@ -69,26 +70,38 @@ def trained(family: str, seed: int, rollouts: int) -> Trained:
     return done
 
 
-def compared(family: str, rollouts: int, ours: Cell) -> list[Figure]:
-    """Return our figures in a family, and what they are against the best peer's.
+def compared(rollouts: int, ours: Mapping[str, Cell]) -> list[Figure]:
+    """Return our figures in some families together, and against the best peer's.
 
     Args:
-        family: The family.
         rollouts: The budget.
-        ours: Our trainings.
+        ours: Our trainings by family; the best peer is the one that is in all of them.
     """
-    peers = Stored.read()
-    tokens, calls = statistics.mean(ours.tokens), statistics.mean(ours.requests)
-    note = f"+-{ours.half:.3f}; {tokens / 1e3:.0f} k tokens, {calls:.0f} requests"
-    name = f"{family}, {rollouts} rollouts"
-    figures = [Figure(name, ours.mean, "true score", note=note)]
+    peers, cells, families = Stored.read(), list(ours.values()), list(ours)
+    name = f"{families[0] if len(ours) == 1 else 'all'}, {rollouts} rollouts"
+    score, half = gap(cells)
+    note = f"+-{half:.3f}; {amounts(cells)}"
+    figures = [Figure(name, score, "true score", note=note)]
     for budget in sorted({rollouts, MOST}):
-        peer, cell = best(peers, family, budget)
-        gap, half = ours.over(cell)
-        share = tokens / statistics.mean(cell.tokens)
-        note = f"+-{half:.3f}; {peer}: {cell.told()}; {share:.2f} x its tokens"
-        figures.append(Figure(f"  more than a peer's at {budget}", gap, "", note=note))
+        peer, theirs = best(peers, families, budget)
+        more, half = gap(cells, theirs)
+        note = f"+-{half:.3f}; {peer}: {told(theirs)}, {amounts(theirs)}"
+        figures.append(Figure(f"  more than a peer's at {budget}", more, "", note=note))
     return figures
+
+
+def told(cells: Sequence[Cell]) -> str:
+    """Return the mean score of some cells with its interval."""
+    return "{:.3f} +-{:.3f}".format(*gap(cells))
+
+
+def amounts(cells: Sequence[Cell]) -> str:
+    """Return the mean tokens and requests of a training."""
+    tokens, calls = (
+        statistics.mean(statistics.mean(row) for row in rows)
+        for rows in zip(*((cell.tokens, cell.requests) for cell in cells), strict=True)
+    )
+    return f"{tokens / 1e3:.0f} k tokens, {calls:.0f} requests"
 
 
 async def measure() -> list[Figure]:
@@ -98,10 +111,13 @@ async def measure() -> list[Figure]:
     budgets = [int(n) for n in os.environ.get("BENCH_ROLLOUTS", ROLLOUTS).split()]
     figures: list[Figure] = []
     for rollouts in budgets:
+        ours: dict[str, Cell] = {}
         for family in families:
             runs = [
                 await asyncio.to_thread(trained, family, seed, rollouts)
                 for seed in seeds
             ]
-            figures += compared(family, rollouts, Cell.of(runs))
+            ours[family] = Cell.of(runs)
+            figures += compared(rollouts, {family: ours[family]})
+        figures += compared(rollouts, ours) if len(ours) > 1 else []
     return figures

@@ -68,14 +68,24 @@ class Cell:
         """Return the mean score with its interval."""
         return f"{self.mean:.3f} +-{self.half:.3f}"
 
-    def over(self, other: "Cell") -> tuple[float, float]:
-        """Return the difference of the mean scores, and the half-width of its interval.
 
-        Args:
-            other: What this one is compared with; the seeds need not be the same.
-        """
-        parts = [_variance(self.score), _variance(other.score)]
-        return self.mean - other.mean, _half(parts)
+def gap(ours: Sequence[Cell], theirs: Sequence[Cell] = ()) -> tuple[float, float]:
+    """Return the difference of mean true scores, and the half of its 95 % interval.
+
+    The mean of several cells is that of their means.
+
+    Args:
+        ours: One cell, or one for each family.
+        theirs: What is taken away; the seeds need not be the same.
+    """
+    parts = []
+    for cells in (ours, theirs):
+        each = [_variance(cell.score) for cell in cells]
+        parts += [(variance / len(cells) ** 2, freedom) for variance, freedom in each]
+    means = [
+        statistics.mean(c.mean for c in cells) for cells in (ours, theirs) if cells
+    ]
+    return means[0] - sum(means[1:]), _half(parts)
 
 
 def _variance(scores: Sequence[float]) -> tuple[float, int]:
@@ -147,18 +157,20 @@ def write(peers: Mapping[str, Stored], path: Path = STORED) -> None:
     path.write_text("\n".join(lines).replace(" ]", "]") + "\n", "utf-8")
 
 
-def best(peers: Mapping[str, Stored], family: str, rollouts: int) -> tuple[str, Cell]:
-    """Return the peer with the highest mean score in a family, and its cell.
+def best(
+    peers: Mapping[str, Stored], families: Sequence[str], rollouts: int
+) -> tuple[str, list[Cell]]:
+    """Return the peer with the highest mean score in some families, and its cells.
 
     Args:
-        peers: The peers by name.
-        family: The family.
+        peers: The peers by name; one that lacks a cell is left out.
+        families: The families.
         rollouts: The budget.
     """
     cells = {
-        name: peer.families[family][rollouts]
+        name: [peer.families[family][rollouts] for family in families]
         for name, peer in peers.items()
-        if rollouts in peer.families.get(family, {})
+        if all(rollouts in peer.families.get(family, {}) for family in families)
     }
-    name = max(cells, key=lambda name: cells[name].mean)
+    name = max(cells, key=lambda name: gap(cells[name])[0])
     return name, cells[name]

@@ -4,7 +4,8 @@ It has steps and leaves the rest to its user; the loop, with validation, is that
 TextGrad. Tuned: 8 orders a step, put together as its guide does for batches; a tie
 stays; 15 validation orders; no memory of past feedback. (Mean of one, noisy and chain
 at 400, 3 other seeds: 15 validation orders 0.96, 10 0.93, 5 0.91; 15 and a memory of 3
-0.91, a gate on the batch 0.95, 6 orders a step 0.87, 12 0.97.)
+0.91, a gate on the batch 0.95, 6 orders a step 0.87. 12 orders a step are as good as 8:
+0.94 for the six families, 7 seeds.)
 """
 
 from functools import partial

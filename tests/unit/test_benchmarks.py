@@ -103,7 +103,7 @@ def test_training_is_measured_end_to_end(
     monkeypatch.setenv("BENCH_SEEDS", "2")
     monkeypatch.setenv("BENCH_FAMILIES", "one")
     monkeypatch.setenv("BENCH_ROLLOUTS", "40")
-    monkeypatch.setattr(bench_training, "best", lambda *_: ("peer", CELL))
+    monkeypatch.setattr(bench_training, "best", lambda *_: ("peer", [CELL]))
     ours, *gaps = asyncio.run(bench_training.measure())
     assert (ours.name, ours.unit) == ("one, 40 rollouts", "true score")
     assert 0.3 < ours.value < 1.0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from benchmarks.peers.training import BUDGETS, PEERS, SEEDS, main, work_of
 from benchmarks.simworld import FAMILIES, World
-from benchmarks.trained import Cell, Stored, Trained, best, write
+from benchmarks.trained import Cell, Stored, Trained, best, gap, write
 
 
 def cell(*scores: float) -> Cell:
@@ -24,20 +24,31 @@ def test_an_interval_is_students() -> None:
 
 def test_a_difference_has_the_interval_of_both() -> None:
     """Two equal spreads give twice the variance and both's degrees of freedom."""
-    gap, half = cell(0.8, 0.9).over(cell(0.5, 0.6))
-    assert gap == pytest.approx(0.3)
+    more, half = gap([cell(0.8, 0.9)], [cell(0.5, 0.6)])
+    assert more == pytest.approx(0.3)
     assert half == pytest.approx(4.303 * math.sqrt(2 * 0.0025))
 
 
+def test_families_count_alike() -> None:
+    """The mean of two families is that of their means, with a smaller interval."""
+    one = cell(0.8, 0.9)
+    mean, half = gap([one, cell(0.2, 0.3, 0.2, 0.3)])
+    assert mean == pytest.approx(0.55)
+    assert half < one.half
+    assert gap([one, one], [one, one]) == (0.0, pytest.approx(2.776 * 0.05))
+
+
 def test_the_best_peer_is_named() -> None:
-    """The highest mean for that family and budget counts, whoever lacks one."""
+    """The highest mean in those families counts; who lacks one is left out."""
+    high, low = cell(0.9, 0.9), cell(0.1, 0.2)
     peers = {
-        "weak": Stored(families={"one": {200: cell(0.1, 0.2), 400: cell(0.9)}}),
-        "good": Stored(families={"one": {200: cell(0.2, 0.3)}}),
+        "weak": Stored(families={"one": {200: low, 400: high}, "long": {200: low}}),
+        "good": Stored(families={"one": {200: high}}),
         "none": Stored(),
     }
-    assert best(peers, "one", 200)[0] == "good"
-    assert best(peers, "one", 400) == ("weak", cell(0.9))
+    assert best(peers, ["one"], 200)[0] == "good"
+    assert best(peers, ["one", "long"], 200) == ("weak", [low, low])
+    assert best(peers, ["one"], 400) == ("weak", [high])
 
 
 def test_what_is_stored_is_read_again(tmp_path: Path) -> None:
