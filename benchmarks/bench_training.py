@@ -86,7 +86,8 @@ def compared(rollouts: int, ours: Mapping[str, Cell]) -> list[Figure]:
         peer, theirs = best(peers, families, budget)
         more, half = gap(cells, theirs)
         note = f"+-{half:.3f}; {peer}: {told(theirs)}, {amounts(theirs)}"
-        figures.append(Figure(f"  more than a peer's at {budget}", more, "", note=note))
+        title = f"  more than a peer's at {budget}"
+        figures.append(Figure(title, round(more, 3), "", note=note))
     return figures
 
 

@@ -13,7 +13,7 @@ STORED = Path(__file__).parent / "peers" / "trained.json"
 
 # Student's t for 95 %, by degrees of freedom.
 _T = (math.inf, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-_T_MORE = 2.1
+_T_MORE = 2.228  # a little wide beyond 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def _half(parts: Sequence[tuple[float, int]]) -> float:
     if total == 0.0 or math.isinf(total):
         return total
     freedom = total**2 / sum(v**2 / degrees for v, degrees in parts)
-    t = _T[int(freedom)] if freedom < len(_T) else _T_MORE
+    t = [*_T, _T_MORE][min(int(freedom + 1e-9), len(_T))]
     return t * math.sqrt(total)
 
 

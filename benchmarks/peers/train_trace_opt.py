@@ -6,6 +6,8 @@ stays; 15 validation orders; no memory of past feedback. (Mean of one, noisy and
 at 400, 3 other seeds: 15 validation orders 0.96, 10 0.93, 5 0.91; 15 and a memory of 3
 0.91, a gate on the batch 0.95, 6 orders a step 0.87. 12 orders a step are as good as 8:
 0.94 for the six families, 7 seeds.)
+
+Trace walks sets of nodes, whose order differs from run to run: the figures do, too.
 """
 
 from functools import partial
@@ -13,7 +15,7 @@ from typing import Any
 
 from openai import OpenAI
 from opto.optimizers import OptoPrime  # ty: ignore[import-not-found]
-from opto.trace import bundle, node  # ty: ignore[import-not-found]
+from opto.trace import GRAPH, bundle, node  # ty: ignore[import-not-found]
 from opto.utils.llm import AbstractModel  # ty: ignore[import-not-found]
 from work import KEY, Order, Prompts, Work, climbed, main, told
 
@@ -25,8 +27,8 @@ class Step:
 
     def __init__(self, work: Work, settings: dict[str, Any]) -> None:
         self._work = work
+        GRAPH.clear()  # its names are numbered over all trainings
         client = OpenAI(base_url=work.url, api_key=KEY, max_retries=0)
-        create = client.chat.completions.create
         self._prompts = {
             stage: node(text, trainable=True, name=f"{stage}_prompt")
             for stage, text in work.start.items()
@@ -35,8 +37,7 @@ class Step:
         @bundle()
         def call(system: str, user: str) -> str:
             """Ask a language model, by a system prompt and a user message."""
-            reply = create(model="task", messages=told(system, user), temperature=0)
-            return reply.choices[0].message.content or ""
+            return work.chat("task", told(system, user))
 
         @bundle()
         def both(order: str, slip: str) -> str:
@@ -49,6 +50,7 @@ class Step:
             return "\n".join(f"ID {n}: {text}" for n, text in enumerate(answers))
 
         self._call, self._both, self._batched = call, both, batched
+        create = client.chat.completions.create
         model = partial(create, model="reflector", temperature=0)
         self._optimizer = OptoPrime(
             list(self._prompts.values()),
