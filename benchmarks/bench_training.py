@@ -1,7 +1,8 @@
 """Training on simulated worlds: true scores and tokens, ours against stored peers.
 
 ``BENCH_SEEDS=3``, ``BENCH_FAMILIES="one chain"`` and ``BENCH_ROLLOUTS=400`` make it
-short. A line for each training goes to the standard error.
+short; ``BENCH_VAL=15`` gives the trainer so many validation examples, as the peers
+have. A line for each training goes to the standard error.
 """
 
 import asyncio
@@ -36,9 +37,10 @@ async def run(world: World, url: str, rollouts: int) -> tuple[float, int]:
         used += 1
         return world.metric(examples[id], output)
 
+    most = int(os.environ.get("BENCH_VAL", len(world.val)))
     train, val = (
         [{"order": example.text, "id": example.id} for example in some]
-        for some in (world.train, world.val)
+        for some in (world.train, world.val[:most])
     )
     program = module(world)
     async with Engine(resources(url), progress=False) as engine:
