@@ -43,10 +43,11 @@ class Sorter(InferenceModule):
 
     def __init__(self) -> None:
         super().__init__()
+        self.demos = DemoParameter()
         self.topic: LLMInference[Topic] = LLMInference(
             "fast",
             "What is the message about?",
-            demos=DemoParameter(),
+            demos=self.demos,
             response_format=Topic,
             temperature=0.0,
             max_tokens=16,
@@ -79,7 +80,7 @@ async def main() -> None:
         result = await trainer.fit(train, val)
         after = await evaluate(module, test, loss, engine=engine)
     print(f"What was changed, out of {optimizer.harvested} good runs:\n")
-    for demo in module.topic.demos.demos:
+    for demo in module.demos.demos:
         print(f"+ {demo.inputs} {json.dumps(demo.output)}")
     print(f"\nThe training, on its {len(val)} held-out messages:\n\n{result}\n")
     show(before, after)
