@@ -34,6 +34,7 @@ class Draft:
         texts: Each as it should be.
         focus: Which one a single answer is about.
         lessons: What was picked up, a sentence each.
+        homes: The numbers of the prompts that each of these belongs into.
         criticism: The same in words.
     """
 
@@ -41,6 +42,7 @@ class Draft:
     texts: list[str]
     focus: int
     lessons: list[str]
+    homes: list[list[int]]
     criticism: str
 
     def reply(self, form: Form, *, rewrite: bool) -> str:
@@ -100,7 +102,7 @@ class Draft:
         if kind == "object":
             return self._object(schema, defs, place, lesson)
         if kind == "array":
-            return self._list(schema, defs, name)
+            return self._list(schema, defs, name, lesson)
         if kind == "string":
             return self._text(name, place, lesson)
         if kind in ("integer", "number"):
@@ -132,10 +134,17 @@ class Draft:
         }
 
     def _list(
-        self, schema: dict[str, Any], defs: dict[str, Any], name: str
+        self,
+        schema: dict[str, Any],
+        defs: dict[str, Any],
+        name: str,
+        lesson: str | None,
     ) -> list[Any]:
-        """A list for a schema: of lessons, or of prompts."""
+        """A list for a schema: of lessons, of prompts, or where a lesson belongs."""
         items = schema.get("items", {"type": "string"})
+        if lesson is not None and "enum" in _resolved(items, defs):
+            homes = self.homes[self.lessons.index(lesson)]
+            return [self._option(_resolved(items, defs)["enum"], n) for n in homes]
         fewest, most = schema.get("minItems", 0), schema.get("maxItems", 99)
         told: list[tuple[int, str | None]]
         if _LESSONS.search(name) or is_thought(name) or not self.texts:

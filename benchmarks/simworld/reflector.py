@@ -117,6 +117,8 @@ class Reflector:
             texts=prompts,
             focus=_focus(targets),
             lessons=[lesson.rule.sentence(lesson.mark, wording) for lesson in said],
+            homes=[self._homes(key, text, lesson, targets, asked) for lesson in lessons]
+            + [[0]] * (len(said) - len(lessons)),
             criticism=self._criticism(said, wording),
         )
         return draft.reply(form, rewrite=_wants_rewrite(raw))
@@ -152,6 +154,24 @@ class Reflector:
         """Whether a lesson gets into one of the prompts that are asked for."""
         lapse = self._family.lapse * (asked - 1)
         return chance(key, "lapse", number, lesson.rule.id) >= lapse
+
+    def _homes(
+        self,
+        key: str,
+        text: str,
+        lesson: Lesson,
+        targets: Sequence[Found],
+        asked: int,
+    ) -> list[int]:
+        """The prompts of several that a lesson is written into."""
+        return [
+            n
+            for n, target in enumerate(targets)
+            if self._held(key, lesson, n, asked)
+            and chance(key, "stray", target.stage, lesson.rule.id)
+            < self._fit(lesson.rule, target, text)
+            and lesson.mark not in self._marks_of(lesson.rule, target.text)
+        ]
 
     def _noticed(
         self, key: str, evidence: Sequence[Evidence]

@@ -1,5 +1,6 @@
 """Optimizers against fake models: what is sent, and what the parameters are then."""
 
+import json
 import re
 from typing import Any
 
@@ -133,17 +134,20 @@ def test_groups_with_different_aliases_reach_different_clients() -> None:
 
 
 def test_coupled_parameters_are_proposed_in_one_call() -> None:
-    """Each gets its own edits; a name that there is not is passed over."""
+    """An edit is made in every text that it names; the schema allows no other name."""
 
     def answer(request: LLMRequest) -> Any:
         assert all(
             f"# The text of {name}" in request.prompt for name in (EXTRACT, ANSWER)
         )
+        assert request.response_schema is not None
+        assert f'{{"enum": ["{EXTRACT}", "{ANSWER}"]' in json.dumps(
+            request.response_schema.schema
+        )
         return {
             "edits": [
-                {"name": EXTRACT, "find": "facts", "replace": "dates"},
-                {"name": "judge", "find": "facts", "replace": "names"},
-                {"name": ANSWER, "find": "", "replace": "Give dates."},
+                {"names": [EXTRACT], "find": "facts", "replace": "dates"},
+                {"names": [EXTRACT, ANSWER], "find": "", "replace": "Give dates."},
             ]
         }
 
@@ -151,14 +155,23 @@ def test_coupled_parameters_are_proposed_in_one_call() -> None:
     stepped(desk, client, coupled=True)
     assert len(client.requests) == 1
     assert desk.state_dict() == {
-        EXTRACT: "List the dates.",
+        EXTRACT: "List the dates. Give dates.",
         ANSWER: "Be brief. Be kind. Give dates.",
     }
 
 
+def test_an_edit_of_a_text_that_is_not_there_is_refused() -> None:
+    """It is asked for once more, and then nothing is written."""
+    other = {"edits": [{"names": ["judge"], "find": "", "replace": "Give dates."}]}
+    client = rewriter_of(lambda _: other)
+    step, _ = stepped(told(note()), client, coupled=True)
+    assert len(client.requests) == 2 and not step.updates
+    assert "does not fit the format" in step.refused[0].reason
+
+
 def test_a_coupled_text_without_edits_stays_as_it_is() -> None:
     """That is no refusal; an answer about none of the texts is one."""
-    one = {"edits": [{"name": ANSWER, "find": "brief", "replace": "short"}]}
+    one = {"edits": [{"names": [ANSWER], "find": "brief", "replace": "short"}]}
     step, _ = stepped(told(note()), rewriter_of(lambda _: one), coupled=True)
     assert step.unchanged == (EXTRACT,) and step.refused == ()
     step, _ = stepped(told(note()), rewriter_of(lambda _: {"edits": []}), coupled=True)

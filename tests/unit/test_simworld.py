@@ -475,6 +475,30 @@ def test_the_reflector_fills_a_schema() -> None:
     assert reply["sure"] == 2
 
 
+def test_a_shared_edit_names_the_prompts_it_is_for() -> None:
+    """Mostly all of a chain, mostly one of a pipeline; never one that states it."""
+    found = {}
+    for family in ("chain", "pipeline"):
+        world = World(family, 1)
+        rule = missing(world)[0]
+        prompts = world.start_prompts()
+        prompts["bill"] += f"\n- {rule.sentence()}" * (family == "chain")
+        shown = "\n\n".join(f"{name}:\n{text}" for name, text in prompts.items())
+        told = f"{shown}\n\n{evidence(world, [rule] * 3)}\n\nGive edits. [slip 1]"
+        names = {"type": "array", "items": {"type": "string", "enum": list(prompts)}}
+        edit = {"names": names, "find": {"type": "string"}, "new": {"type": "string"}}
+        items = {"type": "object", "properties": edit}
+        wanted = schema_of(edits={"type": "array", "items": items})
+        replies = many(world, lambda n: f"{n}. {told}", response_format=wanted)  # noqa: B023
+        edits = [edit for reply in replies for edit in json.loads(reply)["edits"]]
+        about = [edit for edit in edits if rule.mark in edit["new"]]
+        assert about and {edit["find"] for edit in about} == {""}
+        found[family] = [name for edit in about for name in edit["names"]]
+    assert "bill" not in found["chain"]
+    assert SURE <= len(found["chain"]) <= 2 * SURE
+    assert len(found["pipeline"]) < 2 * SURE
+
+
 def test_one_reply_may_hold_three_prompts() -> None:
     """Prompts that are asked for together mostly get the same new rule."""
     world = World("chain", 1)

@@ -43,18 +43,26 @@ from inf_engine.optimization.racing import Race, Scorebook
 from inf_engine.optimization.rewriter import Job, Rewriter, Target
 from inf_engine.optimization.search import Candidate, Change, Rollout, Search
 
+ESC = 2
+NOJ = 1
 _TOP = 1.0 - 1e-9  # the scores of a search are in [0, 1]
 _SHARPNESS = 3.0  # of the draw of parents
 _LEAST = 2  # failing examples that a child is tested on
 _ENOUGH = 3  # failing examples that are worth a proposal
 _MOST_BATCHES = 3  # minibatches in a round while fewer went wrong
-_MOST_SHOWN = 3  # proposals that an example is evidence for
+_MOST_SHOWN = 2  # proposals that an example is evidence for
 _MOST_IDLE = 8  # rounds that bring nothing to try, before it ends
 _PASSING = 4  # examples that went right, as evidence
 _TOGETHER = (
     "These texts belong to steps of one program and work together. If a rule has to be "
     "known at several steps, write it into the text of each of them in this answer: in "
     "one of them alone it does not help."
+)
+
+_ANEW = (
+    "Edits of the text did not mend these examples. Write it anew: where it says two "
+    "things of one case keep the one that the examples confirm, and leave out what "
+    "they speak against."
 )
 
 
@@ -126,6 +134,8 @@ class ReflectiveEvolution(Optimizer):
     ) -> list[Job]:
         """Return the calls to make; for a coordinated proposal one for all texts."""
         jobs = super()._jobs(targets, seed, advice)
+        if advice == _ANEW:
+            return [replace(job, mode="rewrite") for job in jobs]
         if advice != _TOGETHER or len(jobs) < 2:
             return jobs
         fused: dict[str, Job] = {}
@@ -133,7 +143,7 @@ class ReflectiveEvolution(Optimizer):
             named = tuple([_called(target) for target in job.targets])
             held = fused.get(job.alias)
             both = named if held is None else (*held.targets, *named)
-            fused[job.alias] = replace(job, targets=both, mode="rewrite")
+            fused[job.alias] = replace(job, targets=both)
         return list(fused.values())
 
 
@@ -153,6 +163,7 @@ class _Case:
     wrong: list[int]
     right: list[int]
     test: list[int]
+    stuck: bool = False
 
 
 @dataclass(slots=True)
@@ -189,6 +200,7 @@ class Evolution:
         self.book = Scorebook(search, self.pool, optimizer.val_share)
         self._shown: dict[int, int] = {}
         self._queue: list[int] = []
+        self._drawn: dict[Member, int] = {}
         self._new: dict[Member, tuple[_Try, Verdict]] = {}
         self._tried = {search.start.digest}
         self._samples = self._idle = 0
@@ -259,7 +271,22 @@ class Evolution:
         usual = round(size * (1.0 - sum(known.values()) / max(1, len(known))))
         failing = wrong[: max(_LEAST, usual)]
         test = [*failing, *right[: max(0, size - len(failing))]]
-        return _Case(parent, wrong, right[:_PASSING], test)
+        if ESC == 1:
+            stuck = all(self._shown.get(p, 0) for p in wrong)
+        elif ESC == 2:
+            stuck = self._drawn.get(parent, 0) % 2 == 1
+        elif ESC == 3:
+            stuck = self._drawn.get(parent, 0) >= 1
+        elif ESC == 4:
+            stuck = sum(1 for p in wrong if self._shown.get(p, 0)) * 2 > len(wrong)
+        elif ESC == 5:
+            stuck = sum(1 for p in wrong if not self._shown.get(p, 0)) < 2
+        elif ESC == 6:
+            stuck = all(self._shown.get(p, 0) for p in wrong) or self._drawn.get(parent, 0) % 2 == 1
+        else:
+            stuck = False
+        self._drawn[parent] = self._drawn.get(parent, 0) + 1
+        return _Case(parent, wrong, right[:_PASSING], test, stuck)
 
     def _wrong(self, parent: Member) -> list[int]:
         """Return the examples that a parent fails on and that were not shown often."""
@@ -310,7 +337,7 @@ class Evolution:
             names=self.names,
             engine=self.search.engine,
             seed=sample,
-            advice=_TOGETHER if joint else "",
+            advice=_ANEW if case.stuck and not (joint and NOJ) else _TOGETHER if joint else "",
         )
 
     def _tries(self, case: _Case, proposals: Sequence[Proposal]) -> list[_Try]:

@@ -14,8 +14,10 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, make_dataclass
+from operator import getitem
+from types import GenericAlias
+from typing import Any, Literal
 
 from inf_engine.errors import (
     AnswerError,
@@ -172,20 +174,20 @@ class EditsAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class NamedEditAnswer:
-    """One edit of one of several texts."""
+class SharedEditAnswer:
+    """One edit of some of several texts."""
 
-    name: str
+    names: list[str]
     find: str
     replace: str
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class NamedEditsAnswer:
+class SharedEditsAnswer:
     """Edits of several texts."""
 
-    edits: list[NamedEditAnswer]
+    edits: list[SharedEditAnswer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +252,12 @@ class Rewriter:
         """
         kinds: dict[tuple[Any, ...], list[int]] = {}
         for place, job in enumerate(jobs):
-            key = (job.alias, job.mode, len(job.targets) > 1, job.seed)
+            key = (
+                job.alias,
+                job.mode,
+                job.names if len(job.targets) > 1 else "",
+                job.seed,
+            )
             kinds.setdefault(key, []).append(place)
         maps = [
             engine.map(
@@ -366,20 +373,35 @@ def _asked(job: Job) -> str:
     several = len(job.targets) > 1
     if job.mode == "edits":
         each = " of each text" if several else ""
-        named = '"name": "...", ' if several else ""
+        named = '"names": ["..."], ' if several else ""
         asked = _EDITS.format(edits=job.edits, each=each, named=named)
     else:
         asked = (_REWRITE_ALL if several else _REWRITE).format(edits=job.edits)
     if several:
         asked += f"\nThe names are: {job.names}. Texts that work together agree."
+        if job.mode == "edits":
+            asked += " An edit is made in every text that it names."
     return asked
 
 
 def _format_of(job: Job) -> Any:
     several = len(job.targets) > 1
     if job.mode == "edits":
-        return NamedEditsAnswer if several else EditsAnswer
+        return _shared_edits(job) if several else EditsAnswer
     return TextsAnswer if several else None
+
+
+def _shared_edits(job: Job) -> Any:
+    """Return the type of edits of several texts, which can name these only."""
+    names = tuple([target.name for target in job.targets])
+    some: Any = GenericAlias(list, getitem(Literal, names))
+    one = make_dataclass(
+        "SharedEdit", [("names", some)], bases=(SharedEditAnswer,), frozen=True
+    )
+    many: Any = GenericAlias(list, one)
+    return make_dataclass(
+        "SharedEdits", [("edits", many)], bases=(SharedEditsAnswer,), frozen=True
+    )
 
 
 # -- what is answered -------------------------------------------------------------
@@ -441,14 +463,15 @@ def _several_texts(job: Job, answer: TextsAnswer) -> list[Rewrite]:
     ]
 
 
-def _several_edits(job: Job, answer: EditsAnswer | NamedEditsAnswer) -> list[Rewrite]:
+def _several_edits(job: Job, answer: EditsAnswer | SharedEditsAnswer) -> list[Rewrite]:
     """Return the texts with the edits that can be made."""
     if isinstance(answer, EditsAnswer):
         return [_edited(job.targets[0], answer.edits, job.edits)]
     parts = {target.name: [] for target in job.targets}
     for edit in answer.edits:
-        if edit.name in parts:
-            parts[edit.name].append(edit)
+        for name in dict.fromkeys(edit.names):
+            if name in parts:
+                parts[name].append(edit)
     if not any(parts.values()):
         return _refused(job, "The rewriter's answer has no edit of these texts.")
     return [
@@ -460,7 +483,7 @@ def _several_edits(job: Job, answer: EditsAnswer | NamedEditsAnswer) -> list[Rew
 
 
 def _edited(
-    target: Target, edits: Sequence[EditAnswer | NamedEditAnswer], most: int
+    target: Target, edits: Sequence[EditAnswer | SharedEditAnswer], most: int
 ) -> Rewrite:
     if not edits:
         return Rewrite(refused="The rewriter proposed no edit.")
