@@ -239,10 +239,33 @@ def test_it_learns_a_rule_that_all_texts_must_share() -> None:
     assert true(search, best) == 1.0
     joint = [job for job in teacher.jobs if len(job.targets) == 2]
     assert joint
-    assert {job.mode for job in joint} == {"rewrite"}
+    assert {job.mode for job in joint} == {"edits"}
     assert all("work together" in job.advice for job in joint)
     assert [t.name for t in joint[0].targets] == ["first", "second"]
     assert "The text of first:" in joint[0].targets[0].purpose
+
+
+def only_start(values: dict[str, str], place: int) -> float:
+    """Any change is for the worse."""
+    return float(values["first"] == "Begin." and place % 2)
+
+
+@pytest.mark.parametrize("coordinated", [True, False])
+def test_what_edits_did_not_mend_is_written_anew(coordinated: bool) -> None:
+    """By every second proposal from one parent, if the first brought nothing."""
+    search, teacher = Memory(lambda values, place: 0.0), Teacher(texts=0)
+    evolve(search, teacher, coordinated=coordinated)
+    jobs = {job.seed: job for job in teacher.jobs}
+    assert [jobs[n].mode for n in (0, 1, 2)] == ["edits", "rewrite", "edits"]
+    assert "Write it anew" in jobs[1].advice and not jobs[1].targets[1:]
+
+
+@pytest.mark.parametrize("coordinated", [True, False])
+def test_all_texts_at_once_are_not_written_anew(coordinated: bool) -> None:
+    """That would lose too much while there is something to try."""
+    teacher = Teacher(spoil=True)
+    evolve(Memory(only_start), teacher, coordinated=coordinated)
+    assert ("rewrite" in [job.mode for job in teacher.jobs]) == (not coordinated)
 
 
 def test_without_coordination_each_text_is_asked_for_alone() -> None:

@@ -13,19 +13,20 @@ an engine that runs many calls at once, add to that:
   (`pareto.merge`), so that a candidate, which costs rollouts, holds what several
   proposals, which cost none, have learned. They are tried one by one if that fails.
 - Where one example blames several parameters, one of the proposals is coordinated: one
-  call sees and writes all of these texts, since a rule that several steps must share
-  helps in none of them alone.
-- A child's own minibatch is evidence for its next proposal: no example is paid for
-  twice, and a new minibatch is added to the old mistakes instead of replacing them.
-  Minibatches grow while nothing goes wrong in them.
+  call sees all of these texts and says of each edit which of them it is for, since a
+  rule that several steps must share helps in none of them alone.
+- Proposals are edits: what they do not name is neither forgotten nor paid for again.
+  What edits did not mend is written anew: in every second proposal from one parent;
+  but several texts, of which more would be forgotten, only while there is nothing else
+  to try.
+- No evidence is paid for twice (`cases`).
 - Held-out examples are for choosing, not for learning, and cost less than half of all
   rollouts. A child runs on a few, and on more only while it may be the best; a race
   that is lost ends (`racing.Race`). Which one is best is estimated from all scores at
   once (`racing.estimate`), so that luck on a few examples does not count as strength.
 
-An example that was shown several times and is still wrong is shown no more while there
-are others: its label may be wrong. The search ends when the trainer says so, when the
-budget does not allow the next run, or when several rounds brought nothing to try.
+The search ends when the trainer says so, when the budget does not allow the next run,
+or when several rounds brought nothing to try.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +35,7 @@ from typing import Any
 
 from inf_engine.errors import BudgetExceededError, UsageError
 from inf_engine.optimization.acceptance import Verdict
+from inf_engine.optimization.cases import PASSING, Case, Cases
 from inf_engine.optimization.notes import Note
 from inf_engine.optimization.optimizer import Optimizer
 from inf_engine.optimization.outcomes import together
@@ -41,24 +43,15 @@ from inf_engine.optimization.pareto import Member, Pool, common_ancestor, merge
 from inf_engine.optimization.proposals import Proposal
 from inf_engine.optimization.racing import Race, Scorebook
 from inf_engine.optimization.rewriter import Job, Rewriter, Target
-from inf_engine.optimization.search import Candidate, Change, Rollout, Search
+from inf_engine.optimization.search import Candidate, Change, Search
 
-ESC = 2
-NOJ = 1
-_TOP = 1.0 - 1e-9  # the scores of a search are in [0, 1]
 _SHARPNESS = 3.0  # of the draw of parents
-_LEAST = 2  # failing examples that a child is tested on
-_ENOUGH = 3  # failing examples that are worth a proposal
-_MOST_BATCHES = 3  # minibatches in a round while fewer went wrong
-_MOST_SHOWN = 2  # proposals that an example is evidence for
 _MOST_IDLE = 8  # rounds that bring nothing to try, before it ends
-_PASSING = 4  # examples that went right, as evidence
 _TOGETHER = (
     "These texts belong to steps of one program and work together. If a rule has to be "
-    "known at several steps, write it into the text of each of them in this answer: in "
-    "one of them alone it does not help."
+    "known at several steps, this answer has to bring it into the text of each of "
+    "them: in one of them alone it does not help."
 )
-
 _ANEW = (
     "Edits of the text did not mend these examples. Write it anew: where it says two "
     "things of one case keep the one that the examples confirm, and leave out what "
@@ -80,7 +73,8 @@ class ReflectiveEvolution(Optimizer):
             an example blames several.
         val_share: The part of all rollouts that may be held-out ones, above 0 and
             below 0.5; those of the first candidate do not count.
-        mode: ``"rewrite"`` of whole texts, or ``"edits"``.
+        mode: ``"edits"``, and whole texts where these do not help; or ``"rewrite"``,
+            always whole texts.
         **options: The other arguments of `Optimizer`.
 
     Raises:
@@ -98,7 +92,7 @@ class ReflectiveEvolution(Optimizer):
         proposals: int = 1,
         coordinated: bool = True,
         val_share: float = 0.3,
-        mode: str = "rewrite",
+        mode: str = "edits",
         **options: Any,
     ) -> None:
         counts = {"minibatch": minibatch, "parents": parents, "proposals": proposals}
@@ -110,7 +104,7 @@ class ReflectiveEvolution(Optimizer):
                 f"val_share={val_share!r}: give the part of the rollouts that may be "
                 "held-out ones, above 0 and below 0.5."
             )
-        options.setdefault("rewriter", Rewriter(passing=_PASSING))
+        options.setdefault("rewriter", Rewriter(passing=PASSING))
         super().__init__(params, engine=engine, alias=alias, mode=mode, **options)
         self.minibatch, self.parents = minibatch, parents
         self.proposals, self.coordinated = proposals, coordinated
@@ -148,25 +142,6 @@ class ReflectiveEvolution(Optimizer):
 
 
 @dataclass(slots=True)
-class _Case:
-    """A parent, and the examples that a round looks at.
-
-    Args:
-        parent: The parent.
-        wrong: The places of training examples that it fails on, to be shown.
-        right: Those it does not, to be shown.
-        test: Some of both, as many of each as is usual for the parent: what its
-            children are tested on.
-    """
-
-    parent: Member
-    wrong: list[int]
-    right: list[int]
-    test: list[int]
-    stuck: bool = False
-
-
-@dataclass(slots=True)
 class _Try:
     """A candidate that is to be tested."""
 
@@ -198,9 +173,7 @@ class Evolution:
         self.search = search
         self.pool = Pool()
         self.book = Scorebook(search, self.pool, optimizer.val_share)
-        self._shown: dict[int, int] = {}
-        self._queue: list[int] = []
-        self._drawn: dict[Member, int] = {}
+        self.cases = Cases(search, self.book, optimizer.minibatch)
         self._new: dict[Member, tuple[_Try, Verdict]] = {}
         self._tried = {search.start.digest}
         self._samples = self._idle = 0
@@ -226,10 +199,7 @@ class Evolution:
     async def _round(self) -> None:
         """Try children of some parents, and perhaps a cross."""
         cases = await self._cases()
-        for case in cases:
-            for place in case.wrong:
-                self._shown[place] = self._shown.get(place, 0) + 1
-        notes = await together(self._notes(case) for case in cases)
+        notes = await together(self.cases.notes(case, self.names) for case in cases)
         asked = await together(
             self._proposed(case, about, sample)
             for case, about in zip(cases, notes, strict=True)
@@ -245,9 +215,7 @@ class Evolution:
         await self.book.compare()
         self._report()
 
-    # -- evidence ---------------------------------------------------------------
-
-    async def _cases(self) -> list[_Case]:
+    async def _cases(self) -> list[Case]:
         """Return parents with something to learn from."""
         drawn: list[Member] = []
         strengths = dict(self.book.ranked())
@@ -255,60 +223,8 @@ class Evolution:
             parent = self.pool.draw(self.search.rng, _SHARPNESS, strengths)
             if parent not in drawn:
                 drawn.append(parent)
-        cases = [await self._case(parent) for parent in drawn]
-        return [case for case in cases if case.wrong]
-
-    async def _case(self, parent: Member) -> _Case:
-        """Run a parent on new examples until some are wrong that can be shown."""
-        for _ in range(_MOST_BATCHES):
-            if len(self._wrong(parent)) >= _ENOUGH:
-                break
-            await self.book.run(parent.candidate, self._next(parent))
-        size = self.optimizer.minibatch
-        wrong = sorted(self._wrong(parent), key=lambda p: self._shown.get(p, 0))[:size]
-        known = self.book.train.get(parent.candidate, {})
-        right = [place for place in reversed(known) if known[place] >= _TOP]
-        usual = round(size * (1.0 - sum(known.values()) / max(1, len(known))))
-        failing = wrong[: max(_LEAST, usual)]
-        test = [*failing, *right[: max(0, size - len(failing))]]
-        if ESC == 1:
-            stuck = all(self._shown.get(p, 0) for p in wrong)
-        elif ESC == 2:
-            stuck = self._drawn.get(parent, 0) % 2 == 1
-        elif ESC == 3:
-            stuck = self._drawn.get(parent, 0) >= 1
-        elif ESC == 4:
-            stuck = sum(1 for p in wrong if self._shown.get(p, 0)) * 2 > len(wrong)
-        elif ESC == 5:
-            stuck = sum(1 for p in wrong if not self._shown.get(p, 0)) < 2
-        elif ESC == 6:
-            stuck = all(self._shown.get(p, 0) for p in wrong) or self._drawn.get(parent, 0) % 2 == 1
-        else:
-            stuck = False
-        self._drawn[parent] = self._drawn.get(parent, 0) + 1
-        return _Case(parent, wrong, right[:_PASSING], test, stuck)
-
-    def _wrong(self, parent: Member) -> list[int]:
-        """Return the examples that a parent fails on and that were not shown often."""
-        known = self.book.train.get(parent.candidate, {})
-        return [
-            place
-            for place, score in known.items()
-            if score < _TOP and self._shown.get(place, 0) < _MOST_SHOWN
-        ]
-
-    def _next(self, parent: Member) -> list[int]:
-        """Return a minibatch of examples that a parent was not run on."""
-        known = self.book.train.get(parent.candidate, {})
-        found: list[int] = []
-        looked = 0
-        while len(found) < self.optimizer.minibatch and looked < self.search.train_size:
-            self._queue = self._queue or list(self.search.batch())
-            place = self._queue.pop(0)
-            looked += 1
-            if place not in known and place not in found:
-                found.append(place)
-        return found
+        cases = [await self.cases.of(parent) for parent in drawn]
+        return [case for case in cases if case is not None]
 
     # -- proposals --------------------------------------------------------------
 
@@ -318,29 +234,30 @@ class Evolution:
         self._samples += self.optimizer.proposals
         return list(range(first, self._samples))
 
-    async def _notes(self, case: _Case) -> dict[str, list[Note]]:
-        """Return the notes that a case leaves on each parameter."""
-        places, candidate = [*case.wrong, *case.right], case.parent.candidate
-        rollouts = await self.search.rollouts(candidate, places, record=True)
-        notes = await self.search.notes(candidate, rollouts)
-        return {name: _rescaled(notes.get(name, ()), rollouts) for name in self.names}
-
     async def _proposed(
-        self, case: _Case, notes: Mapping[str, Sequence[Note]], sample: int
+        self, case: Case, notes: Mapping[str, Sequence[Note]], sample: int
     ) -> Proposal:
         """Ask for new values; the first sample of a round may be a coordinated one."""
-        is_first = sample % self.optimizer.proposals == 0
-        joint = is_first and self.optimizer.coordinated and _is_shared(notes)
         return await self.optimizer.propose(
             notes,
             values=case.parent.candidate.values,
             names=self.names,
             engine=self.search.engine,
             seed=sample,
-            advice=_ANEW if case.stuck and not (joint and NOJ) else _TOGETHER if joint else "",
+            advice=self._advice(case, notes, sample),
         )
 
-    def _tries(self, case: _Case, proposals: Sequence[Proposal]) -> list[_Try]:
+    def _advice(
+        self, case: Case, notes: Mapping[str, Sequence[Note]], sample: int
+    ) -> str:
+        """Return what to tell the rewriter; it decides how it is asked, too."""
+        is_first = sample % self.optimizer.proposals == 0
+        joint = is_first and self.optimizer.coordinated and _is_shared(notes)
+        if case.turn % 2 and (self._idle or not joint):
+            return _ANEW
+        return _TOGETHER if joint else ""
+
+    def _tries(self, case: Case, proposals: Sequence[Proposal]) -> list[_Try]:
         """Return the candidates that proposals make, the most promising first."""
         base = case.parent.candidate
         sides = [{**base.values, **p.values} for p in proposals if p.values]
@@ -364,7 +281,7 @@ class Evolution:
         ]
         return _Try(before.with_values(values), parents, tuple(changes))
 
-    async def _grow(self, case: _Case, proposals: Sequence[Proposal]) -> bool:
+    async def _grow(self, case: Case, proposals: Sequence[Proposal]) -> bool:
         """Take in the first candidate that passes; say whether any was tested."""
         for proposal in proposals:
             self.optimizer.learn(proposal)
@@ -513,15 +430,3 @@ def _is_shared(notes: Mapping[str, Sequence[Note]]) -> bool:
                 if seen.setdefault(call.example, name) != name:
                     return True
     return False
-
-
-def _rescaled(notes: Sequence[Note], rollouts: Sequence[Rollout]) -> list[Note]:
-    """Return notes with the scores of the search, which are in [0, 1]."""
-    scores = {place: rollout.score for place, rollout in enumerate(rollouts)}
-    scaled = []
-    for note in notes:
-        calls = [
-            replace(e, score=scores.get(e.example, e.score)) for e in note.evidence
-        ]
-        scaled.append(replace(note, evidence=tuple(calls)))
-    return scaled
