@@ -142,10 +142,12 @@ class Draft:
     ) -> list[Any]:
         """A list for a schema: of lessons, of prompts, or where a lesson belongs."""
         items = schema.get("items", {"type": "string"})
-        if lesson is not None and "enum" in _resolved(items, defs):
-            homes = self.homes[self.lessons.index(lesson)]
-            return [self._option(_resolved(items, defs)["enum"], n) for n in homes]
         fewest, most = schema.get("minItems", 0), schema.get("maxItems", 99)
+        options = _resolved(items, defs).get("enum")
+        if options and lesson in self.lessons:
+            homes = self.homes[self.lessons.index(lesson)]
+            homes = [*homes, *[self.focus] * (fewest - len(homes))][:most]
+            return [self._option(options, n) for n in homes]
         told: list[tuple[int, str | None]]
         if _LESSONS.search(name) or is_thought(name) or not self.texts:
             told = [(self.focus, lesson) for lesson in self.lessons]
