@@ -227,6 +227,28 @@ def test_what_cannot_be_checked_is_not_the_best() -> None:
     assert result.score.n == 12
 
 
+class Lucky(Liar):
+    """An optimizer: one candidate is good on all held-out examples, one on one."""
+
+    async def search(self, search: Any) -> None:
+        start = await search.rollouts(search.start, range(12), split="val")
+        before = Scores.of(search.start, start).by_place
+        for text, count in (("rule 0. rule 1. rule 2.", 12), ("rule 0.", 1)):
+            candidate = search.start.with_values({"rules": text})
+            made = await search.rollouts(candidate, range(count), split="val")
+            verdict = accept(before, Scores.of(candidate, made).by_place)
+            search.accepted(candidate, [search.start], [], verdict)
+
+
+def test_luck_on_a_few_examples_is_not_strength() -> None:
+    """A candidate that was right on one example does not beat 9 of 12."""
+    world = World()
+    lucky = Lucky(world.module.parameters())
+    result = trained(world, rollouts=25, optimizer=lucky)
+    assert result.rollouts == 25
+    assert result.score.mean == 0.75
+
+
 def test_a_check_is_kept_back() -> None:
     """The search cannot spend what the check takes, up to a quarter of all."""
     world = World()

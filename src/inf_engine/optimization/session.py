@@ -2,10 +2,11 @@
 
 Which candidate is best? The optimizer's acceptances are proposals: what counts in the
 end is the held-out data, or all of the training data where there is none. Candidates
-are compared with the start on the examples that both were run on. Of those that are
-equal the one with the higher training scores wins, then the later one; the start
-itself competes, so nothing that is worse than it can win. Where the optimizer weighs
-cost (`ChoiceSearch`) its objective counts instead of the score.
+have scores of different examples, and of few, so the best is not the one with the
+highest mean but the most probable one (`racing.estimate`), of equal ones the latest.
+Before it is written it is compared with the start on held-out examples that both were
+run on: nothing that is worse there can win. Where the optimizer weighs cost
+(`ChoiceSearch`) its objective counts instead of the score.
 
 So that the winner can still be checked when the search has used up its rollouts, as
 many as the check takes are kept back, but no more than a quarter of all. What an
@@ -25,6 +26,7 @@ from inf_engine.optimization.examples import ExampleCall
 from inf_engine.optimization.notes import Note
 from inf_engine.optimization.objective import Objective, judge, score_alone
 from inf_engine.optimization.purse import Purse, Spent
+from inf_engine.optimization.racing import Entry, estimate
 from inf_engine.optimization.rollouts import Rollouts
 from inf_engine.optimization.runner import Runner
 from inf_engine.optimization.search import Candidate, Change, Rollout, Split
@@ -108,7 +110,7 @@ class Session:
         self._guess = calls_per_run
         self._trajectory = trajectory
         self._tell = tell
-        self._accepted: dict[Candidate, float] = {}  # and the gain over its parents
+        self._accepted: dict[Candidate, tuple[Candidate, ...]] = {}  # and its parents
         self._unchecked: list[Candidate] = []
         self._evaluations: list[Evaluated] = []
         self._decisions: list[Decision] = []
@@ -171,9 +173,7 @@ class Session:
         verdict: Verdict,
     ) -> None:
         """Take note that a candidate was accepted."""
-        if candidate not in self._accepted:
-            base = [self._estimate(parent) for parent in parents]
-            self._accepted[candidate] = max(base, default=0.0) + verdict.gain.mean
+        self._accepted.setdefault(candidate, tuple(parents))
         before, self.best = self.best, self._leader()
         is_best = self.best != before and self.best == candidate
         self._decided(
@@ -299,23 +299,27 @@ class Session:
             return
 
     def _leader(self) -> Candidate:
-        """Return the best candidate by what is known now (see the top)."""
-        rivals = [c for c in self._accepted if c not in self._unchecked]
-        field = [self.start, *rivals]
-        ranks = [
-            (self._estimate(c), self._edge(c, "train") or 0.0, place)
-            for place, c in enumerate(field)
-        ]
-        return field[max(ranks)[2]]
+        """Return the candidate that is most probably the best (see the top)."""
+        field = [self.start, *[c for c in self._accepted if c not in self._unchecked]]
+        places = {candidate: place for place, candidate in enumerate(field)}
+        entries = []
+        for candidate in field:
+            parents = [p for p in self._accepted.get(candidate, ()) if p in places]
+            origins = [places[p] for p in parents if places[p] < places[candidate]]
+            if not origins and candidate != self.start:
+                origins = [0]
+            entries.append(Entry(self._known(candidate), origins))
+        strengths = estimate(entries)
+        return field[max(range(len(field)), key=lambda k: (strengths[k], k))]
 
-    def _estimate(self, candidate: Candidate) -> float:
-        """Return how much better than the start a candidate is thought to be.
-
-        What was not run where the start was is as good as its parent and what it
-        gained on it.
-        """
-        edge = self._edge(candidate, self.gate)
-        return self._accepted.get(candidate, 0.0) if edge is None else edge
+    def _known(self, candidate: Candidate) -> dict[tuple[Split, int], float]:
+        """Return what the runs of a candidate were worth, on any example."""
+        splits: tuple[Split, ...] = ("train", "val")
+        return {
+            (split, place): objective.value
+            for split in splits
+            for place, objective in self._rollouts.objectives(candidate, split).items()
+        }
 
     def _edge(self, candidate: Candidate, split: Split) -> float | None:
         """Return how much better than the start one is, on common examples."""
