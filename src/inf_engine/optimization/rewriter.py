@@ -27,6 +27,14 @@ from inf_engine.errors import (
     UsageError,
 )
 from inf_engine.llm import LLMInference
+from inf_engine.optimization.answers import (
+    EditAnswer,
+    EditsAnswer,
+    SharedEditAnswer,
+    SharedEditsAnswer,
+    TextAnswer,
+    TextsAnswer,
+)
 from inf_engine.optimization.edits import (
     Edit,
     apply_edits,
@@ -155,55 +163,6 @@ class Rewrite:
     text: str | None = None
     reason: str = ""
     refused: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class EditAnswer:
-    """One edit, as the model writes it."""
-
-    find: str
-    replace: str
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class EditsAnswer:
-    """Edits of one text."""
-
-    edits: list[EditAnswer]
-
-
-@dataclass(frozen=True, slots=True)
-class SharedEditAnswer:
-    """One edit of some of several texts."""
-
-    names: list[str]
-    find: str
-    replace: str
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SharedEditsAnswer:
-    """Edits of several texts."""
-
-    edits: list[SharedEditAnswer]
-
-
-@dataclass(frozen=True, slots=True)
-class TextAnswer:
-    """One of several texts, written anew."""
-
-    name: str
-    text: str
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class TextsAnswer:
-    """Several texts, written anew."""
-
-    texts: list[TextAnswer]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
