@@ -16,7 +16,7 @@ the start and the winner on the same examples; a winner without any is none.
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 from inf_engine.errors import BudgetExceededError
@@ -312,7 +312,7 @@ class Session:
         strengths = estimate(entries)
         return field[max(range(len(field)), key=lambda k: (strengths[k], k))]
 
-    def _known(self, candidate: Candidate) -> dict[tuple[Split, int], float]:
+    def _known(self, candidate: Candidate) -> dict[Hashable, float]:
         """Return what the runs of a candidate were worth, on any example."""
         splits: tuple[Split, ...] = ("train", "val")
         return {
