@@ -91,7 +91,7 @@ class ReflectiveEvolution(Optimizer):
         parents: int = 1,
         proposals: int = 1,
         coordinated: bool = True,
-        val_share: float = 0.3,
+        val_share: float = 0.15,
         mode: str = "edits",
         **options: Any,
     ) -> None:

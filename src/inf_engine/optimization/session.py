@@ -9,7 +9,7 @@ run on: nothing that is worse there can win. Where the optimizer weighs cost
 (`ChoiceSearch`) its objective counts instead of the score.
 
 So that the winner can still be checked when the search has used up its rollouts, as
-many as the check takes are kept back, but no more than a quarter of all. What an
+many as the check takes are kept back, but no more than an eighth of all. What an
 optimizer has validated itself is not run again. A check that cannot be complete runs
 the start and the winner on the same examples; a winner without any is none.
 """
@@ -334,7 +334,7 @@ class Session:
         each = dict.fromkeys((self.start, self.best))
         missing = sum(len(self._rollouts.missing(c, self.gate)) for c in each)
         left = self.rollouts_left
-        return 0 if left is None else min(missing, (self.count + left) // 4)
+        return 0 if left is None else min(missing, (self.count + left) // 8)
 
     def _allow(self, wanted: int, split: Split) -> None:
         """Refuse rollouts that the budget does not allow.
