@@ -1,0 +1,1 @@
+"""Butterfly: serves a transformer that is too large for one machine."""
