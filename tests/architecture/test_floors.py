@@ -11,7 +11,10 @@ A *part* is what stands directly under ``inf_engine``: a file or a folder. The r
    function that needs it, by one file. `testing/` ships a server of its own and may
    do so a second time. ``if TYPE_CHECKING`` may name it anywhere: it loads nothing.
 4. Nobody inside the package imports the face, ``inf_engine`` itself.
-5. Files and functions are short. A docstring is not counted into its function.
+5. ``butterfly`` has a table of its own (design_docs/butterfly.md). It never imports
+   ``inf_engine``, its heavy libraries may stand at the top of a file, and its plain
+   parts need nothing but Python.
+6. Files and functions are short. A docstring is not counted into its function.
 
 Each rule is a function from sources to sentences, so that the rules are tested too,
 on packages made up here. A sentence is what a contributor reads.
@@ -25,8 +28,7 @@ from pathlib import Path
 
 import pytest
 
-FACE = "inf_engine"
-SOURCE = Path(__file__).parents[2] / "src" / FACE
+ROOT = Path(__file__).parents[2] / "src"
 
 FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "types", "tree", "tasks", "startup"),
@@ -61,9 +63,60 @@ FILE_LINES = 500
 BODY_LINES = 50
 BODY_LINES_P90 = 30
 
-FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}
+BUTTERFLY_FLOORS: dict[int, tuple[str, ...]] = {
+    0: ("errors",),
+    1: ("partitioning", "communication", "config", "monitoring"),
+    2: ("engine", "scheduling"),
+    3: ("cluster",),
+    4: ("api",),
+    5: ("__init__", "__main__", "cli"),
+}
+BUTTERFLY_PROCESSES = ("butterfly.api.server", "butterfly.cluster.node")  # planning
+# needs no torch, so the command line imports what does only where it starts it
+BUTTERFLY_EARLY = (
+    *("torch", "numpy", "safetensors", "fastapi", "starlette", "pydantic"),
+    *("prometheus_client", "jinja2", "llguidance", "uvicorn"),
+)
 
 Sources = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Package:
+    """An import package and its tables.
+
+    Args:
+        face: Its name.
+        floors: Its parts, by floor.
+        early: Libraries that its files may import at the top.
+        late: Libraries that are imported in the function that needs them.
+        plain: Parts that import nothing but Python's own.
+        page: The document that draws the floors.
+    """
+
+    face: str
+    floors: dict[int, tuple[str, ...]]
+    early: tuple[str, ...]
+    late: tuple[str, ...]
+    plain: tuple[str, ...]
+    page: str
+
+    @property
+    def floor_of(self) -> dict[str, int]:
+        """The floor of each part."""
+        return {part: floor for floor, parts in self.floors.items() for part in parts}
+
+
+INF_ENGINE = Package("inf_engine", FLOORS, EARLY, LATE, (), "architecture.md")
+BUTTERFLY = Package(
+    face="butterfly",
+    floors=BUTTERFLY_FLOORS,
+    early=BUTTERFLY_EARLY,
+    late=("transformers", "safetensors.torch", *BUTTERFLY_PROCESSES),
+    plain=("errors", "partitioning"),
+    page="butterfly.md",
+)
+PACKAGES = (INF_ENGINE, BUTTERFLY)
 
 
 @dataclass(frozen=True)
@@ -91,10 +144,9 @@ class Import:
         """The place in words."""
         return f"{self.file} line {self.line}"
 
-    @property
-    def library(self) -> str:
-        """The entry of `LATE` that is imported, else the top-level package."""
-        names = [n for n in LATE if f"{self.target}.".startswith(f"{n}.")]
+    def library(self, package: Package) -> str:
+        """Return the late library that is imported, else the top-level package."""
+        names = [n for n in package.late if f"{self.target}.".startswith(f"{n}.")]
         return names[0] if names else self.target.split(".")[0]
 
 
@@ -147,11 +199,11 @@ def imports_of(sources: Sources) -> list[Import]:
     return found
 
 
-def ours(sources: Sources) -> list[tuple[Import, str]]:
+def ours(sources: Sources, package: Package = INF_ENGINE) -> list[tuple[Import, str]]:
     """Return the imports between files of the package, with the imported file."""
     pairs = []
     for imp in imports_of(sources):
-        target = imp.target.removeprefix(f"{FACE}.")
+        target = imp.target.removeprefix(f"{package.face}.")
         if target == imp.target:
             continue
         candidates = (
@@ -165,45 +217,49 @@ def ours(sources: Sources) -> list[tuple[Import, str]]:
     return pairs
 
 
-def unknown_files(sources: Sources) -> list[str]:
+def unknown_files(sources: Sources, package: Package = INF_ENGINE) -> list[str]:
     """Every file belongs to a part that stands in the table of floors."""
     return [
-        f"{file} is on no floor: put {part_of(file)!r} into FLOORS of this test, "
-        "and into the drawing in design_docs/architecture.md"
+        f"{file} is on no floor: put {part_of(file)!r} into the floors of "
+        f"{package.face} in this test, and into the drawing in "
+        f"design_docs/{package.page}"
         for file in sources
-        if part_of(file) not in FLOOR_OF
+        if part_of(file) not in package.floor_of
     ]
 
 
-def upward_imports(sources: Sources) -> list[str]:
+def upward_imports(sources: Sources, package: Package = INF_ENGINE) -> list[str]:
     """An import points down or along a floor."""
+    floors = package.floor_of
     return [
-        f"{imp.where} imports {file}, from floor {FLOOR_OF[part_of(imp.file)]} up to "
-        f"floor {FLOOR_OF[part_of(file)]}: move what both need down"
-        for imp, file in ours(sources)
-        if part_of(file) in FLOOR_OF
-        and FLOOR_OF[part_of(file)] > FLOOR_OF.get(part_of(imp.file), 99)
+        f"{imp.where} imports {file}, from floor {floors[part_of(imp.file)]} up to "
+        f"floor {floors[part_of(file)]}: move what both need down"
+        for imp, file in ours(sources, package)
+        if part_of(file) in floors
+        and floors[part_of(file)] > floors.get(part_of(imp.file), 99)
     ]
 
 
-def tower_crossings(sources: Sources) -> list[str]:
+def tower_crossings(sources: Sources, package: Package = INF_ENGINE) -> list[str]:
     """The two towers know nothing of each other."""
+    if package is not INF_ENGINE:
+        return []
     towers = dict.fromkeys(USER_TOWER, "the user's")
     towers |= dict.fromkeys(PROVIDER_TOWER, "the provider's")
     return [
         f"{imp.where} imports {file}, from {towers[part_of(imp.file)]} tower into "
         f"{towers[part_of(file)]}: they meet in execution/ only"
-        for imp, file in ours(sources)
+        for imp, file in ours(sources, package)
         if part_of(imp.file) in towers
         and part_of(file) in towers
         and towers[part_of(imp.file)] != towers[part_of(file)]
     ]
 
 
-def import_circles(sources: Sources) -> list[str]:
+def import_circles(sources: Sources, package: Package = INF_ENGINE) -> list[str]:
     """No files import each other in a circle."""
     below: dict[str, list[str]] = {file: [] for file in sources}
-    for imp, file in ours(sources):
+    for imp, file in ours(sources, package):
         if file in below and file != imp.file:
             below[imp.file].append(file)
     while free := [f for f, deps in below.items() if not any(d in below for d in deps)]:
@@ -219,27 +275,27 @@ def import_circles(sources: Sources) -> list[str]:
     return [f"{' -> '.join(circle)} import each other: move what both need down"]
 
 
-def face_imports(sources: Sources) -> list[str]:
+def face_imports(sources: Sources, package: Package = INF_ENGINE) -> list[str]:
     """Nobody inside the package imports the face."""
     return [
         f"{imp.where} imports the face: name the file, "
-        f"'from {FACE}.module import InferenceModule'"
+        f"'from {package.face}.module import InferenceModule'"
         for imp in imports_of(sources)
-        if imp.target == FACE
+        if imp.target == package.face
     ]
 
 
-def misplaced_imports(sources: Sources) -> list[str]:
+def misplaced_imports(sources: Sources, package: Package = INF_ENGINE) -> list[str]:
     """Imports are absolute and at the top, what is heavy is imported late."""
     sentences = []
     for imp in imports_of(sources):
         if imp.level:
             sentences.append(f"{imp.where}: write the absolute name of the import")
-        elif imp.place == "late" and imp.library not in LATE:
+        elif imp.place == "late" and imp.library(package) not in package.late:
             sentences.append(
                 f"{imp.where} imports {imp.target} late: move it to the top of the file"
             )
-        elif imp.place == "top" and imp.library in LATE:
+        elif imp.place == "top" and imp.library(package) in package.late:
             sentences.append(
                 f"{imp.where} imports {imp.target} at the top: import it in the "
                 "function that needs it, it is heavy"
@@ -247,23 +303,31 @@ def misplaced_imports(sources: Sources) -> list[str]:
     return sentences
 
 
-def undeclared_libraries(sources: Sources) -> list[str]:
+def undeclared_libraries(sources: Sources, package: Package = INF_ENGINE) -> list[str]:
     """What is imported is ours, Python's, or in the tables above."""
-    known = {FACE, *LATE, *EARLY, *sys.stdlib_module_names}
+    own = {package.face, *sys.stdlib_module_names}
+    known = {*own, *package.late, *package.early}
     return [
-        f"{imp.where} imports {imp.library}, which neither LATE nor EARLY of this "
-        "test lists: declare it there and in pyproject.toml, or do without"
+        f"{imp.where} imports {imp.library(package)}, which neither the late nor the "
+        "early libraries in this test list: declare it there and in pyproject.toml, "
+        "or do without"
         for imp in imports_of(sources)
-        if not imp.level and imp.library not in known
+        if not imp.level and imp.library(package) not in known
+    ] + [
+        f"{imp.where} imports {imp.target}, but {part_of(imp.file)} is plain: it needs "
+        "nothing but Python"
+        for imp in imports_of(sources)
+        if part_of(imp.file) in package.plain and imp.target.split(".")[0] not in own
     ]
 
 
-def imported_twice(sources: Sources) -> list[str]:
+def imported_twice(sources: Sources, package: Package = INF_ENGINE) -> list[str]:
     """A heavy library has one file that knows it, and at most one in testing/."""
     files: dict[tuple[str, bool], dict[str, None]] = {}
     for imp in imports_of(sources):
-        if imp.library in LATE and imp.place != "types":
-            key = imp.library, part_of(imp.file) == TWICE
+        library = imp.library(package)
+        if library in package.late and imp.place != "types":
+            key = library, part_of(imp.file) == TWICE
             files.setdefault(key, {})[imp.file] = None
     return [
         f"{library} is imported by {' and '.join(names)}: one file should know it"
@@ -272,7 +336,7 @@ def imported_twice(sources: Sources) -> list[str]:
     ]
 
 
-def hidden_imports(sources: Sources) -> list[str]:
+def hidden_imports(sources: Sources, package: Package = INF_ENGINE) -> list[str]:
     """Nothing is imported by a call."""
     return [
         f"{file} line {node.lineno} imports by calling {ast.unparse(node.func)}: "
@@ -299,7 +363,7 @@ def body_sizes(sources: Sources) -> dict[str, int]:
     return sizes
 
 
-def long_bodies(sources: Sources) -> list[str]:
+def long_bodies(sources: Sources, package: Package = INF_ENGINE) -> list[str]:
     """Functions are short, most of them very short."""
     sizes = body_sizes(sources)
     sentences = [
@@ -314,7 +378,7 @@ def long_bodies(sources: Sources) -> list[str]:
     return sentences
 
 
-def long_files(sources: Sources) -> list[str]:
+def long_files(sources: Sources, package: Package = INF_ENGINE) -> list[str]:
     """A file has one noun and at most 500 lines."""
     sizes = {file: len(text.splitlines()) for file, text in sources.items()}
     return [
@@ -324,7 +388,7 @@ def long_files(sources: Sources) -> list[str]:
     ]
 
 
-Rule = Callable[[Sources], list[str]]
+Rule = Callable[[Sources, Package], list[str]]
 
 RULES: tuple[Rule, ...] = (
     unknown_files,
@@ -440,17 +504,18 @@ SOUND: tuple[Sources, ...] = (
 )
 
 
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.face)
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_the_package_keeps(rule: Rule) -> None:
+def test_the_package_keeps(rule: Rule, package: Package) -> None:
     """The source of the package breaks no rule."""
-    found = rule(read_package(SOURCE))
+    found = rule(read_package(ROOT / package.face), package)
     assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize(("rule", "sources", "sentence"), DAMAGED)
 def test_a_rule_sees(rule: Rule, sources: Sources, sentence: str) -> None:
     """Each rule says in a sentence what is wrong with a damaged package."""
-    found = rule(sources)
+    found = rule(sources, INF_ENGINE)
     assert len(found) == 1
     assert sentence in found[0]
 
@@ -459,11 +524,26 @@ def test_a_rule_sees(rule: Rule, sources: Sources, sentence: str) -> None:
 @pytest.mark.parametrize("sources", SOUND, ids=["floors", "late", "short", "empty"])
 def test_a_rule_is_content_with(rule: Rule, sources: Sources) -> None:
     """No rule complains about a sound package."""
-    assert rule(sources) == []
+    assert rule(sources, INF_ENGINE) == []
 
 
 def test_the_package_is_read() -> None:
     """The rules are not content because they read nothing."""
-    sources = read_package(SOURCE)
+    sources = read_package(ROOT / "inf_engine")
     assert {"errors", "types", "tree"} <= set(sources)
     assert body_sizes(sources)
+    assert {"errors", "partitioning.exact"} <= set(read_package(ROOT / "butterfly"))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("import numpy", "partitioning.x line 1 imports numpy, but partitioning is"),
+        ("from inf_engine import Engine", "imports inf_engine, which neither"),
+    ],
+)
+def test_a_plain_part_of_butterfly_needs_nothing(text: str, sentence: str) -> None:
+    """Neither a library nor `inf_engine`, so planning runs anywhere."""
+    assert sentence in " ".join(
+        undeclared_libraries({"partitioning.x": text}, BUTTERFLY)
+    )

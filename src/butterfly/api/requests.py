@@ -1,0 +1,277 @@
+"""What clients send: OpenAI's fields, and those of vLLM that butterfly answers.
+
+A field that is not known is ignored, as vLLM does. One that is known and would change
+the answer is refused: it is never left out silently.
+"""
+
+import secrets
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from butterfly.api.refusals import Refusal
+from butterfly.communication.frames import Sampling
+
+MOST_LOGPROBS = 20
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "best_of": (None, 1),
+    "bad_words": (None, []),
+    "chat_template": (None, ""),
+    "documents": (None, []),
+    "frequency_penalty": (None, 0),
+    "function_call": (None, "none"),
+    "functions": (None, []),
+    "guided_choice": (None,),
+    "guided_grammar": (None,),
+    "guided_json": (None,),
+    "guided_regex": (None,),
+    "length_penalty": (None, 1),
+    "logit_bias": (None, {}),
+    "min_tokens": (None, 0),
+    "presence_penalty": (None, 0),
+    "prompt_embeds": (None,),
+    "repetition_penalty": (None, 1),
+    "structured_outputs": (None,),
+    "suffix": (None, ""),
+    "tool_choice": (None, "none", "auto"),
+    "tools": (None, []),
+    "truncate_prompt_tokens": (None,),
+    "use_beam_search": (None, False),
+}
+
+Logprobs = Annotated[int, Field(ge=0, le=MOST_LOGPROBS)]
+Stop = Annotated[str, Field(min_length=1)]
+
+
+class StreamOptions(BaseModel):
+    """How to stream.
+
+    Args:
+        include_usage: Whether a last chunk counts the tokens.
+    """
+
+    include_usage: bool = False
+
+
+class GenerationRequest(BaseModel):
+    """What both kinds of completions can be asked for; None is the default.
+
+    Args:
+        model: Which model, None for the one there is.
+        stream: Whether to send tokens as they come.
+        stream_options: How.
+        n: How many answers.
+        temperature: 0 for the most probable token; 1 by default.
+        top_p: The probability that the tokens to choose from have together.
+        top_k: How many tokens to choose from; -1 or 0 for all.
+        min_p: The least probability, as a share of the most probable token's.
+        seed: The same seed gives the same answer.
+        stop: Texts that end an answer, and are not in it.
+        stop_token_ids: Tokens that end it.
+        ignore_eos: Whether the model's end of text does not end it.
+        include_stop_str_in_output: Whether the stop is in the answer.
+        skip_special_tokens: Whether special tokens are left out of the text.
+        max_tokens: How many tokens to generate at most.
+        prompt_logprobs: Of how many tokens at each place of the prompt to report the
+            log probability.
+        return_token_ids: Whether the tokens of prompt and answer are wanted.
+        priority: Lower goes first, as in vLLM.
+        response_format: A form that the answer must have.
+        butterfly: Whether to report what the stages did.
+    """
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    model: str | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    seed: int | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    prompt_logprobs: Logprobs | None = None
+    return_token_ids: bool | None = False
+    priority: int = 0
+    response_format: dict[str, Any] | None = None
+    butterfly: bool | None = False
+
+    @field_validator("stop", mode="after")
+    @classmethod
+    def _listed(cls, stop: str | list[str] | None) -> list[str]:
+        return [stop] if isinstance(stop, str) else stop or []
+
+    @property
+    def stops(self) -> list[str]:
+        """The texts that end an answer."""
+        return list(self.stop or [])
+
+    @property
+    def count(self) -> int:
+        """How many answers are wanted for each prompt."""
+        return self.n or 1
+
+    @property
+    def has_usage(self) -> bool:
+        """Whether a stream ends with the number of tokens."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def chances(self) -> int | None:
+        """Of how many tokens to report the log probability; None for no report."""
+        return None
+
+    def check(self) -> None:
+        """Refuse what would be left out silently.
+
+        Raises:
+            Refusal: If there is such a field.
+        """
+        for name, value in (self.model_extra or {}).items():
+            if name in _NEUTRAL and value not in _NEUTRAL[name]:
+                raise Refusal(f"{name!r} is not supported: leave it out.", param=name)
+        if self.stream and self.prompt_logprobs is not None:
+            raise Refusal(
+                "'prompt_logprobs' cannot be streamed: leave out 'stream'.",
+                param="prompt_logprobs",
+            )
+
+    def samplings(self) -> list[Sampling]:
+        """Return how to sample each of the answers to a prompt."""
+        seed = secrets.randbits(64) if self.seed is None else self.seed
+        asked = [v for v in (self.chances, self.prompt_logprobs) if v is not None]
+        return [
+            Sampling(
+                temperature=1.0 if self.temperature is None else self.temperature,
+                top_p=self.top_p or 1.0,
+                top_k=max(0, self.top_k or 0),
+                min_p=self.min_p or 0.0,
+                seed=(seed + number) % 2**64,
+                top_logprobs=max(asked, default=None),
+            )
+            for number in range(self.count)
+        ]
+
+
+class ChatRequest(GenerationRequest):
+    """What `/v1/chat/completions` takes.
+
+    Args:
+        messages: The conversation.
+        max_completion_tokens: How many tokens to generate at most.
+        logprobs: Whether to report the log probability of tokens.
+        top_logprobs: Of how many of the most probable tokens, too.
+        add_generation_prompt: Whether the assistant's turn is begun.
+        continue_final_message: Whether the last message is gone on with.
+        chat_template_kwargs: What the chat template is given besides.
+    """
+
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = False
+    top_logprobs: Logprobs | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    def check(self) -> None:
+        """Refuse what does not fit together.
+
+        Raises:
+            Refusal: If something does not.
+        """
+        super().check()
+        if self.top_logprobs and not self.logprobs:
+            raise Refusal(
+                "'top_logprobs' needs 'logprobs': true.", param="top_logprobs"
+            )
+        if self.max_tokens == 0:
+            raise Refusal("'max_tokens' must be at least 1.", param="max_tokens")
+
+    @property
+    def limit(self) -> int | None:
+        """How many tokens to generate at most; None for as many as there is room."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def chances(self) -> int | None:
+        """Of how many tokens to report the log probability; None for no report."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class CompletionRequest(GenerationRequest):
+    """What `/v1/completions` takes.
+
+    Args:
+        prompt: A text, several, token ids, or several lists of them.
+        echo: Whether the prompt is in the answer.
+        logprobs: Of how many of the most probable tokens to report the log
+            probability; None for no report.
+        add_special_tokens: Whether tokens that begin a text are put before it.
+    """
+
+    prompt: str | list[int] | list[str] | list[list[int]]
+    echo: bool | None = False
+    logprobs: Logprobs | None = None
+    add_special_tokens: bool = True
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """The prompts, each a text or a list of tokens."""
+        given: Any = self.prompt
+        is_one = isinstance(given, str) or not given or isinstance(given[0], int)
+        return [given] if is_one else given
+
+    @property
+    def limit(self) -> int:
+        """How many tokens to generate at most."""
+        return 16 if self.max_tokens is None else self.max_tokens
+
+    @property
+    def chances(self) -> int | None:
+        """Of how many tokens to report the log probability; None for no report."""
+        return self.logprobs
+
+
+class TokenizeRequest(BaseModel):
+    """What `/tokenize` takes: a prompt or messages.
+
+    Args:
+        model: Which model, None for the one there is.
+        prompt: A text.
+        messages: A conversation.
+        add_special_tokens: Whether tokens that begin a text are put before it; None
+            for yes before a prompt, and no before messages.
+        add_generation_prompt: Whether the assistant's turn is begun.
+        continue_final_message: Whether the last message is gone on with.
+        chat_template_kwargs: What the chat template is given besides.
+        return_token_strs: Whether the text of each token is wanted.
+    """
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] | None = None
+    return_token_strs: bool | None = False
+
+
+class DetokenizeRequest(BaseModel):
+    """What `/detokenize` takes.
+
+    Args:
+        model: Which model, None for the one there is.
+        tokens: The tokens.
+    """
+
+    model: str | None = None
+    tokens: list[int]

@@ -1,0 +1,143 @@
+"""`serve`: a head, its API, and nodes on the same machine."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import uvicorn
+
+from butterfly.api.app import MOST_BYTES, create_app
+from butterfly.cluster.children import Children
+from butterfly.cluster.head import Head
+from butterfly.cluster.options import HeadOptions
+from butterfly.errors import ClusterError, ConfigurationError
+
+_log = logging.getLogger("butterfly.server")
+_BACKLOG = 2048
+_GRACE = 2  # seconds for answers that are being sent when the server ends
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What a server can be told.
+
+    Args:
+        head: What its head is told.
+        nodes: How many nodes to start here.
+        host: The address of the API.
+        port: Its port, 0 for any.
+        name: What the model is called; empty for the name it was given by.
+        api_key: What clients must send; empty for nothing.
+        most_bytes: The most bytes of a request.
+        threads: How many threads a node computes with.
+    """
+
+    head: HeadOptions
+    nodes: int
+    host: str = "127.0.0.1"
+    port: int = 8000
+    name: str = ""
+    api_key: str = ""
+    most_bytes: int = MOST_BYTES
+    threads: int = 1
+
+
+async def serve(options: ServeOptions) -> int:
+    """Serve until a signal comes; return the exit code.
+
+    Args:
+        options: What to serve, and where.
+
+    Raises:
+        ConfigurationError: If the model cannot be served.
+        ClusterError: If a port is taken.
+    """
+    with _listening(options.host, options.port) as listener:
+        head = Head(options.head)
+        app = create_app(
+            head,
+            name=options.name,
+            api_key=options.api_key,
+            most_bytes=options.most_bytes,
+        )
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            timeout_graceful_shutdown=_GRACE,
+        )
+        server = _Server(config)
+        await head.start()
+        o = options.head
+        children = Children(
+            *(options.nodes, o.address, head.port, o.secret),
+            *("--threads", str(options.threads), "--address", o.address),
+        )
+        children.start()
+        said = asyncio.ensure_future(_announce(head, options, listener))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            said.cancel()
+            await children.release()
+            await head.close()
+            await children.close()
+        return server.code
+
+
+class _Server(uvicorn.Server):
+    """A server that ends at SIGINT and SIGTERM, and lets its caller end in order."""
+
+    code = 0
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Take note of signals; a second one does not wait for answers."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop, number)
+        yield
+
+    def _stop(self, number: int) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit, self.code = True, 128 + number
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Return the socket of the API."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sends small pieces at once only where the protocol is named
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+        return listener
+    except OSError as exc:
+        listener.close()
+        raise ClusterError(
+            f"cannot listen on {host}:{port} ({exc.strerror}): take another --port."
+        ) from exc
+    except OverflowError as exc:
+        listener.close()
+        raise ConfigurationError(f"{port} is no port: 0 to 65535.") from exc
+
+
+async def _announce(head: Head, options: ServeOptions, listener: socket.socket) -> None:
+    """Say where the API is, and when it serves."""
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    name = options.name or options.head.model
+    print(f"butterfly: http://{shown}:{port}/v1 will serve {name}", flush=True)  # noqa: T201
+    if options.nodes < options.head.stages:
+        where = f"{options.head.address}:{head.port}"
+        print(f"butterfly: waiting for `butterfly node --join {where}`", flush=True)  # noqa: T201
+    await head.ready(float("inf"))
+    roles = [m.role for m in head.members if m.role]
+    shares = ", ".join([f"{r.first}-{r.last - 1}" for r in roles])
+    print(f"butterfly: ready, layers {shares}", flush=True)  # noqa: T201

@@ -1,0 +1,45 @@
+"""`state_of`: what a cluster is like, for those who watch."""
+
+from butterfly.cluster.head import Head
+from butterfly.cluster.members import Member
+from butterfly.monitoring.metrics import StageState, State
+
+
+def state_of(head: Head) -> State:
+    """Return what the cluster of a head is like at the moment.
+
+    Args:
+        head: The head.
+    """
+    line, options = head.scheduler, head.options
+    members = [m for m in head.members if m.role and m.role.epoch == head.epoch]
+    members.sort(key=lambda m: m.role.rank if m.role else 0)
+    return State(
+        epoch=head.epoch,
+        is_serving=head.is_serving,
+        is_asleep=head.is_asleep,
+        nodes=len(head.members),
+        running=len(line.running),
+        waiting=len(line.waiting),
+        frames=line.in_flight,
+        used=sum(sequence.length for sequence in line.running.values()),
+        room=options.lanes * options.positions,
+        reused=line.reused,
+        stages=tuple([_stage(member) for member in members]),
+    )
+
+
+def _stage(member: Member) -> StageState:
+    assert member.role is not None
+    told = member.told if member.told.get("epoch") == member.role.epoch else {}
+    _, sent, halted = told.get("sent") or (0, 0, 0.0)
+    _, received, waited = told.get("received") or (0, 0, 0.0)
+    return StageState(
+        *(member.role.rank, member.name, int(member.about.get("pid", 0))),
+        *(member.role.first, member.role.last),
+        busy=float(told.get("busy", 0.0)),
+        sent_bytes=sent,
+        sent_waited=halted,
+        received_bytes=received,
+        received_waited=waited,
+    )

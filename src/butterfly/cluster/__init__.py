@@ -1,0 +1,1 @@
+"""The processes: nodes that hold layers, and the head that they join."""

@@ -1,0 +1,66 @@
+"""How the head makes its store, and joins a ring without waiting for ever."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+
+import torch.distributed as dist
+
+from butterfly.communication.links import Ring
+from butterfly.errors import ButterflyError, ClusterError
+
+
+def store_at(address: str) -> dist.TCPStore:
+    """Return a store at an address; by itself TCPStore listens at all of them.
+
+    Args:
+        address: The address of an interface.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, 0), family=family) as listener:
+        port = listener.getsockname()[1]
+        return dist.TCPStore(
+            *(address, port, None, True),
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
+
+
+async def joined(join: Callable[[], Ring], lost: asyncio.Event) -> Ring:
+    """Join a ring in a thread, which is left behind if a node is lost meanwhile.
+
+    Args:
+        join: What joins it.
+        lost: Set when a node of the ring is gone.
+
+    Raises:
+        ClusterError: If a node was lost.
+        LinkError: If the ring was not whole in time.
+    """
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[Ring | ButterflyError] = loop.create_future()
+
+    def work() -> None:
+        found: Ring | ButterflyError
+        try:
+            found = join()
+        except ButterflyError as exc:
+            found = exc
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(lambda: told.done() or told.set_result(found))
+
+    threading.Thread(target=work, name="joining", daemon=True).start()
+    gone = asyncio.ensure_future(lost.wait())
+    try:
+        await asyncio.wait({told, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not told.done():
+            raise ClusterError("a node was lost before its ring was whole.")
+        found = told.result()
+        if isinstance(found, ButterflyError):
+            raise found
+        return found
+    finally:
+        gone.cancel()
+        told.cancel()

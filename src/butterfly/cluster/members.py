@@ -1,0 +1,33 @@
+"""`Member`: a node that joined, as the head knows it."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from butterfly.cluster.roles import Role
+from butterfly.communication.control import Connection
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A node that joined.
+
+    Args:
+        connection: Its control connection.
+        name: What it is called.
+        about: What it said of itself.
+        role: What it is in the present epoch, None for a standby.
+        seen: When it was last heard of, on the monotonic clock.
+        is_ready: Whether it is on the ring.
+        told: What its last heartbeat said.
+        is_asleep: Whether it gave its layers away.
+    """
+
+    connection: Connection
+    name: str
+    about: dict[str, Any]
+    role: Role | None = None
+    seen: float = field(default_factory=time.monotonic)
+    is_ready: bool = False
+    told: dict[str, Any] = field(default_factory=dict)
+    is_asleep: bool = False

@@ -1,0 +1,212 @@
+"""`NodeAgent`: a process that offers itself to a head, and is a stage when told to be.
+
+The control connection has the event loop; layers run in a thread of their own, one for
+each epoch. A thread that waits on a broken ring cannot be woken: it is left behind,
+finds its epoch over when it wakes, and ends. The process ends when the head is gone.
+"""
+
+import asyncio
+import contextlib
+import gc
+import os
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from butterfly.cluster.roles import Role
+from butterfly.communication.control import Connection
+from butterfly.communication.links import Ring
+from butterfly.engine.stage import Shape, Stage
+from butterfly.engine.weights import Checkpoint
+from butterfly.engine.worker import Worker
+from butterfly.errors import ButterflyError, ClusterError
+
+BEAT = 0.5  # seconds between heartbeats
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """What a node can be told.
+
+    Args:
+        host: Where the head is.
+        port: Its control port.
+        secret: The cluster's secret.
+        name: What the node is called; empty for the name of the host.
+        address: The address of the interface that frames come in at.
+        memory: Bytes that it offers; 0 for what the machine has.
+        device: Where to compute.
+        threads: How many threads compute.
+    """
+
+    host: str
+    port: int
+    secret: str
+    name: str = ""
+    address: str = "127.0.0.1"
+    memory: int = 0
+    device: str = "cpu"
+    threads: int = 1
+
+
+class NodeAgent:
+    """Offers a process to a head.
+
+    Args:
+        options: What it was told.
+    """
+
+    def __init__(self, options: NodeOptions) -> None:
+        self.options = options
+        self._epoch = -1
+        self._role: Role | None = None
+        self._worker: Worker | None = None
+        self._stages: dict[tuple[Any, ...], Stage] = {}
+        self._loop: asyncio.AbstractEventLoop
+        self._connection: Connection
+
+    async def run(self) -> None:
+        """Serve until the head is gone.
+
+        Raises:
+            ClusterError: If there is no head, or it does not know the secret.
+        """
+        torch.set_num_threads(self.options.threads)
+        o = self.options
+        self._loop = asyncio.get_running_loop()
+        self._connection = await Connection.to(o.host, o.port, o.secret)
+        self._connection.send({"event": "join", **self._about()})
+        beats = asyncio.ensure_future(self._beat())
+        try:
+            while True:
+                message = await self._connection.receive()
+                if message.get("do") == "stop":
+                    return
+                if message.get("do") == "stage":
+                    self._begin(Role.of(message))
+                elif message.get("do") == "prepare":
+                    self._start(self._prepare, Role.of(message))
+                elif message.get("do") == "sleep":
+                    self._sleep()
+                elif message.get("do") == "wake" and self._role is not None:
+                    self._start(self._wake, self._role)
+        except ClusterError:
+            return  # the head is gone
+        finally:
+            beats.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await beats
+            self._connection.close()
+
+    # -- inside -----------------------------------------------------------------
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "name": self.options.name or socket.gethostname(),
+            "address": self.options.address,
+            "memory": self.options.memory or _memory(),
+            "device": self.options.device,
+            "pid": os.getpid(),
+        }
+
+    async def _beat(self) -> None:
+        while True:
+            worker = self._worker
+            told: dict[str, Any] = {"event": "beat", "epoch": self._epoch}
+            if worker is not None:
+                told["busy"] = worker.busy
+                told["sent"] = _traffic(worker.ring.sent)
+                told["received"] = _traffic(worker.ring.received)
+            self._connection.send(told)
+            await asyncio.sleep(BEAT)
+
+    def _begin(self, role: Role) -> None:
+        """Begin an epoch in a thread of its own."""
+        if self._worker is not None:
+            self._worker.stage = None  # its thread may wait on for long
+        self._epoch, self._role, self._worker = role.epoch, role, None
+        self._start(self._serve, role)
+
+    def _start(self, work: Callable[[Role], None], role: Role) -> None:
+        """Do work in a thread of its own; tell the head if it fails."""
+
+        def run() -> None:
+            try:
+                work(role)
+            except (ButterflyError, RuntimeError, OSError, MemoryError) as exc:
+                said = f"{type(exc).__name__}: {exc}"[:500]
+                self._tell({"event": "failed", "epoch": role.epoch, "error": said})
+
+        name = f"epoch-{role.epoch}"
+        threading.Thread(target=run, name=name, daemon=True).start()
+
+    def _prepare(self, role: Role) -> None:
+        """Load the layers of a role that comes later."""
+        self._stage(role)
+        self._tell({"event": "prepared", "epoch": role.epoch})
+
+    def _sleep(self) -> None:
+        """Give the layers and lanes away; the links stay."""
+        if self._worker is not None:
+            self._worker.stage = None
+        self._stages.clear()
+        gc.collect()
+        self._connection.send({"event": "asleep", "epoch": self._epoch})
+
+    def _wake(self, role: Role) -> None:
+        """Load the layers again."""
+        if self._worker is not None:
+            self._worker.stage = self._stage(role)
+        self._tell({"event": "awake", "epoch": role.epoch})
+
+    def _serve(self, role: Role) -> None:
+        """Load the layers, join the ring, and serve."""
+        self._stage(role)
+        options = self.options
+        store = dist.TCPStore(
+            options.host, role.store_port, None, False, timedelta(seconds=30)
+        )
+        ring = Ring(
+            *(store, role.name, role.epoch, role.rank, role.size),
+            frame_bytes=role.frame_bytes,
+            depth=role.depth,
+            address=options.address,
+        )
+        # no name of this thread may keep the layers: it may outlive them
+        worker = Worker(self._stage(role), ring, codec=role.codec)
+        if self._epoch == role.epoch:
+            self._worker = worker
+            self._tell({"event": "ready", "epoch": role.epoch})
+            worker.run()
+
+    def _stage(self, role: Role) -> Stage:
+        """Return the stage of a role; the last one is used again if it is the same."""
+        key = role.model, role.first, role.last, role.lanes, role.positions, role.dtype
+        found = self._stages.pop(key, None)
+        self._stages.clear()
+        if found is None:
+            shape = Shape(role.first, role.last, role.lanes, role.positions)
+            dtype = getattr(torch, role.dtype)
+            checkpoint = Checkpoint.of(role.model)
+            found = Stage(checkpoint, shape, dtype=dtype, device=self.options.device)
+        self._stages[key] = found
+        return found
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        """Send a message from the thread of an epoch."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: we are ending
+            self._loop.call_soon_threadsafe(self._connection.send, message)
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _traffic(traffic: Any) -> list[float]:
+    return [traffic.frames, traffic.bytes, traffic.waited]

@@ -1,0 +1,153 @@
+"""Measuring: what layers cost on this machine, and what a link carries.
+
+The planner's numbers come from here. A frame's time in a layer is linear in its rows
+as far as matters, `fixed + row * rows + token * tokens`, so a few sizes are timed, the
+least of some rounds each (what other programs take makes times longer, never shorter),
+and a line is laid through them.
+"""
+
+import math
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from butterfly.communication.frames import Frame, Kind, Segment
+from butterfly.communication.links import Ring
+from butterfly.engine.stage import Shape, Stage
+from butterfly.engine.weights import Checkpoint
+from butterfly.partitioning import Layer, LayerTime, Link, ModelShape
+
+_CONTEXT = 64  # positions that decoding rows look back on
+_BATCHES = (1, 2, 4, 8, 16)
+_PROMPTS = (32, 64, 128)
+_ROUNDS = 5
+_LEAST = 1e-9  # seconds
+
+
+def shape_of(
+    checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32
+) -> ModelShape:
+    """Return a model as numbers; no tensor is read.
+
+    The head's cost is guessed from what it multiplies; `layer_times` measures it.
+
+    Args:
+        checkpoint: The model.
+        dtype: What the weights will be turned into.
+    """
+    config = checkpoint.config()
+    sizes = {n: k * dtype.itemsize for n, k in checkpoint.counts().items()}
+    head_size = getattr(config, "head_dim", None)
+    head_size = head_size or config.hidden_size // config.num_attention_heads
+    kv = 2 * config.num_key_value_heads * head_size * dtype.itemsize
+    weights = [
+        sum(size for name, size in sizes.items() if f"layers.{k}." in name)
+        for k in range(config.num_hidden_layers)
+    ]
+    embedding = config.hidden_size * config.vocab_size * dtype.itemsize
+    return ModelShape(
+        checkpoint.folder.name,
+        config.hidden_size,
+        tuple([Layer(float(weight), float(kv)) for weight in weights]),
+        embedding_bytes=float(embedding),
+        head_bytes=float(embedding),
+        head_cost=embedding / max(1.0, sum(weights) / len(weights)),
+        tied="lm_head.weight" not in sizes,
+    )
+
+
+def layer_times(
+    checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> tuple[LayerTime, LayerTime]:
+    """Return what a layer takes on this machine, and what the head does.
+
+    Args:
+        checkpoint: The model; its last two layers are loaded.
+        dtype: Of weights and hidden states.
+        device: Where to compute.
+    """
+    depth = checkpoint.config().num_hidden_layers
+    first = max(0, depth - 2)
+    shape = Shape(first, depth, max(_BATCHES), _CONTEXT + max(_PROMPTS) + 1)
+    stage = Stage(checkpoint, shape, dtype=dtype, device=device)
+    count = depth - first
+
+    def layers(segments: Sequence[Segment]) -> float:
+        rows = sum(segment.length for segment in segments)
+        hidden = torch.randn(rows, stage.hidden).to(device, dtype)
+        return _least(lambda: stage.forward(hidden, segments)) / count
+
+    def head(rows: int) -> float:
+        hidden = torch.randn(rows, stage.hidden).to(device, dtype)
+        return _least(lambda: stage.logits(hidden).argmax(-1))
+
+    decoding = [layers([Segment(k, _CONTEXT, 1) for k in range(n)]) for n in _BATCHES]
+    fixed, row = line(_BATCHES, decoding)
+    prompts = [layers([Segment(0, 0, n)]) for n in _PROMPTS]
+    _, token = line(_PROMPTS, prompts)
+    head_fixed, head_row = line(_BATCHES, [head(n) for n in _BATCHES])
+    return LayerTime(fixed, row, token), LayerTime(head_fixed, head_row, 0.0)
+
+
+def line(sizes: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:
+    """Return the line nearest to some times: what a frame takes, and what a row does.
+
+    Neither is below zero.
+
+    Args:
+        sizes: The numbers of rows.
+        seconds: The times.
+    """
+    n = len(sizes)
+    mean, level = sum(sizes) / n, sum(seconds) / n
+    spread = sum((size - mean) ** 2 for size in sizes)
+    pairs = zip(sizes, seconds, strict=True)
+    slope = sum((x - mean) * (y - level) for x, y in pairs) / spread
+    slope = max(_LEAST, slope)
+    return max(_LEAST, level - slope * mean), slope
+
+
+def link_of(
+    ring: Ring, *, is_first: bool, rounds: int = 8, size: int = 1 << 20
+) -> Link:
+    """Measure the link of a ring of two ranks; both call it.
+
+    Args:
+        ring: One end, with frames of at least `size` bytes and some.
+        is_first: Whether this end begins.
+        rounds: How many frames go there and back, of each size.
+        size: The bytes of a large frame.
+
+    Raises:
+        LinkError: If the link broke.
+    """
+    small, large = [_there_and_back(ring, is_first, rounds, n) for n in (8, size)]
+    return Link(small, 2 * size / max(_LEAST, large - small))
+
+
+def _there_and_back(ring: Ring, is_first: bool, rounds: int, size: int) -> float:
+    """Return the least seconds that a frame took there and back."""
+    best, payload = math.inf, bytes(size)
+    for step in range(rounds):
+        frame = Frame(ring.epoch, step, (), Kind.TOKENS, payload)
+        began = perf_counter()
+        if is_first:
+            ring.send(frame)
+        ring.receive()
+        if not is_first:
+            ring.send(frame)
+        best = min(best, perf_counter() - began)
+    return best
+
+
+def _least(work: Any) -> float:
+    """Return the least seconds that some work took."""
+    work()
+    best = math.inf
+    for _ in range(_ROUNDS):
+        began = perf_counter()
+        work()
+        best = min(best, perf_counter() - began)
+    return best

@@ -1,0 +1,129 @@
+"""`Role`: what the head tells a node to be in an epoch."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from butterfly.cluster.options import HeadOptions
+from butterfly.communication.codecs import CODECS, codec_number
+from butterfly.communication.frames import largest
+
+_RESULT_BYTES = 16 + 8 * 20  # of a token with the log probabilities of 20 others
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a node is in an epoch.
+
+    Args:
+        epoch: The number of the epoch.
+        name: Its random name.
+        rank: The rank in the ring; the head has 0.
+        size: How many ranks there are, the head included.
+        store_port: The port of the head's store.
+        model: What to load, as for `Checkpoint.of`.
+        first: The first layer.
+        last: The layer after the last one.
+        lanes: How many sequences there is room for.
+        positions: How many positions each.
+        rows: The most rows of a frame.
+        row_bytes: The most bytes of a row in a frame.
+        depth: How many frames may be on their way over a link.
+        codec: The number of the codec for what it sends.
+        dtype: The format of weights, ``float32`` or ``bfloat16``.
+        extra: The most bytes that a segment has besides: the tokens it may draw.
+    """
+
+    epoch: int
+    name: str
+    rank: int
+    size: int
+    store_port: int
+    model: str
+    first: int
+    last: int
+    lanes: int
+    positions: int
+    rows: int
+    row_bytes: int
+    depth: int = 4
+    codec: int = 0
+    dtype: str = "float32"
+    extra: int = 8192
+
+    @property
+    def frame_bytes(self) -> int:
+        """The size of the largest frame."""
+        return largest(self.lanes, self.rows, self.row_bytes, self.extra)
+
+    def message(self) -> dict[str, Any]:
+        """Return it as a message for a control connection."""
+        return {"do": "stage", "role": asdict(self)}
+
+    @classmethod
+    def of(cls, message: Mapping[str, Any]) -> "Role":
+        """Return the role that a message brings.
+
+        Args:
+            message: What `message` gave.
+        """
+        return cls(**message["role"])
+
+
+def roles_of(
+    options: HeadOptions, config: Any, place: tuple[int, str, int], count: int
+) -> list[Role]:
+    """Return the roles of an epoch, in the order of the ring.
+
+    Args:
+        options: What the head was told.
+        config: The transformers configuration of the model.
+        place: The number of the epoch, its name, the port of the store.
+        count: How many stages.
+
+    Raises:
+        ConfigurationError: If the codec is not known.
+    """
+    (epoch, name, port), o = place, options
+    codec = codec_number(o.codec)
+    row = max(CODECS[codec].row_bytes(config.hidden_size), _RESULT_BYTES)
+    ranges = balanced(config.num_hidden_layers, count, head_layers(config))
+    return [
+        Role(
+            *(epoch, name, rank, count + 1, port, o.model, first, last),
+            *(o.lanes, o.positions, o.chunk + o.lanes, row),
+            depth=max(2, o.frames or count) + 1,
+            codec=codec,
+            dtype=o.dtype,
+            extra=8192 + config.vocab_size // 8,
+        )
+        for rank, (first, last) in enumerate(ranges, 1)
+    ]
+
+
+def balanced(depth: int, count: int, head_layers: float) -> list[tuple[int, int]]:
+    """Return ranges of layers that cost about the same, the head included.
+
+    Args:
+        depth: How many layers the model has.
+        count: How many ranges.
+        head_layers: What the head costs, in layers.
+    """
+    total = depth + head_layers
+    cuts = [round(k * total / count) for k in range(count)]
+    for k in range(count):
+        cuts[k] = min(max(cuts[k], k), depth - (count - k))
+    return list(zip(cuts, [*cuts[1:], depth], strict=True))
+
+
+def head_layers(config: Any) -> float:
+    """Return what the head costs, in layers, by the numbers it multiplies.
+
+    Args:
+        config: The transformers configuration of the model.
+    """
+    hidden, inner = config.hidden_size, config.intermediate_size
+    size = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
+    heads = config.num_attention_heads + config.num_key_value_heads
+    layer = 3 * hidden * inner + 2 * hidden * size * heads
+    return float(hidden * config.vocab_size / layer)

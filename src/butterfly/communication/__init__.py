@@ -1,0 +1,1 @@
+"""Frames, and the links that carry them from stage to stage."""

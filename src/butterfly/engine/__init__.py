@@ -1,0 +1,1 @@
+"""What a node computes: weights, layers over lanes, sampling."""

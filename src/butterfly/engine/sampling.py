@@ -1,0 +1,212 @@
+"""Sampling: which token comes next, as a function of logits, settings and position.
+
+Chance comes from a hash of the sequence's seed and the position, not from a generator
+that has a state: so a sequence that is run again after a stage died, in other
+micro-batches and on other machines, draws the same tokens.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from butterfly.communication.frames import Sampling, Segment
+
+_PAIR = np.dtype([("token", "<i4"), ("logprob", "<f4")])
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """How probable a token was.
+
+    Args:
+        token: The token.
+        logprob: The logarithm of its probability, before temperature.
+        rank: How many tokens were more probable, plus 1.
+        top: The most probable tokens with theirs, as many as were asked for.
+    """
+
+    token: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What the last stage says of a segment.
+
+    Args:
+        lane: Its lane.
+        token: The token that was drawn, None if none was asked for.
+        logprob: Of the token, if asked for.
+        prompt: Of the segment's targets, None where there is none.
+    """
+
+    lane: int
+    token: int | None
+    logprob: Logprob | None = None
+    prompt: tuple[Logprob | None, ...] = ()
+
+
+def draw(logits: torch.Tensor, sampling: Sampling, position: int) -> int:
+    """Return the next token.
+
+    Args:
+        logits: `[vocabulary]`, float32; -inf for what may not be drawn.
+        sampling: The settings.
+        position: The position that the token will have.
+    """
+    if sampling.temperature <= 0.0:
+        return int(logits.argmax())
+    chances = (logits / sampling.temperature).softmax(-1, dtype=torch.float64)
+    chances, order = chances.sort(descending=True, stable=True)
+    keep = torch.ones_like(chances, dtype=torch.bool)
+    if sampling.top_k:
+        keep[sampling.top_k :] = False
+    if sampling.top_p < 1.0:
+        keep &= chances.cumsum(-1) - chances < sampling.top_p
+    if sampling.min_p > 0.0:
+        keep &= chances >= sampling.min_p * chances[0]
+    keep[0] = True
+    sums = chances[keep].cumsum(-1)
+    drawn = torch.searchsorted(sums, uniform(sampling.seed, position) * sums[-1])
+    return int(order[keep][min(int(drawn), len(sums) - 1)])
+
+
+def uniform(seed: int, position: int) -> float:
+    """Return a number in [0, 1), the same for the same seed and position.
+
+    Args:
+        seed: The seed of the sequence, below 2**64.
+        position: The position.
+    """
+    data = seed.to_bytes(8, "little") + position.to_bytes(8, "little")
+    digest = hashlib.blake2b(data, digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) / 2**53
+
+
+def sampled(logits: torch.Tensor, segments: Sequence[Segment]) -> list[Drawn]:
+    """Return what to say of each segment that asks for anything.
+
+    Args:
+        logits: `[rows, vocabulary]`: of the rows that `wanted` names, in order.
+        segments: The segments of the frame.
+    """
+    found, row = [], 0
+    greedy = logits.argmax(-1).tolist()
+    for s in segments:
+        how, prompt = s.sampling, []
+        top = how.top_logprobs or 0
+        for number, target in enumerate(s.targets):
+            asked = target >= 0
+            prompt.append(
+                _logprob(logits[row + number], target, top) if asked else None
+            )
+        if s.is_sampled or s.targets:
+            row += len(s.targets) or 1
+        if s.is_sampled:
+            raw = own = logits[row - 1]
+            if s.allowed:
+                own = own.masked_fill(~_allowed(s.allowed, len(own)), float("-inf"))
+            plain = how.temperature <= 0.0 and not s.allowed
+            token = greedy[row - 1] if plain else draw(own, how, s.start + s.length)
+            told = None if how.top_logprobs is None else _logprob(raw, token, top)
+            found.append(Drawn(s.lane, token, told, tuple(prompt)))
+        elif s.targets:
+            found.append(Drawn(s.lane, None, None, tuple(prompt)))
+    return found
+
+
+def wanted(segments: Sequence[Segment]) -> list[int]:
+    """Return the rows of a frame whose logits are needed.
+
+    Args:
+        segments: Its segments.
+    """
+    rows: list[int] = []
+    at = 0
+    for s in segments:
+        if s.targets:
+            rows += range(at, at + s.length)
+        elif s.is_sampled:
+            rows.append(at + s.length - 1)
+        at += s.length
+    return rows
+
+
+def pack(drawn: Sequence[Drawn]) -> bytes:
+    """Return results as bytes: 8 for each token, more where log probabilities are.
+
+    Args:
+        drawn: The results.
+    """
+    out = []
+    for one in drawn:
+        token = -1 if one.token is None else one.token
+        out.append(np.array([one.lane, token], "<i4").tobytes())
+    for one in drawn:
+        out += [_packed(one.logprob)] if one.logprob is not None else []
+        out += [_packed(told) for told in one.prompt]
+    return b"".join(out)
+
+
+def unpack(data: bytes | memoryview, segments: Sequence[Segment]) -> list[Drawn]:
+    """Return what `pack` wrote.
+
+    Args:
+        data: The bytes.
+        segments: The segments of the frame that they answer.
+    """
+    asked = [s for s in segments if s.is_sampled or s.targets]
+    pairs = np.frombuffer(data[: 8 * len(asked)], "<i4").reshape(-1, 2).tolist()
+    at, found = 8 * len(asked), []
+    for s, (lane, token) in zip(asked, pairs, strict=True):
+        own, prompt = None, []
+        if s.is_sampled and s.sampling.top_logprobs is not None:
+            own, at = _unpacked(data, at)
+        for _ in s.targets:
+            told, at = _unpacked(data, at)
+            prompt.append(told)
+        drawn = token if token >= 0 else None
+        found.append(Drawn(lane, drawn, own, tuple(prompt)))
+    return found
+
+
+def _logprob(logits: torch.Tensor, token: int, top: int) -> Logprob:
+    chances = logits.log_softmax(-1)
+    best = chances.topk(top) if top else None
+    pairs = (
+        []
+        if best is None
+        else zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    )
+    rank = int((chances > chances[token]).sum()) + 1
+    return Logprob(token, float(chances[token]), rank, tuple(pairs))
+
+
+def _allowed(deflated: bytes, count: int) -> torch.Tensor:
+    bits = np.frombuffer(zlib.decompress(deflated), np.uint8)
+    flags = np.unpackbits(bits, count=count, bitorder="little")
+    return torch.from_numpy(flags.astype(bool))
+
+
+def _packed(told: Logprob | None) -> bytes:
+    if told is None:
+        return np.array([-1, 0, 0], "<i4").tobytes()
+    head = np.array([told.token, told.rank, len(told.top)], "<i4").tobytes()
+    own = np.array([told.logprob], "<f4").tobytes()
+    return head + own + np.array(list(told.top), _PAIR).tobytes()
+
+
+def _unpacked(data: bytes | memoryview, at: int) -> tuple[Logprob | None, int]:
+    token, rank, many = np.frombuffer(data[at : at + 12], "<i4").tolist()
+    if token < 0:
+        return None, at + 12
+    (own,) = np.frombuffer(data[at + 12 : at + 16], "<f4").tolist()
+    end = at + 16 + many * _PAIR.itemsize
+    top = np.frombuffer(data[at + 16 : end], _PAIR).tolist()
+    return Logprob(token, own, rank, tuple(top)), end

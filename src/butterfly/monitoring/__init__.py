@@ -1,0 +1,1 @@
+"""What the head tells those who watch: Prometheus metrics, and a page."""

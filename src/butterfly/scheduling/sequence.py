@@ -1,0 +1,89 @@
+"""`Sequence`: one prompt and what was generated after it."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from butterfly.communication.frames import GREEDY, Sampling
+
+
+class Constraint(Protocol):
+    """Says which tokens a sequence may have next."""
+
+    def allowed(self) -> bytes:
+        """Return the tokens that may be drawn, as `Segment.allowed` has them."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Take the token that was drawn."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A prompt, and what was generated after it.
+
+    Args:
+        prompt: The tokens to begin with, at least one.
+        limit: How many tokens to generate at most.
+        sampling: How tokens are chosen.
+        stops: Tokens that end it.
+        priority: Higher goes first.
+        adapter: The number of the adapter, 0 for none.
+        prompt_logprobs: Whether the log probabilities of the prompt are wanted.
+        constraint: What says which tokens may be drawn, None for all.
+
+    Attributes:
+        output: The tokens that were generated.
+        lane: Where its keys and values are, None while it waits.
+        computed: How many positions have keys and values there.
+        is_flying: Whether rows of it are in a frame that is on its way.
+        finish: Why it ended, empty while it runs: ``stop``, ``length``, ``abort``.
+        reused: How many tokens of the prompt had their keys and values already.
+        number: The order in which sequences came.
+    """
+
+    prompt: list[int]
+    limit: int
+    sampling: Sampling = GREEDY
+    stops: frozenset[int] = frozenset()
+    priority: int = 0
+    adapter: int = 0
+    prompt_logprobs: bool = False
+    constraint: Constraint | None = None
+    output: list[int] = field(default_factory=list)
+    lane: int | None = None
+    computed: int = 0
+    is_flying: bool = False
+    finish: str = ""
+    reused: int = 0
+    number: int = 0
+
+    @property
+    def tokens(self) -> list[int]:
+        """Prompt and output."""
+        return self.prompt + self.output
+
+    @property
+    def length(self) -> int:
+        """How many tokens there are."""
+        return len(self.prompt) + len(self.output)
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether all but the newest token have their keys and values."""
+        return self.computed == self.length - 1 and bool(self.output)
+
+    def take(self, token: int) -> None:
+        """Take a token that was drawn, and end if it is the last one.
+
+        Args:
+            token: The token.
+        """
+        if self.constraint is not None:
+            self.constraint.accept(token)
+        if token in self.stops:
+            self.finish = "stop"
+            return
+        self.output.append(token)
+        if len(self.output) >= self.limit:
+            self.finish = "length"

@@ -1,0 +1,126 @@
+"""The command line: what it refuses, and how processes end."""
+
+import signal
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.butterfly.server_helpers import Program
+
+from butterfly.cli import main, parser_of
+from butterfly.config import is_private
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("serve --model m --address 0.0.0.0", "0.0.0.0 may be reached by strangers"),
+        ("serve --model m --address 8.8.8.8", "8.8.8.8 may be reached by strangers"),
+        ("serve --model m --host 0.0.0.0", "set an --api-key"),
+        ("serve --model m --no-spawn", "set BUTTERFLY_SECRET"),
+        ("serve --model m --stages 3 --nodes 2", "set BUTTERFLY_SECRET"),
+        ("node --join 127.0.0.1:1", "set BUTTERFLY_SECRET"),
+    ],
+)
+def test_what_is_unsafe_is_refused(
+    line: str,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Exit code 2, and a message with the fix."""
+    monkeypatch.delenv("BUTTERFLY_SECRET", raising=False)
+    monkeypatch.delenv("BUTTERFLY_API_KEY", raising=False)
+    assert main(line.split()) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "fly",
+        "serve",
+        "serve --model m --stages 0",
+        "serve --model m --port -1",
+        "serve --model m --nodes 1 --no-spawn",
+        "node",
+        "node --join nowhere",
+    ],
+)
+def test_wrong_usage_is_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """argparse says what is wrong."""
+    assert main(line.split()) == 2
+    assert "usage: butterfly" in capsys.readouterr().err
+
+
+def test_the_default_is_one_machine() -> None:
+    """All nodes are started here, and nothing is open to strangers."""
+    args = parser_of().parse_args(["serve", "--model", "m", "--stages", "3"])
+    assert args.nodes is None and args.host == args.address == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("10.1.2.3", True),
+        ("192.168.0.9", True),
+        ("::1", True),
+        ("fe80::1%eth0", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("1.1.1.1", False),
+    ],
+)
+def test_private_addresses(address: str, expected: bool) -> None:
+    """All interfaces at once are not private."""
+    assert is_private(address) is expected
+
+
+def test_a_taken_port_and_a_missing_model_are_named(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, before any node is started."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "--model", str(model), "--port", port]) == 2
+        assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+        given = ["serve", "--model", str(model), "--port", "0", "--control-port", port]
+        assert main(given) == 2
+        assert "take another --control-port" in capsys.readouterr().err
+    assert main(["serve", "--model", "/nowhere", "--port", "0"]) == 2
+    assert "there is no model '/nowhere'" in capsys.readouterr().err
+
+
+def test_nodes_join_by_hand_and_end_with_the_head(model: Path) -> None:
+    """A node with the secret is taken, one without is not; none outlives the head."""
+    head = Program(
+        *("serve", "--model", str(model), "--stages", "1", "--no-spawn"),
+        *("--port", "0", "--positions", "64"),
+        BUTTERFLY_SECRET="ours",
+    )
+    node = stranger = None
+    try:
+        url = head.line("will serve").split()[1].removesuffix("/v1")
+        place = head.line("waiting for").split("--join ")[1].strip("`\n")
+        early = httpx.post(f"{url}/v1/completions", json={"prompt": "The"})
+        assert early.status_code == 503 and early.headers["retry-after"]
+        assert "0 of 1 nodes are here" in early.json()["error"]["message"]
+        assert httpx.get(f"{url}/health").status_code == 503
+        join = "node", "--join", place
+        stranger = Program(*join, BUTTERFLY_SECRET="theirs")
+        node = Program(*join, "--name", "mine", BUTTERFLY_SECRET="ours")
+        stranger.line("does not know the cluster's secret")
+        assert stranger.process.wait(10) == 2
+        head.line("ready")
+        assert httpx.get(f"{url}/state").json()["stages"][0]["node"] == "mine"
+        given = {"prompt": "The", "max_tokens": 2}
+        assert httpx.post(f"{url}/v1/completions", json=given).status_code == 200
+        head.end(signal.SIGKILL)
+        assert node.process.wait(10) == 0
+    finally:
+        for program in (head, node, stranger):
+            if program is not None:
+                program.end(signal.SIGKILL)

@@ -1,0 +1,214 @@
+"""What those who run a server ask for, and what happens when things end."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.butterfly.server_helpers import KEY, Server
+
+MESSAGES: list[Any] = [{"role": "user", "content": "The fox"}]
+LONG: dict[str, Any] = {
+    "model": "tiny",
+    "prompt": "Once upon a time",
+    "max_tokens": 200,
+    "temperature": 0.8,
+    "seed": 5,
+    "extra_body": {"ignore_eos": True, "return_token_ids": True},
+}
+
+
+@pytest.fixture
+def http(server: Server) -> Any:
+    """A client for what OpenAI does not have."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=server.url, headers=headers, timeout=60) as found:
+        yield found
+
+
+def until(what: Callable[[], bool], patience: float = 60.0) -> None:
+    """Wait until something is true."""
+    end = time.monotonic() + patience
+    while not what():
+        assert time.monotonic() < end, "it never became true"
+        time.sleep(0.02)
+
+
+def metrics(http: httpx.Client) -> dict[str, float]:
+    """Return the metrics of the server by name, those with labels added up."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(http.get("/metrics").text):
+        for sample in family.samples:
+            found[sample.name] = found.get(sample.name, 0.0) + sample.value
+    return found
+
+
+def test_tokenize_and_detokenize(http: httpx.Client, client: openai.OpenAI) -> None:
+    """Texts and messages become the tokens that are generated from, and texts again."""
+    text = "The quick brown fox — ü 🦊"
+    found = http.post("/tokenize", json={"prompt": text, "return_token_strs": True})
+    told = found.json()
+    assert told["count"] == len(told["tokens"]) == len(told["token_strs"])
+    assert told["max_model_len"] == 512
+    back = http.post("/detokenize", json={"tokens": told["tokens"]}).json()
+    assert back == {"prompt": text}
+    messages = http.post("/tokenize", json={"messages": MESSAGES}).json()["tokens"]
+    answer: Any = client.chat.completions.create(
+        model="tiny",
+        messages=MESSAGES,
+        max_tokens=1,
+        extra_body={"return_token_ids": True},
+    )
+    assert answer.prompt_token_ids == messages
+    assert http.post("/tokenize", json={}).status_code == 400
+    assert http.post("/detokenize", json={"tokens": [999]}).status_code == 400
+    assert http.post("/tokenize", content=b"{").status_code == 400
+    assert http.get("/tokenize").json()["error"]["message"].startswith("GET /tokenize")
+
+
+def test_metrics_count_what_happened(http: httpx.Client, client: openai.OpenAI) -> None:
+    """Tokens, times, answers; what the stages and the links did."""
+    before = metrics(http)
+    client.completions.create(model="tiny", prompt="The fox", max_tokens=20, n=2)
+    time.sleep(1.1)  # two heartbeats
+    after = metrics(http)
+    grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
+    drawn = grown["butterfly_generated_tokens_total"]
+    assert 2 <= drawn <= 40
+    assert grown["butterfly_first_token_seconds_count"] == 2
+    assert grown["butterfly_inter_token_seconds_count"] == drawn - 2
+    assert grown["butterfly_answers_total"] == 2
+    assert grown["butterfly_prompt_tokens_total"] == 4
+    assert grown["butterfly_stage_busy_seconds_total"] > 0
+    assert grown["butterfly_link_bytes_total"] > 32 * 4 * drawn
+    assert after["butterfly_nodes"] >= 2 and after["butterfly_serving"] == 1
+    assert after["butterfly_requests_running"] == 0
+    state = http.get("/state").json()
+    assert [s["first"] for s in state["stages"]] == [0, state["stages"][0]["last"]]
+
+
+def test_the_page_is_whole_and_asks_for_the_key(server: Server) -> None:
+    """It loads nothing from elsewhere, and what it shows needs the key."""
+    found = httpx.get(server.url)
+    assert found.status_code == 200 and "<title>butterfly</title>" in found.text
+    assert "://" not in found.text and "src=" not in found.text
+    assert "default-src 'none'" in found.headers["content-security-policy"]
+    assert httpx.get(f"{server.url}/state").status_code == 401
+
+
+def test_asleep_it_refuses_and_awake_it_goes_on(
+    http: httpx.Client, client: openai.OpenAI
+) -> None:
+    """Asleep it refuses; awake it says the same as before; what was open goes on."""
+
+    def ask() -> list[int]:
+        found: Any = client.completions.create(**LONG)
+        tokens: list[int] = found.choices[0].token_ids
+        return tokens
+
+    expected = ask()
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.extend(ask()))
+    thread.start()
+    until(lambda: http.get("/state").json()["running"] > 0)
+    assert http.get("/is_sleeping").json() == {"is_sleeping": False}
+    assert http.post("/sleep", params={"level": 1}).status_code == 200
+    assert http.get("/is_sleeping").json() == {"is_sleeping": True}
+    assert http.get("/health").json()["status"] == "asleep"
+    with pytest.raises(openai.InternalServerError, match="POST /wake_up") as caught:
+        client.chat.completions.create(model="tiny", messages=MESSAGES)
+    assert caught.value.status_code == 503
+    assert thread.is_alive()
+    assert http.post("/sleep").status_code == 200
+    assert http.post("/wake_up").status_code == 200
+    assert http.get("/is_sleeping").json() == {"is_sleeping": False}
+    thread.join(60)
+    assert found == expected == ask()
+    assert http.post("/sleep", params={"level": 3}).status_code == 400
+
+
+def test_a_client_that_leaves_frees_its_lane(
+    http: httpx.Client, server: Server, client: openai.OpenAI
+) -> None:
+    """Streamed or not, nothing is generated for nobody."""
+    with client.completions.create(**LONG, stream=True) as stream:
+        next(iter(stream))
+        assert http.get("/state").json()["running"] == 1
+    until(lambda: http.get("/state").json()["running"] == 0, 2.0)
+    body = {**LONG, **LONG["extra_body"], "n": 4}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with httpx.Client(headers=headers, timeout=0.3) as leaving:
+        with pytest.raises(httpx.ReadTimeout):
+            leaving.post(f"{server.url}/v1/completions", json=body)
+    until(lambda: http.get("/state").json()["running"] == 0, 2.0)
+
+
+@pytest.mark.parametrize("place", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_dead_stage_is_noticed_as_a_pause_only(
+    http: httpx.Client, client: openai.OpenAI, place: int
+) -> None:
+    """Killed in mid-stream: the same tokens; it is replaced, and gets layers again."""
+    found: Any = client.completions.create(**LONG)
+    expected = found.choices[0].token_ids
+    state = http.get("/state").json()
+    assert len(state["stages"]) == 2
+    tokens: list[int] = []
+    text = ""
+    for number, chunk in enumerate(client.completions.create(**LONG, stream=True)):
+        choice: Any = chunk.choices[0]
+        tokens += choice.token_ids
+        text += choice.text
+        if number == 10:
+            os.kill(state["stages"][place]["pid"], signal.SIGKILL)
+    assert tokens == expected
+    assert text == found.choices[0].text
+    assert http.get("/state").json()["epoch"] > state["epoch"]
+    until(lambda: len(http.get("/state").json()["stages"]) == 2)
+    again: Any = client.completions.create(**LONG)
+    assert again.choices[0].token_ids == expected
+
+
+def test_the_lower_priority_number_goes_first(
+    http: httpx.Client, client: openai.OpenAI
+) -> None:
+    """As in vLLM; while all lanes are taken it overtakes what came before."""
+    order: list[int] = []
+
+    def ask(priority: int, tokens: int, n: int = 1) -> None:
+        body = {**LONG["extra_body"], "priority": priority}
+        given: Any = {**LONG, "max_tokens": tokens, "n": n, "extra_body": body}
+        client.completions.create(**given)
+        order.append(priority)
+
+    def start(*given: int) -> threading.Thread:
+        thread = threading.Thread(target=ask, args=given)
+        thread.start()
+        return thread
+
+    threads = [start(0, 450, 3), start(1, 250)]
+    until(lambda: http.get("/state").json()["running"] == 4)
+    for waiting, priority in enumerate((5, -5), 1):
+        threads.append(start(priority, 10))
+        until(lambda count=waiting: http.get("/state").json()["waiting"] == count)
+    for thread in threads:
+        thread.join(60)
+    assert order == [1, -5, 5, 0]
+
+
+def test_events_are_written_as_openai_writes_them(http: httpx.Client) -> None:
+    """`data: {...}`, a blank line, and `data: [DONE]` at the end."""
+    body = {"model": "tiny", "messages": MESSAGES, "max_tokens": 3, "stream": True}
+    found = http.post("/v1/chat/completions", json=body)
+    assert found.headers["content-type"].startswith("text/event-stream")
+    *events, rest = found.text.split("\n\n")
+    assert rest == "" and events[-1] == "data: [DONE]"
+    for event in events[:-1]:
+        told = json.loads(event.removeprefix("data: "))
+        assert told["object"] == "chat.completion.chunk" and "usage" not in told

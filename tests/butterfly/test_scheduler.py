@@ -1,0 +1,204 @@
+"""The scheduler: who is in the next frame. No clock, no network, no model."""
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("numpy")
+
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+from butterfly.errors import CapacityError, RequestError  # noqa: E402
+from butterfly.scheduling import Batch, Scheduler, Sequence  # noqa: E402
+
+
+def sequence(length: int = 3, limit: int = 4, first: int = 10, **more: Any) -> Sequence:
+    """Return a sequence with a prompt of its own."""
+    return Sequence([first + k for k in range(length)], limit, **more)
+
+
+def settled(scheduler: Scheduler, batch: Batch | None, token: int = 7) -> Batch:
+    """Let a frame come back, with the same token everywhere."""
+    assert batch is not None
+    drawn = {s.lane: token for s in batch.segments if s.is_sampled}
+    return scheduler.settle(batch.step, dict(drawn))
+
+
+def rows(batch: Batch | None) -> list[tuple[int, int, int]]:
+    """Return lane, start and length of each segment."""
+    assert batch is not None
+    return [(s.lane, s.start, s.length) for s in batch.segments]
+
+
+def test_a_prompt_travels_in_parts() -> None:
+    """Only the last part draws a token; then one row at a time."""
+    scheduler = Scheduler(2, 64, chunk=4)
+    one = sequence(10, limit=2)
+    scheduler.add(one)
+    seen = []
+    while not one.finish:
+        batch = scheduler.plan()
+        assert batch is not None
+        seen.append((rows(batch)[0], batch.segments[0].is_sampled))
+        settled(scheduler, batch)
+    assert seen == [
+        ((0, 0, 4), False),
+        ((0, 4, 4), False),
+        ((0, 8, 2), True),
+        ((0, 10, 1), True),
+    ]
+    assert one.output == [7, 7] and one.finish == "length"
+
+
+def test_a_long_prompt_does_not_stop_the_others() -> None:
+    """Each frame has at most a part of it, beside the next tokens of all others."""
+    scheduler = Scheduler(4, 64, chunk=4)
+    short = sequence(2, limit=9)
+    scheduler.add(short)
+    settled(scheduler, scheduler.plan())
+    scheduler.add(sequence(12, first=50))
+    for _ in range(3):
+        batch = settled(scheduler, scheduler.plan())
+        assert [s.length for s in batch.segments] == [1, 4]
+
+
+def test_sequences_are_dealt_into_as_many_frames_as_may_fly() -> None:
+    """One frame with all of them would leave all stages but one idle."""
+    scheduler = Scheduler(6, 64, frames=3)
+    for k in range(6):
+        scheduler.add(sequence(1, limit=9, first=10 * k))
+    settled(scheduler, scheduler.plan())
+    sizes = [len(rows(scheduler.plan())) for _ in range(3)]
+    assert sizes == [2, 2, 2] and scheduler.plan() is None
+    assert scheduler.in_flight == 3
+
+
+def test_a_sequence_is_in_one_frame_at_a_time() -> None:
+    """Its next token is drawn at the end of the ring."""
+    scheduler = Scheduler(2, 64, frames=2)
+    scheduler.add(sequence())
+    assert scheduler.plan() is not None
+    assert scheduler.plan() is None
+
+
+def test_lanes_go_to_higher_priority_then_to_age() -> None:
+    """The others wait for a lane."""
+    scheduler = Scheduler(1, 64)
+    low, old, high = sequence(), sequence(), sequence(priority=1)
+    for one in (low, old, high):
+        scheduler.add(one)
+    batch = settled(scheduler, scheduler.plan())
+    assert batch.sequences == (high,)
+    assert scheduler.waiting == [low, old]
+
+
+def test_what_a_lane_still_holds_is_used_again() -> None:
+    """Up to the row whose token is drawn; other adapters compute other keys."""
+    scheduler = Scheduler(2, 64)
+    first = sequence(8, limit=1)
+    scheduler.add(first)
+    settled(scheduler, scheduler.plan())
+    again, other = sequence(8, limit=1), sequence(8, limit=1, adapter=1)
+    scheduler.add(again)
+    assert rows(scheduler.plan()) == [(0, 7, 1)]
+    assert scheduler.reused == 7
+    scheduler.add(other)
+    scheduler.frames = 2
+    assert rows(scheduler.plan()) == [(1, 0, 8)]
+    off = Scheduler(2, 64, reuse=False)
+    for _ in range(2):
+        off.add(sequence(8, limit=1))
+        assert rows(settled(off, off.plan()))[0][1:] == (0, 8)
+
+
+def test_a_stop_token_ends_a_sequence_and_is_not_output() -> None:
+    """The lane is free at once."""
+    scheduler = Scheduler(1, 64)
+    one = Sequence([1, 2], 9, stops=frozenset([7]))
+    scheduler.add(one)
+    settled(scheduler, scheduler.plan())
+    assert (one.finish, one.output, one.lane) == ("stop", [], None)
+    assert scheduler.running == {}
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    """No tokens, too many tokens, too many that wait; a limit is lowered to fit."""
+    scheduler = Scheduler(1, 8, most_waiting=1)
+    with pytest.raises(RequestError, match="has no tokens"):
+        scheduler.add(Sequence([], 1))
+    with pytest.raises(RequestError, match="has 8 tokens, and there is room for 7"):
+        scheduler.add(sequence(8))
+    one = sequence(5, limit=99)
+    scheduler.add(one)
+    assert one.limit == 3
+    with pytest.raises(CapacityError, match="1 requests wait already"):
+        scheduler.add(sequence())
+
+
+def test_an_aborted_sequence_leaves_its_lane_when_its_frame_is_back() -> None:
+    """Not before: the frame still writes there."""
+    scheduler = Scheduler(1, 64)
+    one, other = sequence(), sequence()
+    scheduler.add(one)
+    scheduler.add(other)
+    batch = scheduler.plan()
+    scheduler.abort(one)
+    assert scheduler.plan() is None
+    settled(scheduler, batch)
+    assert one.output == [] and one.finish == "abort"
+    scheduler.abort(other)
+    assert scheduler.plan() is None and scheduler.waiting == []
+
+
+def test_a_new_epoch_sends_what_was_generated_as_prompt() -> None:
+    """To the front of the line, and nothing is drawn twice."""
+    scheduler = Scheduler(2, 64)
+    one = sequence(3, limit=5)
+    scheduler.add(one)
+    for _ in range(2):
+        settled(scheduler, scheduler.plan())
+    scheduler.plan()
+    scheduler.reset(frames=2)
+    assert scheduler.in_flight == 0
+    batch = scheduler.plan()
+    assert rows(batch) == [(0, 0, 5)]
+    assert batch is not None and batch.tokens == (10, 11, 12, 7, 7)
+    settled(scheduler, batch, 8)
+    assert one.output == [7, 7, 8]
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(1, 20), st.integers(1, 6)), min_size=1, max_size=9),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(1, 8),
+    st.data(),
+)
+def test_every_sequence_gets_all_its_tokens_in_order(
+    asked: list[tuple[int, int]],
+    lanes: int,
+    frames: int,
+    chunk: int,
+    data: st.DataObject,
+) -> None:
+    """Whatever comes back first; each row is computed once, at its own position."""
+    scheduler = Scheduler(lanes, 32, frames=frames, chunk=chunk, reuse=False)
+    sequences = [sequence(n, limit, first=100 * n) for n, limit in asked]
+    done: dict[int, list[int]] = {one_id: [] for one_id in map(id, sequences)}
+    for one in sequences:
+        scheduler.add(one)
+    flying: list[Batch] = []
+    while not all(one.finish for one in sequences):
+        while (batch := scheduler.plan()) is not None:
+            flying.append(batch)
+        assert 0 < len(flying) <= frames
+        batch = flying.pop(data.draw(st.integers(0, len(flying) - 1)))
+        for one, part in zip(batch.sequences, batch.segments, strict=True):
+            done[id(one)] += range(part.start, part.start + part.length)
+        assert sum(s.length for s in batch.segments) <= chunk + lanes
+        settled(scheduler, batch)
+    for one, (_, limit) in zip(sequences, asked, strict=True):
+        assert len(one.output) == limit
+        assert done[id(one)] == list(range(one.length - 1))
