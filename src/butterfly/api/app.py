@@ -68,25 +68,28 @@ def _add_generation(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models")
     async def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [_model(service)]})
+        names = [service.name, *service.head.adapters.by_name]
+        data = [_model(service, name) for name in names]
+        return JSONResponse({"object": "list", "data": data})
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> JSONResponse:
         service.adapter(name)
-        return JSONResponse(_model(service))
+        return JSONResponse(_model(service, name))
 
 
 def _place(service: Service) -> tuple[Tokenizer, str, int]:
     return service.tokenizer, service.name, service.head.epoch
 
 
-def _model(service: Service) -> dict[str, Any]:
+def _model(service: Service, name: str) -> dict[str, Any]:
+    adapter = service.head.adapters.by_name.get(name)
     return {
-        "id": service.name,
+        "id": name,
         "object": "model",
         "created": int(service.head.checkpoint.folder.stat().st_mtime),
         "owned_by": "butterfly",
-        "root": service.name,
-        "parent": None,
+        "root": service.name if adapter is None else adapter.folder,
+        "parent": None if adapter is None else service.name,
         "max_model_len": service.head.options.positions,
     }

@@ -9,7 +9,8 @@ from time import perf_counter
 from typing import Any
 
 from butterfly.api.text import TextStream
-from butterfly.cluster.head import Head, Token
+from butterfly.cluster.head import Head
+from butterfly.cluster.token import Token
 from butterfly.communication.frames import Hop
 from butterfly.engine.sampling import Logprob
 from butterfly.monitoring.metrics import Metrics

@@ -4,12 +4,23 @@ from dataclasses import asdict
 from importlib.resources import files
 
 from fastapi import FastAPI
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+)
 
 from butterfly.api.refusals import Refusal
-from butterfly.api.requests import DetokenizeRequest, TokenizeRequest
+from butterfly.api.requests import (
+    DetokenizeRequest,
+    LoadAdapterRequest,
+    TokenizeRequest,
+    UnloadAdapterRequest,
+)
 from butterfly.api.service import Service
 from butterfly.api.state import state_of
+from butterfly.errors import ConfigurationError
 
 _PAGE = files("butterfly.monitoring") / "page.html"
 _PAGE_HEADERS = {
@@ -29,6 +40,7 @@ def add_operations(app: FastAPI, service: Service) -> None:
     """
     _add_tokens(app, service)
     _add_sleep(app, service)
+    _add_adapters(app, service)
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -90,6 +102,31 @@ def _tokens(service: Service, request: TokenizeRequest) -> list[int]:
         raise Refusal("send a 'prompt', or 'messages'.", param="prompt")
     with_special = True if special is None else special
     return service.tokenizer.encode(request.prompt, special=with_special)
+
+
+def _add_adapters(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/load_lora_adapter")
+    async def load_lora_adapter(request: LoadAdapterRequest) -> Response:
+        service.must_serve()
+        name = request.lora_name
+        try:
+            if name == service.name:
+                raise ConfigurationError(f"{name!r} is the name of the model itself.")
+            await service.head.load_adapter(name, request.lora_path)
+        except ConfigurationError as exc:
+            raise Refusal(str(exc)) from exc
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
+
+    @app.post("/v1/unload_lora_adapter")
+    async def unload_lora_adapter(request: UnloadAdapterRequest) -> Response:
+        name = request.lora_name
+        try:
+            await service.head.unload_adapter(name)
+        except ConfigurationError as exc:
+            raise Refusal(str(exc), status=404, code="model_not_found") from exc
+        return PlainTextResponse(
+            f"Success: LoRA adapter '{name}' removed successfully."
+        )
 
 
 def _add_sleep(app: FastAPI, service: Service) -> None:

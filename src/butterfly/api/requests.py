@@ -240,6 +240,28 @@ class CompletionRequest(GenerationRequest):
         return self.logprobs
 
 
+class LoadAdapterRequest(BaseModel):
+    """What `/v1/load_lora_adapter` takes, as vLLM's.
+
+    Args:
+        lora_name: What requests will call it, as their model.
+        lora_path: The folder where PEFT saved it, on every node.
+    """
+
+    lora_name: str = Field(min_length=1)
+    lora_path: str = Field(min_length=1)
+
+
+class UnloadAdapterRequest(BaseModel):
+    """What `/v1/unload_lora_adapter` takes, as vLLM's.
+
+    Args:
+        lora_name: What requests call it.
+    """
+
+    lora_name: str
+
+
 class TokenizeRequest(BaseModel):
     """What `/tokenize` takes: a prompt or messages.
 

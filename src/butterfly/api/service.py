@@ -47,8 +47,11 @@ class Service:
         """
         if model in (None, "", self.name):
             return 0
+        known = self.head.adapters.by_name
+        if model in known:
+            return known[model].number
         raise Refusal(
-            f"there is no model {model!r} here: use {self.name!r}.",
+            f"there is no model {model!r} here: use {', '.join([self.name, *known])}.",
             status=404,
             param="model",
             code="model_not_found",

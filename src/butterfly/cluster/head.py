@@ -14,21 +14,22 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from butterfly.cluster.adapters import AdapterTable
 from butterfly.cluster.joining import joined, store_at
 from butterfly.cluster.members import Member
 from butterfly.cluster.options import HeadOptions
 from butterfly.cluster.roles import Role, roles_of
+from butterfly.cluster.token import Token
 from butterfly.communication.control import Connection
 from butterfly.communication.frames import Frame, Hop, Kind
 from butterfly.communication.links import Ring
 from butterfly.engine.sampling import Drawn, unpack
 from butterfly.engine.weights import Checkpoint
-from butterfly.errors import ButterflyError, ClusterError
+from butterfly.errors import ButterflyError, ClusterError, RequestError
 from butterfly.scheduling import Batch, Scheduler, Sequence
 
 _log = logging.getLogger("butterfly.head")
@@ -37,25 +38,6 @@ _GATHERING = 0.1  # seconds in which all nodes that died together are found miss
 _NONE = -1  # the epoch of what is only prepared
 _PARTING = 2.0  # seconds for nodes to go home
 _READY = 600.0  # seconds to load layers and join the ring
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One token of a sequence, as a client is told of it.
-
-    Args:
-        drawn: What the last stage said; its token may be the stop that ended it.
-        is_output: Whether the token is part of the output.
-        finish: Why the sequence ended, empty if it goes on.
-        start: The position of the first row that its frame had of the sequence.
-        hops: What its frame took at each stage.
-    """
-
-    drawn: Drawn
-    is_output: bool
-    finish: str
-    start: int = 0
-    hops: tuple[Hop, ...] = ()
 
 
 class Head:
@@ -77,6 +59,7 @@ class Head:
         self.members: list[Member] = []
         self.epoch = 0
         self.is_asleep = False
+        self.adapters = AdapterTable()
         frames = options.frames or options.stages
         self.scheduler = Scheduler(
             options.lanes,
@@ -86,7 +69,6 @@ class Head:
             reuse=options.reuse,
         )
         self._queues: dict[Sequence, asyncio.Queue[Token | ButterflyError]] = {}
-        self._prompts: dict[Sequence, list[Any]] = {}
         self._ring: Ring | None = None
         self._store: Any = None
         self._server: asyncio.Server | None = None
@@ -204,7 +186,7 @@ class Head:
         async with self._turning:
             self.is_asleep = True
             while self._ring is not None and self.scheduler.in_flight:
-                await self._next()
+                await self.changed()
             await self._turn("sleep", True)
 
     async def wake(self) -> None:
@@ -220,13 +202,61 @@ class Head:
 
     async def _turn(self, do: str, is_asleep: bool) -> None:
         """Tell the stages to sleep or to wake, until they have or the ring broke."""
-        stages = [m for m in self.members if m.role and m.role.epoch == self.epoch]
-        for member in stages if self._ring is not None else ():
-            member.connection.send({"do": do})
+        stages = self.stages
+        if self._ring is not None:
+            self.tell({"do": do})
         while self._ring is not None and any(m.is_asleep != is_asleep for m in stages):
-            await self._next()
+            await self.changed()
 
-    async def _next(self) -> None:
+    async def load_adapter(self, name: str, folder: str) -> None:
+        """Load an adapter on all stages; requests may name it then.
+
+        Args:
+            name: What requests will call it.
+            folder: Where PEFT saved it; every node must find it there.
+
+        Raises:
+            ConfigurationError: If the name is taken, or a node cannot load it. Nothing
+                is loaded then.
+        """
+        async with self._turning:
+            await self.adapters.load(name, folder, self)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; what is generated with it ends.
+
+        Args:
+            name: What requests call it.
+
+        Raises:
+            ConfigurationError: If there is none.
+        """
+        gone = self.adapters.remove(name)
+        error = RequestError(f"the adapter {name!r} was unloaded.")
+        for sequence, queue in self._queues.items():
+            if sequence.adapter == gone.number:
+                queue.put_nowait(error)
+                self.scheduler.abort(sequence)
+        while any(s.adapter == gone.number for s in self.scheduler.running.values()):
+            await self.changed()
+        self.tell({"do": "adapt", "number": gone.number})
+
+    @property
+    def stages(self) -> list[Member]:
+        """The nodes of the present epoch."""
+        return [m for m in self.members if m.role and m.role.epoch == self.epoch]
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send a message to all stages.
+
+        Args:
+            message: JSON.
+        """
+        for member in self.stages:
+            member.connection.send(message)
+
+    async def changed(self) -> None:
+        """Wait until a frame or a word came, or the ring broke."""
         self._news.clear()
         await self._news.wait()
 
@@ -335,8 +365,7 @@ class Head:
 
     def _is_short(self) -> bool:
         """Say whether there are nodes for more stages than there are."""
-        stages = [m for m in self.members if m.role and m.role.epoch == self.epoch]
-        return len(stages) < min(self.options.stages, len(self.members))
+        return len(self.stages) < min(self.options.stages, len(self.members))
 
     async def _prepare(self) -> None:
         """Let the nodes that came load what they will be; the others go on."""
@@ -349,13 +378,13 @@ class Head:
         while self._ring is not None and any(
             member in self.members and not member.is_ready for member, _ in new
         ):
-            await self._next()
+            await self.changed()
 
     async def _retire(self) -> None:
         """End an epoch that is whole, to begin one with more stages."""
         self._is_retiring = True
         while self._ring is not None and self.scheduler.in_flight:
-            await self._next()
+            await self.changed()
         self._is_retiring = False
         ring, self._ring = self._ring, None
         self._is_serving.clear()
@@ -397,7 +426,9 @@ class Head:
 
     def _roles(self, name: str, count: int) -> list[Role]:
         place = self.epoch, name, self._store.port
-        return roles_of(self.options, self.config, place, count)
+        roles = roles_of(self.options, self.config, place, count)
+        adapters = self.adapters.folders
+        return [dataclasses.replace(role, adapters=adapters) for role in roles]
 
     # -- nodes ------------------------------------------------------------------
 
@@ -434,6 +465,9 @@ class Head:
             member.is_ready = True
         elif message.get("event") in ("asleep", "awake") and epoch == self.epoch:
             member.is_asleep = message["event"] == "asleep"
+            self._news.set()
+        elif message.get("event") == "adapted":
+            member.adapters[message["number"]] = str(message.get("error", ""))
             self._news.set()
         elif message.get("event") == "prepared":
             member.is_ready = True

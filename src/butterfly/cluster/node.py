@@ -7,6 +7,7 @@ finds its epoch over when it wakes, and ends. The process ends when the head is 
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import os
 import socket
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ from butterfly.communication.links import Ring
 from butterfly.engine.stage import Shape, Stage
 from butterfly.engine.weights import Checkpoint
 from butterfly.engine.worker import Worker
-from butterfly.errors import ButterflyError, ClusterError
+from butterfly.errors import ButterflyError, ClusterError, ConfigurationError
 
 BEAT = 0.5  # seconds between heartbeats
 
@@ -92,6 +94,8 @@ class NodeAgent:
                     self._begin(Role.of(message))
                 elif message.get("do") == "prepare":
                     self._start(self._prepare, Role.of(message))
+                elif message.get("do") == "adapt" and self._role is not None:
+                    self._adapt(message)
                 elif message.get("do") == "sleep":
                     self._sleep()
                 elif message.get("do") == "wake" and self._role is not None:
@@ -151,6 +155,36 @@ class NodeAgent:
         self._stage(role)
         self._tell({"event": "prepared", "epoch": role.epoch})
 
+    def _adapt(self, message: dict[str, Any]) -> None:
+        """Load or unload an adapter of the present stage, and those that come."""
+        assert self._role is not None
+        number, folder = int(message["number"]), message.get("folder")
+        others = [pair for pair in self._role.adapters if pair[0] != number]
+        added = [] if folder is None else [(number, str(folder))]
+        role = dataclasses.replace(self._role, adapters=tuple(others + added))
+        self._role = role
+        self._start(self._readapt, role)
+
+    def _readapt(self, role: Role) -> None:
+        worker = self._worker
+        stage = None if worker is None else worker.stage
+        if stage is not None:
+            self._match(stage, role)
+
+    def _match(self, stage: Stage, role: Role) -> None:
+        """Give a stage the adapters of a role, and tell of each that is new."""
+        wanted = {int(number): folder for number, folder in role.adapters}
+        for number in stage.adapters.numbers:
+            if number not in wanted:
+                stage.adapters.unload(number)
+        for number in [n for n in wanted if n not in stage.adapters.numbers]:
+            told: dict[str, Any] = {"event": "adapted", "number": number}
+            try:
+                stage.adapters.load(number, Path(wanted[number]))
+            except ConfigurationError as exc:
+                told["error"] = str(exc)
+            self._tell(told)
+
     def _sleep(self) -> None:
         """Give the layers and lanes away; the links stay."""
         if self._worker is not None:
@@ -196,6 +230,7 @@ class NodeAgent:
             checkpoint = Checkpoint.of(role.model)
             found = Stage(checkpoint, shape, dtype=dtype, device=self.options.device)
         self._stages[key] = found
+        self._match(found, role)
         return found
 
     def _tell(self, message: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ class Role:
         codec: The number of the codec for what it sends.
         dtype: The format of weights, ``float32`` or ``bfloat16``.
         extra: The most bytes that a segment has besides: the tokens it may draw.
+        adapters: The numbers and folders of adapters.
     """
 
     epoch: int
@@ -50,6 +51,7 @@ class Role:
     codec: int = 0
     dtype: str = "float32"
     extra: int = 8192
+    adapters: tuple[tuple[int, str], ...] = ()
 
     @property
     def frame_bytes(self) -> int:

@@ -13,6 +13,7 @@ cannot be taken for an earlier one, in a lane or in a frame that is on its way.
 import json
 import math
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,9 +89,15 @@ class Adapters:
     ) -> None:
         self._layers, self._first = layers, first
         self._dtype, self._device = dtype, device
+        self.lock = threading.Lock()  # held while a frame is computed
         self._known: set[int] = set()
         self._hooked: dict[nn.Module, dict[int, tuple[torch.Tensor, torch.Tensor]]] = {}
         self._runs: list[tuple[int, int, int]] = []
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of those that are loaded."""
+        return sorted(self._known)
 
     def load(self, number: int, folder: Path) -> None:
         """Load an adapter's matrices for the stage's layers.
@@ -116,12 +123,13 @@ class Adapters:
                 f"{folder}/{_WEIGHTS} cannot be read: {exc}"
             ) from exc
         checked = {m: _checked(m, pair, folder) for m, pair in pairs.items()}
-        for module, (down, up) in checked.items():
-            if module not in self._hooked:
-                self._hooked[module] = {}
-                module.register_forward_hook(self._add)
-            self._hooked[module][number] = down.T, up.T * config.scale
-        self._known.add(number)
+        with self.lock:
+            for module, (down, up) in checked.items():
+                if module not in self._hooked:
+                    self._hooked[module] = {}
+                    module.register_forward_hook(self._add)
+                self._hooked[module][number] = down.T, up.T * config.scale
+            self._known.add(number)
 
     def unload(self, number: int) -> None:
         """Forget an adapter.
@@ -129,9 +137,10 @@ class Adapters:
         Args:
             number: Its number.
         """
-        self._known.discard(number)
-        for table in self._hooked.values():
-            table.pop(number, None)
+        with self.lock:
+            self._known.discard(number)
+            for table in self._hooked.values():
+                table.pop(number, None)
 
     def select(self, segments: Sequence[Segment]) -> None:
         """Say whose rows come next.

@@ -115,6 +115,12 @@ class Stage:
         Returns:
             `[rows, hidden]`.
         """
+        with self.adapters.lock:
+            return self._forward(hidden, segments)
+
+    def _forward(
+        self, hidden: torch.Tensor, segments: Sequence[Segment]
+    ) -> torch.Tensor:
         for s in segments:
             if s.source >= 0:
                 self.lanes.copy(s.source, s.lane, s.shared)
