@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,3 +156,11 @@ def is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def until(what: Callable[[], bool], patience: float = 60.0) -> None:
+    """Wait until something is true."""
+    end = time.monotonic() + patience
+    while not what():
+        assert time.monotonic() < end, "it never became true"
+        time.sleep(0.02)

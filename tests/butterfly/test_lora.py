@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from tests.butterfly.server_helpers import KEY, Server
+from tests.butterfly.server_helpers import KEY, Server, until
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_check:FutureWarning")
@@ -118,5 +118,7 @@ def test_an_adapter_outlives_a_stage(
     before = said(client, "one")
     nodes = http.get("/state").json()["stages"]
     os.kill(nodes[-1]["pid"], signal.SIGKILL)
+    assert said(client, "one") == before
+    until(lambda: len(http.get("/state").json()["stages"]) == 2)
     assert said(client, "one") == before
     change(http, "unload", "one")

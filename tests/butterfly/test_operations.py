@@ -5,14 +5,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx
 import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.butterfly.server_helpers import KEY, Server
+from tests.butterfly.server_helpers import KEY, Server, until
 
 MESSAGES: list[Any] = [{"role": "user", "content": "The fox"}]
 LONG: dict[str, Any] = {
@@ -31,14 +30,6 @@ def http(server: Server) -> Any:
     headers = {"Authorization": f"Bearer {KEY}"}
     with httpx.Client(base_url=server.url, headers=headers, timeout=60) as found:
         yield found
-
-
-def until(what: Callable[[], bool], patience: float = 60.0) -> None:
-    """Wait until something is true."""
-    end = time.monotonic() + patience
-    while not what():
-        assert time.monotonic() < end, "it never became true"
-        time.sleep(0.02)
 
 
 def metrics(http: httpx.Client) -> dict[str, float]:

@@ -50,8 +50,9 @@ class Service:
         known = self.head.adapters.by_name
         if model in known:
             return known[model].number
+        names = ", ".join(map(repr, [self.name, *known]))
         raise Refusal(
-            f"there is no model {model!r} here: use {', '.join([self.name, *known])}.",
+            f"there is no model {model!r} here: use {names}.",
             status=404,
             param="model",
             code="model_not_found",
