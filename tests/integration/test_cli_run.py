@@ -502,7 +502,8 @@ def test_a_full_disk_ends_the_run(shell: Shell) -> None:
         command = [sys.executable, "-c", LIMITED, *shlex.split(line)]
         done = subprocess.run(command, env=environ(), capture_output=True, text=True)
         assert done.returncode == 2
-        assert "could not keep an answer" in done.stderr
+        told = "could not keep an answer", "an earlier one was lost"  # of the two
+        assert any(words in done.stderr for words in told)
         assert "Traceback" not in done.stderr
         with JournalStore("run.db", read_only=True) as store:
             kept = len(store)
