@@ -17,18 +17,16 @@ SEED=1 takes other minibatches and samples, ROLLOUTS=200 trains for a shorter ti
 """
 
 import asyncio
-import json
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from endpoints import resources
+from hotel import messages, show
 
 from inf_engine import Engine, InferenceModule, LLMInference, Parameter
 from inf_engine.optimization import (
-    Evaluation,
     Gate,
     MaxLength,
     TextGradientDescent,
@@ -38,7 +36,6 @@ from inf_engine.optimization import (
 )
 from inf_engine.optimization.rewriter import Job, Rewriter
 
-DATA = Path(__file__).parent / "data" / "hotel.jsonl"
 SEED = int(os.environ.get("SEED", "0"))
 ROLLOUTS = int(os.environ.get("ROLLOUTS", "500"))
 Topic = Literal["room", "food", "money", "travel"]
@@ -112,11 +109,7 @@ class QuestionWriter(Rewriter):
 
 
 async def main() -> None:
-    rows = [json.loads(line) for line in DATA.read_text("utf-8").splitlines()]
-    train, val, test = (
-        [(row["text"], row["topic"]) for row in rows if row["split"] == part]
-        for part in ("train", "val", "test")
-    )
+    train, val, test = map(messages, ("train", "val", "test"))
     module = Sorter()
     old = module.question.value
     loss = VerifierLoss(lambda output, target: output == target)
@@ -144,17 +137,6 @@ async def main() -> None:
     print(f"The training, on its {len(val)} held-out messages:\n\n{result}\n")
     show(before, after)
     print(f"{time.monotonic() - began:.0f} seconds; see build/train_prompt/report.html")
-
-
-def show(before: Evaluation, after: Evaluation) -> None:
-    """Print how often the module is right on the test messages."""
-    scores = [[row.score or 0.0 for row in e.rows] for e in (before, after)]
-    verdict = Gate("significant").judge(*scores)
-    print(f"Right on {before.score.n} messages that nothing was chosen by:\n")
-    print(f"before      {before.score}\nafter       {after.score}")
-    print(f"difference  {verdict.gain}")
-    low = verdict.gain.low
-    print(f"Better beyond its interval: {'yes' if low > 0 else 'no'}\n")
 
 
 if __name__ == "__main__":
