@@ -6,10 +6,7 @@ is bounded: of a run of thousands of calls it shows the first, the failed ones a
 critical path, and says how many it leaves out.
 """
 
-import contextlib
 import math
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from inf_engine.pages.markup import (
     usd_text,
     value_block,
 )
+from inf_engine.pages.private import write_private
 from inf_engine.pages.shapes import CallShape, NodeRecordShape, RecordShape
 from inf_engine.svg import graph_svg
 from inf_engine.types import Usage
@@ -124,18 +122,7 @@ def write_report(record: RecordShape, path: Path) -> None:
     Raises:
         OSError: If the folder does not exist or cannot be written to.
     """
-    data = report_html(record).encode()
-    draft = path.parent / f".report-{secrets.token_hex(6)}.tmp"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    handle = os.open(draft, flags, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(draft, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
-        raise
+    write_private(path, report_html(record).encode())
 
 
 def report_html(record: RecordShape) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from tests.butterfly.server_helpers import KEY, Server, until
+from tests.butterfly.server_helpers import Server, until
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_check:FutureWarning")
@@ -36,14 +36,6 @@ def folders(server: Server, tmp_path_factory: Any) -> list[Path]:
         found.append(tmp_path_factory.mktemp("lora") / str(seed))
         model.save_pretrained(found[-1])
     return found
-
-
-@pytest.fixture
-def http(server: Server) -> Any:
-    """A client for what OpenAI does not have."""
-    headers = {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(base_url=server.url, headers=headers, timeout=60) as found:
-        yield found
 
 
 def said(client: openai.OpenAI, model: str) -> str:

@@ -24,14 +24,6 @@ LONG: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def http(server: Server) -> Any:
-    """A client for what OpenAI does not have."""
-    headers = {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(base_url=server.url, headers=headers, timeout=60) as found:
-        yield found
-
-
 def metrics(http: httpx.Client) -> dict[str, float]:
     """Return the metrics of the server by name, those with labels added up."""
     found: dict[str, float] = {}

@@ -15,6 +15,7 @@ import torch
 
 from butterfly.communication.frames import Frame, Kind, Segment
 from butterfly.communication.links import Ring
+from butterfly.engine.library import head_size
 from butterfly.engine.stage import Shape, Stage
 from butterfly.engine.weights import Checkpoint
 from butterfly.partitioning import Layer, LayerTime, Link, ModelShape
@@ -39,9 +40,7 @@ def shape_of(
     """
     config = checkpoint.config()
     sizes = {n: k * dtype.itemsize for n, k in checkpoint.counts().items()}
-    head_size = getattr(config, "head_dim", None)
-    head_size = head_size or config.hidden_size // config.num_attention_heads
-    kv = 2 * config.num_key_value_heads * head_size * dtype.itemsize
+    kv = 2 * config.num_key_value_heads * head_size(config) * dtype.itemsize
     weights = [
         sum(size for name, size in sizes.items() if f"layers.{k}." in name)
         for k in range(config.num_hidden_layers)

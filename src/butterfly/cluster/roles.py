@@ -7,6 +7,7 @@ from typing import Any
 from butterfly.cluster.options import HeadOptions
 from butterfly.communication.codecs import CODECS, codec_number
 from butterfly.communication.frames import largest
+from butterfly.engine.library import head_size
 
 _RESULT_BYTES = 16 + 8 * 20  # of a token with the log probabilities of 20 others
 
@@ -125,7 +126,6 @@ def head_layers(config: Any) -> float:
         config: The transformers configuration of the model.
     """
     hidden, inner = config.hidden_size, config.intermediate_size
-    size = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
     heads = config.num_attention_heads + config.num_key_value_heads
-    layer = 3 * hidden * inner + 2 * hidden * size * heads
+    layer = 3 * hidden * inner + 2 * hidden * head_size(config) * heads
     return float(hidden * config.vocab_size / layer)

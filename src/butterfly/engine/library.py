@@ -35,6 +35,16 @@ def read_config(folder: Path) -> Any:
     return config.get_text_config()
 
 
+def head_size(config: Any) -> int:
+    """Return how many numbers an attention head has.
+
+    Args:
+        config: The configuration.
+    """
+    size = getattr(config, "head_dim", None)
+    return int(size or config.hidden_size // config.num_attention_heads)
+
+
 def read_tokenizer(folder: Path) -> Any:
     """Return the tokenizer in a folder.
 

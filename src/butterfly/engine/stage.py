@@ -16,7 +16,7 @@ from butterfly.communication.frames import Segment
 from butterfly.engine.adapters import Adapters
 from butterfly.engine.attention import NAME, Rows, attend
 from butterfly.engine.lanes import Lanes
-from butterfly.engine.library import empty_model
+from butterfly.engine.library import empty_model, head_size
 from butterfly.engine.weights import Checkpoint
 from butterfly.errors import ConfigurationError
 
@@ -84,7 +84,7 @@ class Stage:
             shape.lanes,
             config.num_key_value_heads,
             shape.positions,
-            _head_size(config),
+            head_size(config),
             dtype=dtype,
             device=device,
         )
@@ -239,8 +239,3 @@ def _prefix(checkpoint: Checkpoint) -> str:
         if place >= 0:
             return name[:place]
     raise ConfigurationError(f"{checkpoint.folder} has no decoder layers.")
-
-
-def _head_size(config: Any) -> int:
-    size = getattr(config, "head_dim", None)
-    return int(size or config.hidden_size // config.num_attention_heads)

@@ -6,12 +6,8 @@ its sentences came from, and the steps with what was said and what it brought. A
 bounded: it says how much it leaves out.
 """
 
-import contextlib
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from inf_engine.optimization.edits import diff_edits
@@ -108,29 +104,6 @@ class ResultShape(Protocol):
     def lineage(self) -> Lineage: ...
     @property
     def improved(self) -> bool: ...
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that is readable by its owner only, replaced in one step.
-
-    Args:
-        path: The file.
-        text: What is to be in it.
-
-    Raises:
-        OSError: If the folder does not exist or cannot be written to.
-    """
-    draft = path.parent / f".{path.stem}-{secrets.token_hex(6)}.tmp"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    handle = os.open(draft, flags, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(text.encode(errors="replace"))
-        os.replace(draft, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
-        raise
 
 
 def training_report_html(result: ResultShape) -> str:

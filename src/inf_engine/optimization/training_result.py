@@ -11,8 +11,9 @@ from inf_engine.optimization.intervals import Interval
 from inf_engine.optimization.lineage import Lineage
 from inf_engine.optimization.purse import Spent
 from inf_engine.optimization.search import Candidate
-from inf_engine.optimization.training_report import training_report_html, write_private
+from inf_engine.optimization.training_report import training_report_html
 from inf_engine.optimization.trajectory import History
+from inf_engine.pages.private import write_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +100,15 @@ class TrainingResult:
         """
         target = Path(folder)
         values = json.dumps(dict(self.best.values), indent=1, ensure_ascii=False)
+        files = {
+            "best.json": values + "\n",
+            "lineage.json": self.lineage.to_json(),
+            "report.html": training_report_html(self),
+        }
         try:
             target.mkdir(parents=True, exist_ok=True)
-            write_private(target / "best.json", values + "\n")
-            write_private(target / "lineage.json", self.lineage.to_json())
-            write_private(target / "report.html", training_report_html(self))
+            for name, text in files.items():
+                write_private(target / name, text.encode(errors="replace"))
         except OSError as exc:
             raise UsageError(
                 f"cannot write the training's files to {target}: {exc.strerror}. Give "
