@@ -43,7 +43,7 @@ DONE = b"[DONE]"
 """The data of the event that ends an OpenAI stream."""
 
 _dumps = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-_loads = json.JSONDecoder().decode
+_read_first = json.JSONDecoder().raw_decode
 
 _HEADERS = {"Content-Type": "application/json", "User-Agent": "inf-engine"}
 
@@ -310,12 +310,15 @@ class Wire:
 
 
 def _value(data: bytes) -> Any:
-    """The JSON value in `data`; in UTF-8, nearly always, a shorter way than json's."""
+    """The JSON value in `data`; of bare UTF-8, as nearly always, a shorter way."""
     try:
-        return _loads(data.decode())
+        text = data.decode()
+        value, end = _read_first(text)
+        if end == len(text):
+            return value
     except ValueError:
-        pass  # json finds out the encoding, or says what is wrong
-    return json.loads(data)
+        pass
+    return json.loads(data)  # takes spaces and any encoding, or says what is wrong
 
 
 def _but(content_type: str) -> str:
