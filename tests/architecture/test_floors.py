@@ -78,6 +78,19 @@ BUTTERFLY_EARLY = (
     *("prometheus_client", "jinja2", "llguidance", "uvicorn"),
 )
 
+CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
+    0: ("errors", "types", "names"),
+    1: (
+        *("config", "sdpo_loss", "volumes", "storage", "receipts", "ledger"),
+        *("serving", "hints"),
+    ),
+    2: ("base", "teacher"),
+    3: ("learner", "gate"),
+    4: ("updates", "worker"),
+    5: ("api", "pages", "jobs"),
+    6: ("__init__", "__main__", "cli"),
+}
+
 Sources = dict[str, str]
 
 
@@ -116,7 +129,18 @@ BUTTERFLY = Package(
     plain=("errors", "partitioning"),
     page="butterfly.md",
 )
-PACKAGES = (INF_ENGINE, BUTTERFLY)
+CLAAS = Package(
+    face="claas",
+    floors=CLAAS_FLOORS,
+    early=(
+        *("torch", "safetensors", "fastapi", "starlette", "pydantic", "uvicorn"),
+        *("pydantic_settings", "httpx", "typer"),
+    ),
+    late=("transformers", "peft", "modal", "safetensors.torch", "butterfly"),
+    plain=("errors", "types", "names"),
+    page="claas.md",
+)
+PACKAGES = (INF_ENGINE, BUTTERFLY, CLAAS)
 
 
 @dataclass(frozen=True)

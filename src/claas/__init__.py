@@ -1,0 +1,1 @@
+"""CLaaS: feedback on answers becomes weights (see design_docs/claas.md)."""

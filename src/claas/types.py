@@ -1,0 +1,110 @@
+"""The records that the parts of claas hand to each other; plain data, JSON inside."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Kind = Literal[
+    "message", "critique", "correction", "judge", "error", "sibling", "praise"
+]
+"""What a feedback is: the user's next message, a critique of the answer, the answer as
+it should have been, a judge's words, a runtime error, a sibling answer that succeeded,
+or praise (which never trains as if the answer had been wrong)."""
+
+KINDS: tuple[Kind, ...] = (
+    *("message", "critique", "correction", "judge", "error", "sibling", "praise"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What was asked and what was sampled for it, as the inference server said.
+
+    Args:
+        id: ``x-claas-receipt`` of the response.
+        user: Whose it is.
+        lora: The adapter, ``user/model``.
+        version: Its version that answered.
+        messages: The conversation up to the answer, as it came; a plain completion is
+            one message of the role ``prompt``.
+        tools: The tools of the request, as they came.
+        prompt_ids: The tokens of the prompt.
+        token_ids: The tokens that were sampled, the one that ended it included.
+        logprobs: Their log probabilities, natural, as reported; empty if it did not.
+        text: The answer.
+        sampling: The sampling settings of the request.
+        created: Seconds since 1970.
+    """
+
+    id: str
+    user: str
+    lora: str
+    version: int
+    messages: tuple[Mapping[str, Any], ...]
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    tools: tuple[Mapping[str, Any], ...] = ()
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    created: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What somebody said about an answer.
+
+    Args:
+        id: Given by the sender or made up; the same id twice is one feedback.
+        receipt: The id of the receipt.
+        kind: See `Kind`.
+        content: The words, the corrected answer, the error.
+        score: From 0 to 1 where a judge gave one.
+        created: Seconds since 1970.
+    """
+
+    id: str
+    receipt: str
+    kind: Kind
+    content: str
+    score: float | None = None
+    created: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A feedback together with the answer that it is about: what is trained on."""
+
+    feedback: Feedback
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What a training made; not yet a version.
+
+    Args:
+        folder: The adapter in PEFT's files, with the optimizer's state beside it.
+        figures: What was measured on the way, by name: losses, seconds, …
+        steps: How many inner steps were made.
+    """
+
+    folder: Path
+    figures: Mapping[str, Any]
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate says of a candidate.
+
+    Args:
+        is_promoted: Whether it may serve.
+        reasons: One sentence for each check that failed, or for the gain.
+        figures: Each measured value with its interval and limit, by name.
+    """
+
+    is_promoted: bool
+    reasons: tuple[str, ...]
+    figures: Mapping[str, Any]
