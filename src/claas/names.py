@@ -47,9 +47,9 @@ class LoraName:
         good = slash and _is_part(user) and _is_part(model)
         if not good or (mark and at not in ALIASES and not _VERSION.fullmatch(at)):
             raise IdentifierError(
-                f"{text[:_LONGEST_SHOWN]!r} is no name of an adapter: write user/model, "
-                "user/model@v3 or user/model@live, of lower-case letters, digits, and "
-                "single '.', '_', '-' between them, up to 64 each."
+                f"{text[:_LONGEST_SHOWN]!r} is no name of an adapter: write "
+                "user/model, user/model@v3 or user/model@live, of lower-case letters, "
+                "digits, and single '.', '_', '-' between them, up to 64 each."
             )
         return cls(user, model, at)
 
