@@ -17,6 +17,7 @@ from inf_engine.graph import GraphNode, InferenceGraph
 from inf_engine.llm import LLMInference
 from inf_engine.messages import by_field
 from inf_engine.parameter import Parameter
+from inf_engine.quick import quick
 from inf_engine.report import write_report
 from inf_engine.svg import graph_svg
 from inf_engine.template import Hole, Template
@@ -37,6 +38,7 @@ class Segment:
     source: str | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request that left, and its answer.

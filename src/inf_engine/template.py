@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from inf_engine.errors import TracingError
+from inf_engine.quick import quick
 
 _START, _END = "\U00016e40", "\U00016e41"
 _DIGITS = {ord(digit): chr(0x16E60 + int(digit, 16)) for digit in "0123456789abcdef"}
@@ -45,6 +46,7 @@ _TRACES = ("d81b", "00016e", "%f0%96%b9", "&#93", "&#x16e", "8ja5", "f096b9")
 _ESCAPED_BYTES = b"\xf0\x96\xb9"
 
 
+@quick
 @dataclass(frozen=True, slots=True, eq=False)
 class Hole:
     """A place in a text whose value comes later.

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+from inf_engine.quick import quick
+
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "unknown"]
 
@@ -63,6 +65,7 @@ class ToolCall:
             object.__setattr__(self, "arguments", text)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message of a conversation.
@@ -104,6 +107,7 @@ class ResponseSchema:
     schema: dict[str, Any]
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class LLMRequest:
     """One request to a model, independent of the provider.
@@ -142,6 +146,7 @@ class LLMRequest:
         return "\n".join(m.text for m in self.messages if m.role == "system")
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens and requests spent; sums with ``+``.
@@ -221,6 +226,7 @@ class RateHint:
     output_tokens: Quota | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class LLMResponse:
     """A model's answer, independent of the provider.

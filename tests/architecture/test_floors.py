@@ -31,7 +31,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "src"
 
 FLOORS: dict[int, tuple[str, ...]] = {
-    0: ("errors", "types", "tree", "tasks", "startup"),
+    0: ("errors", "types", "tree", "tasks", "startup", "quick"),
     1: (
         *("dispatch", "naming", "parameter", "schema", "tools", "template"),
         *("messages", "demos", "pages", "clients", "journal"),

@@ -118,20 +118,26 @@ class OpenAIClient:
 
     def _payload(self, request: LLMRequest) -> dict[str, Any]:
         """The request as the provider wants it; what is None is left out."""
-        limit = "max_tokens" if self.compatible else "max_completion_tokens"
         payload: dict[str, Any] = {
             "model": request.model or self.model,
             "messages": [_message(message) for message in request.messages],
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            limit: request.max_tokens,
-            "seed": request.seed,
-            "stop": list(request.stop) or None,
-            "tools": [_tool(tool) for tool in request.tools] or None,
         }
+        if request.temperature is not None:
+            payload["temperature"] = request.temperature
+        if request.top_p is not None:
+            payload["top_p"] = request.top_p
+        if request.max_tokens is not None:
+            limit = "max_tokens" if self.compatible else "max_completion_tokens"
+            payload[limit] = request.max_tokens
+        if request.seed is not None:
+            payload["seed"] = request.seed
+        if request.stop:
+            payload["stop"] = list(request.stop)
+        if request.tools:
+            payload["tools"] = [_tool(tool) for tool in request.tools]
         if request.response_schema is not None:
             payload["response_format"] = self._format(request.response_schema)
-        return {key: value for key, value in payload.items() if value is not None}
+        return payload
 
     def _format(self, wanted: ResponseSchema) -> dict[str, Any]:
         """The response format, strict where the provider can enforce the schema."""

@@ -15,6 +15,7 @@ from typing import Any
 from inf_engine.errors import ModuleError
 from inf_engine.execution.books import record_of
 from inf_engine.execution.run import Run
+from inf_engine.quick import quick
 from inf_engine.record import RunRecord
 from inf_engine.types import Usage
 
@@ -22,6 +23,7 @@ _BREATHE_EVERY = 16
 _LONGEST_BREATH = 0.002  # seconds
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Result:
     """What one input of a `map` or a `stream` gave.
