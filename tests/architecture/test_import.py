@@ -28,20 +28,23 @@ HEAVY = """
 PROBE = """
 import json, sys, time
 before = time.process_time()
-import inf_engine
+import {module}
 print(json.dumps([time.process_time() - before, sorted(sys.modules)]))
 """
 
-CPU_SECONDS = 0.15
+AS_LONG = 4.7
+"""How many times as long as `import asyncio` it may take; it takes 3.4 times."""
 
 
-def probe(cache: Path) -> tuple[float, list[str]]:
-    """Import the face in a fresh interpreter; return CPU seconds and modules.
+def probe(cache: Path, module: str = "inf_engine") -> tuple[float, list[str]]:
+    """Import a module in a fresh interpreter; return CPU seconds and modules.
 
     Args:
         cache: Where compiled modules are kept, so that only the first time compiles.
+        module: Its name.
     """
-    command = [sys.executable, "-W", "error", "-c", PROBE]
+    code = PROBE.format(module=module)
+    command = [sys.executable, "-W", "error", "-c", code]
     environ = {**os.environ, "PYTHONPYCACHEPREFIX": str(cache)}
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
@@ -64,8 +67,11 @@ def test_import_loads_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_import_is_quick(tmp_path: Path) -> None:
-    """A fresh `import inf_engine` takes at most 0.15 CPU-seconds (best of five)."""
-    assert min(probe(tmp_path)[0] for _ in range(6)) <= CPU_SECONDS
+    """It takes a few times what `import asyncio` does; seconds are a benchmark's."""
+    names = ("inf_engine", "asyncio")
+    rounds = [[probe(tmp_path, name)[0] for name in names] for _ in range(6)]
+    ours, theirs = (min(seconds) for seconds in zip(*rounds, strict=True))
+    assert ours <= AS_LONG * theirs
 
 
 def test_all_is_the_contract() -> None:

@@ -196,7 +196,7 @@ Pair = collections.namedtuple("Pair", "a b")
         ([], "data has no example: give at least one"),
         (iter([]), "data has no example: give at least one"),
     ],
-    ids=str,
+    ids=lambda given: given if isinstance(given, str) else type(given).__name__,
 )
 def test_what_holds_no_examples_in_order_is_refused(data: object, fix: str) -> None:
     """With the fix."""
