@@ -30,6 +30,8 @@ class Parameter(Named):
 
     is_text: ClassVar[bool] = True
     """Whether its value is words, which feedback is about and a model may rewrite."""
+    is_weights: ClassVar[bool] = False
+    """Whether it stands for weights, which feedback is about, too."""
 
     def __init__(
         self, value: str, description: str = "", *, requires_grad: bool = True
@@ -75,8 +77,8 @@ class Parameter(Named):
         return list(self._feedback)
 
     def accumulate_feedback(self, feedback: Any) -> None:
-        """Add feedback to the buffer; ignored if it is frozen, or is no text."""
-        if self.requires_grad and self.is_text:
+        """Add feedback to the buffer; ignored if it is frozen, or is about no value."""
+        if self.requires_grad and (self.is_text or self.is_weights):
             self._feedback.append(feedback)
 
     def zero_feedback(self) -> None:

@@ -2,6 +2,12 @@
 
 from inf_engine.demos import Demo, DemoParameter
 from inf_engine.optimization.acceptance import Gate, SequentialTest, Verdict
+from inf_engine.optimization.adapters import (
+    AdapterOptimizer,
+    AdapterParameter,
+    AdapterStep,
+    AdapterUpdate,
+)
 from inf_engine.optimization.attribution import Attribution, attribute
 from inf_engine.optimization.bootstrap import BootstrapDemos
 from inf_engine.optimization.choices import ChoiceParameter, ChoiceSearch, TokenCost
@@ -34,6 +40,10 @@ from inf_engine.optimization.trainer import Trainer
 from inf_engine.optimization.training_result import TrainingResult
 
 __all__ = [
+    "AdapterOptimizer",
+    "AdapterParameter",
+    "AdapterStep",
+    "AdapterUpdate",
     "Attribution",
     "BootstrapDemos",
     "Candidate",

@@ -5,7 +5,8 @@ notes that reached it, make notes for what it was made of and for its parameters
 
 =========  ===========================================================================
 a call     evidence for each of its parameters: word for word what was asked and
-           answered; its notes go on to the nodes in its prompt
+           answered; its notes go on to the nodes in its prompt. Where its model's
+           weights can be trained, they get the notes as they came, critic or not
 an op      its notes go on to its arguments; evidence for a parameter among them
 a branch   its notes go on to what its own output and its arguments came from
 a choice   its notes go on to the candidate that was chosen
@@ -29,7 +30,12 @@ from inf_engine.errors import TrainingError, UsageError
 from inf_engine.graph import GraphNode
 from inf_engine.optimization.critic import Critic, Group
 from inf_engine.optimization.notes import Note
-from inf_engine.optimization.rules import Context, evidence_of, parameters_of
+from inf_engine.optimization.rules import (
+    Context,
+    adapters_of,
+    evidence_of,
+    parameters_of,
+)
 from inf_engine.optimization.walk import Walk
 
 NodeNotes = Mapping[str, tuple[Note, ...]]
@@ -113,6 +119,7 @@ async def _step(groups: list[Group], engine: Any, critic: Critic | None) -> None
             to_judge.append(group)
         else:
             _pass_through(group)
+        _teach(group)
     if critic is not None and to_judge:
         await critic.judge(engine, to_judge)
 
@@ -136,6 +143,15 @@ def _pass_through(group: Group) -> None:
         for source in walk.sources(node):
             for note in notes:
                 walk.pass_on(source, note)
+
+
+def _teach(group: Group) -> None:
+    """Leave the notes, as they came, on the weights of the models that were asked."""
+    for walk, node in group.items:
+        for parameter in adapters_of(node):
+            evidence = evidence_of(walk, node, "model")
+            for note in walk.notes(node):
+                walk.tell(parameter, note, (evidence,))
 
 
 def _handler(node: GraphNode) -> Any:

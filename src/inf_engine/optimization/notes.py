@@ -10,7 +10,7 @@ from typing import Literal
 
 from inf_engine.record import Segment
 
-Role = Literal["system", "prompt", "text"]
+Role = Literal["system", "prompt", "text", "model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Evidence:
         example: The place of the example in its batch, from 0.
         node: The node's name, such as ``extract#1``.
         role: Where the parameter stands: it is the system prompt, the prompt template,
-            or a piece of a text.
+            a piece of a text, or the model itself.
         system: The system prompt, each piece with its origin.
         prompt: The prompt as it was filled in, likewise.
         output: What the node gave, as text; empty if it failed.
@@ -30,6 +30,7 @@ class Evidence:
         score: The score of the run, None without one.
         final: The run's output as text.
         target: What the output should have been, as text; empty if that is not known.
+        answer: The endpoint's id of the answer, empty if it gave none.
     """
 
     example: int
@@ -43,6 +44,7 @@ class Evidence:
     score: float | None = None
     final: str = ""
     target: str = ""
+    answer: str = ""
 
     @property
     def asked(self) -> str:

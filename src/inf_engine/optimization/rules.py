@@ -94,6 +94,13 @@ def parameters_of(node: GraphNode) -> list[tuple[Parameter, Role]]:
     return list(found.values())
 
 
+def adapters_of(node: GraphNode) -> list[Parameter]:
+    """Return the parameters of a node that stand for weights of its model."""
+    target = node.target
+    held = target._parameters.get("alias") if isinstance(target, LLMInference) else None
+    return [held] if held is not None and held.is_weights else []
+
+
 def evidence_of(walk: Walk, node: GraphNode, role: Role) -> Evidence:
     """Return the evidence of one node for a parameter that stands in it."""
     record, told = walk.node_record(node), walk.feedback
@@ -109,6 +116,7 @@ def evidence_of(walk: Walk, node: GraphNode, role: Role) -> Evidence:
         score=told.score,
         final="" if walk.record.output is None else text_of(walk.record.output),
         target="" if told.target is None else text_of(told.target),
+        answer=next((c.paid.id for c in reversed(record.calls) if c.paid), ""),
     )
 
 
