@@ -1,7 +1,7 @@
 """Feedback on a pipeline reaches the server that trains the model behind an alias."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from inf_engine.clients.transport import HttpResponse
 from inf_engine.errors import (
     ConfigurationError,
     EndpointConnectionError,
+    EndpointError,
     ParameterValueError,
     TrainingError,
     UsageError,
@@ -59,8 +60,15 @@ class Server:
         self.bodies.append(json.loads(body))
         return HttpResponse(self.status, {}, json.dumps(self.answer).encode())
 
-    def stream(self, *args: Any) -> Any:
-        raise AssertionError
+    def stream(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        seconds: float,
+        refuse: Callable[[HttpResponse], EndpointError],
+    ) -> AsyncIterator[bytes | HttpResponse]:
+        raise AssertionError("feedback is not streamed")
 
     async def aclose(self) -> None:
         pass
@@ -99,7 +107,7 @@ def taught(desk: Desk, **said: Any) -> None:
         clients = {"tuned": Numbered(), "other": Numbered()}
         async with Engine(clients, progress=False) as engine:
             [result] = await engine.map(desk, ["hi"], record=True)
-            told = {"content": "Too long.", "score": 0.2, **said}
+            told: dict[str, Any] = {"content": "Too long.", "score": 0.2, **said}
             await Feedback(record=result.record, **told).backward()
 
     virtually(main)
@@ -217,7 +225,9 @@ def test_a_page_in_place_of_the_server_is_named() -> None:
     taught(desk)
 
     class Page(Server):
-        async def send(self, *args: Any) -> HttpResponse:
+        async def send(
+            self, url: str, headers: Mapping[str, str], body: bytes, seconds: float
+        ) -> HttpResponse:
             return HttpResponse(200, {}, b"<html>")
 
     optimizer = AdapterOptimizer([desk.weights], url=URL, transport=Page())
