@@ -122,8 +122,27 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="of the weights",
     )
     add("--threads", type=_count, default=1, help="how many a node computes with")
+    _add_faults(parser)
     add("--no-reuse", action="store_true", help="compute every prompt from the start")
     add("--body", type=_count, default=4 << 20, help="the most bytes of a request")
+
+
+def _add_faults(parser: argparse.ArgumentParser) -> None:
+    seconds: dict[str, Any] = {"type": _seconds, "metavar": "SECONDS"}
+    add = parser.add_argument
+    add(
+        *("--patience",),
+        default=10.0,
+        **seconds,
+        help="a frame that is out longer, and 8 times longer than usual, is stuck",
+    )
+    add("--wait", default=60.0, **seconds, help="how long requests wait for a node")
+    add(
+        *("--rebalance",),
+        default=60.0,
+        **seconds,
+        help="slow stages get fewer layers, at most this often, 0 for never",
+    )
 
 
 def _add_node(parser: argparse.ArgumentParser) -> None:
@@ -157,6 +176,9 @@ def _serve(args: argparse.Namespace) -> int:
         codec=args.codec,
         dtype=args.dtype,
         reuse=not args.no_reuse,
+        patience=max(0.1, args.patience),
+        wait=args.wait,
+        rebalance=args.rebalance,
     )
     options = ServeOptions(
         head,
@@ -199,7 +221,11 @@ def _node(args: argparse.Namespace) -> int:
         device=args.device,
         threads=args.threads,
     )
-    asyncio.run(NodeAgent(options).run())
+    try:
+        asyncio.run(NodeAgent(options).run())
+    except ButterflyError as exc:
+        _say(f"butterfly: error: {exc}")
+        return _leave(2)
     return _leave(0)
 
 
@@ -231,6 +257,14 @@ def _count(text: str) -> int:
     return found
 
 
+def _seconds(text: str) -> float:
+    """Return a time that is not negative."""
+    found = float(text)
+    if not found >= 0:
+        raise ValueError
+    return found
+
+
 def _place(text: str) -> tuple[str, int]:
     """Return a host and a port."""
     host, _, port = text.rpartition(":")
@@ -240,4 +274,4 @@ def _place(text: str) -> tuple[str, int]:
 
 
 _number.__name__, _count.__name__ = "number", "positive number"  # for argparse
-_place.__name__ = "HOST:PORT"
+_place.__name__, _seconds.__name__ = "HOST:PORT", "seconds"

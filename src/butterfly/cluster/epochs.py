@@ -1,7 +1,10 @@
 """`Epochs`: one assignment of layers to nodes after the other.
 
 When an epoch breaks, the next one begins with the nodes that are left, and what open
-sequences have until then is sent as their prompt. Their clients notice a pause.
+sequences have until then is sent as their prompt. Their clients notice a pause. What
+ends an epoch: a node that is gone, a link that breaks, a frame that is out too long
+(`guard`); and, on purpose and with an empty ring, a node that came or a stage that is
+slower than its share. A standby loads a stage's layers before it is needed.
 """
 
 import asyncio
@@ -9,23 +12,30 @@ import contextlib
 import dataclasses
 import logging
 import secrets
+import time
 from typing import Any
 
 from butterfly.cluster.adapters import AdapterTable
+from butterfly.cluster.balance import Balance, fastest
 from butterfly.cluster.joining import joined, store_at
 from butterfly.cluster.members import Member
 from butterfly.cluster.membership import Membership
 from butterfly.cluster.options import HeadOptions
+from butterfly.cluster.patience import Patience, Place
 from butterfly.cluster.pump import Pump
-from butterfly.cluster.roles import Role, roles_of
+from butterfly.cluster.roles import Role, head_layers, roles_of
 from butterfly.communication.frames import Frame, Kind
 from butterfly.communication.links import Ring
-from butterfly.errors import ButterflyError
+from butterfly.errors import ButterflyError, ClusterError
 from butterfly.scheduling import Scheduler
 
 _log = logging.getLogger("butterfly.head")
 _GATHERING = 0.1  # seconds in which all nodes that died together are found missing
 _NONE = -1  # the epoch of what is only prepared
+_MOST_PAUSE = 5.0  # seconds between epochs that do not begin
+_ROUND = 0.5  # seconds between two looks at what is out
+_FORGIVEN = 60.0  # seconds after which an old stuck frame is not held against a node
+_MOST_STUCK = 2  # frames, until a node is sent away
 READY = 600.0
 """Seconds to load layers and join the ring."""
 
@@ -44,6 +54,8 @@ class Epochs:
         pump: What serves sequences over the ring of the epoch.
         is_serving: Set while the ring is whole.
         turning: Held while all stages are told to do something.
+        trouble: Why nothing can be served, and will not be soon; empty if it can.
+        failure: Why a node could not load its layers, empty if all could.
     """
 
     def __init__(
@@ -59,13 +71,21 @@ class Epochs:
             chunk=options.chunk,
             reuse=options.reuse,
         )
-        self.pump = Pump(scheduler, self.broke)
+        patience = Patience(options.patience)
+        self.pump = Pump(scheduler, self.broke, self._measured, patience)
+        self._head_layers = head_layers(config)
+        self._balance = Balance(
+            config.num_hidden_layers, self._head_layers, options.rebalance
+        )
         self.is_serving = asyncio.Event()
         self.turning = asyncio.Lock()
         self._store: Any = None
         self._changed = asyncio.Event()
         self._lost = asyncio.Event()  # a node of the epoch is gone
-        self._is_closing = False
+        self._is_closing = self._is_uneven = False
+        self._since = time.monotonic()  # when an epoch was whole, or the head began
+        self._pause = 0.2
+        self.trouble = self.failure = ""
 
     def start(self) -> None:
         """Open the store."""
@@ -74,13 +94,17 @@ class Epochs:
     def close(self) -> None:
         """Leave the ring; no epoch follows."""
         self._is_closing = True
-        self.pump.end()
+        self._leave_ring()
 
     @property
     def stages(self) -> list[Member]:
         """The nodes of the present epoch."""
-        members = self.membership.members
-        return [m for m in members if m.role and m.role.epoch == self.number]
+        ranks = {
+            m.role.rank: m
+            for m in self.membership.members
+            if m.role and m.role.epoch == self.number
+        }
+        return [ranks[rank] for rank in sorted(ranks)]
 
     # -- what happens -----------------------------------------------------------
 
@@ -103,14 +127,23 @@ class Epochs:
         elif message.get("event") in ("asleep", "awake") and epoch == self.number:
             member.is_asleep = message["event"] == "asleep"
         elif message.get("event") == "adapted":
-            member.adapters[message["number"]] = str(message.get("error", ""))
+            member.adapters[int(message["number"])] = str(message.get("error", ""))
         elif message.get("event") == "prepared":
             member.is_ready = True
-        elif message.get("event") == "failed" and epoch == _NONE:
-            self.membership.leave(member, str(message.get("error")))
-        elif message.get("event") == "failed" and epoch == self.number:
-            self.broke(self.number, f"{member.name}: {message.get('error')}")
+        elif message.get("event") == "failed" and epoch in (_NONE, self.number):
+            self._failed(member, message)
         self.pump.stir()
+
+    def _failed(self, member: Member, message: dict[str, Any]) -> None:
+        """A node could not do what it was told, or its ring broke."""
+        said = f"{member.name}: {message.get('error')}"
+        is_final = bool(message.get("is_final"))
+        if is_final:
+            self.failure = said
+        if message.get("epoch") == _NONE or (is_final and not member.has_served):
+            self.membership.dismiss(member, said)
+        else:
+            self.broke(self.number, said)
 
     def left(self, member: Member, why: str) -> None:
         """A node is gone: its epoch is over if it had a role in it."""
@@ -131,9 +164,69 @@ class Epochs:
         if self.pump.ring is None:
             return
         _log.warning("epoch %d is over: %s", epoch, why)
-        self.pump.end()
-        self.is_serving.clear()
+        self._leave_ring()
         self.stir()
+
+    def _leave_ring(self) -> None:
+        """Leave a ring that is not whole; who waits on it is woken."""
+        ring = self.pump.end()
+        self.is_serving.clear()
+        self._since = time.monotonic()
+        if ring is not None:
+            ring.abort()
+
+    def rest(self) -> None:
+        """Let standbys give away what they have prepared."""
+        for member in self.membership.members[len(self.stages) :]:
+            member.prepared = None
+            member.connection.send({"do": "sleep"})
+
+    def _measured(self, seconds: list[float]) -> None:
+        """Take what the stages computed for a frame."""
+        speeds = self._balance.add(seconds, time.monotonic())
+        if speeds is not None:
+            usual = sum(speeds) / len(speeds)
+            for member, speed in zip(self.stages, speeds, strict=True):
+                member.speed = speed / usual
+            self._is_uneven = True
+            self.stir()
+
+    async def guard(self) -> None:
+        """End epochs whose frames are stuck, and let nobody wait for ever."""
+        while True:
+            await asyncio.sleep(min(_ROUND, self._options.patience / 4))
+            counts = [_counts(member) for member in self.stages]
+            if (found := self.pump.stuck(counts)) is not None:
+                self._unstick(*found)
+            if not self.membership.members:
+                self._give_up("no node is left")
+
+    def _unstick(self, place: Place, seconds: float) -> None:
+        """End an epoch whose frame is stuck; who is at fault again is sent away."""
+        if time.monotonic() - self._since > _FORGIVEN:
+            for member in self.stages:
+                member.stuck = 0
+        stages = self.stages
+        ends = stages[max(0, place.rank - 2) : place.rank] or stages[-1:]
+        for member in ends[-1:] if place.is_computing else ends:
+            member.stuck += _MOST_STUCK if place.is_computing else 1
+        self.pump.patience.double()
+        worst = max(reversed(stages), key=lambda member: member.stuck)
+        name = stages[place.rank - 1].name if place.rank else "the head"
+        at = "at" if place.is_computing else "on the way to"
+        why = f"a frame is out for {seconds:.1f} s, {at} {name}"
+        self.broke(self.number, why)
+        if worst.stuck >= _MOST_STUCK and len(self.membership.members) > 1:
+            self.membership.dismiss(
+                worst, f"{why}, and frames were stuck at {worst.name} before."
+            )
+
+    def _give_up(self, why: str) -> None:
+        """Let nobody wait any longer, if it was long enough."""
+        late = time.monotonic() - self._since > self._options.wait
+        if self.pump.ring is None and not self.pump.is_asleep and late:
+            self.trouble = f"nothing can be served: {why}."
+            self.pump.fail(ClusterError(self.trouble))
 
     # -- what is done -----------------------------------------------------------
 
@@ -147,9 +240,13 @@ class Epochs:
             if self.pump.ring is not None and self._is_short():
                 await self._prepare()
             if self.pump.ring is not None and self._is_short():
-                await self._retire()
+                await self._retire("a node came")
+            if self.pump.ring is not None and self._is_uneven:
+                await self._retire("a stage is slower than its share")
             if self.pump.ring is None and self._count() >= self._needed():
                 await self._try()
+            if self.pump.ring is not None:
+                self._warm()
 
     async def _try(self) -> None:
         """Begin an epoch, unless the nodes are to sleep; come again if it fails."""
@@ -160,9 +257,12 @@ class Epochs:
                 await self._begin()
                 return
             except ButterflyError as exc:
-                _log.warning("epoch %d did not begin: %s", self.number, exc)
+                why = self.failure or str(exc)
+                _log.warning("epoch %d did not begin: %s", self.number, why)
+                self._give_up(why.rstrip("."))
         self._changed.set()
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(self._pause)
+        self._pause = min(_MOST_PAUSE, 2 * self._pause)
 
     def _needed(self) -> int:
         """Return how many nodes an epoch takes: all at first, later any."""
@@ -189,15 +289,27 @@ class Epochs:
         ):
             await self.pump.changed()
 
-    async def _retire(self) -> None:
-        """End an epoch that is whole, to begin one with more stages."""
+    def _warm(self) -> None:
+        """Let standbys load the layers of a stage: the last one first."""
+        stages = self.stages
+        for number, member in enumerate(self.membership.members[len(stages) :]):
+            role = stages[-1 - number % len(stages)].role
+            if role is None or member.prepared == (role.first, role.last):
+                continue
+            member.prepared = role.first, role.last
+            role = dataclasses.replace(role, epoch=_NONE)
+            member.connection.send({**role.message(), "do": "prepare"})
+
+    async def _retire(self, why: str) -> None:
+        """End an epoch that is whole, to begin another."""
         self.pump.is_retiring = True
         await self.pump.drained()
         self.pump.is_retiring = False
         ring = self.pump.end()
         self.is_serving.clear()
         if ring is not None:
-            _log.warning("epoch %d is over: a node came", self.number)
+            _log.warning("epoch %d is over: %s", self.number, why)
+            self._since = time.monotonic()
             with contextlib.suppress(ButterflyError):
                 ring.send(Frame(self.number, 0, (), Kind.END, b""))
 
@@ -211,6 +323,7 @@ class Epochs:
         roles = self._roles(name, len(chosen))
         for member, role in zip(chosen, roles, strict=True):
             member.role, member.is_ready, member.is_asleep = role, False, False
+            member.prepared = None
             member.connection.send(role.message())
         ring = await joined(
             lambda: Ring(
@@ -224,10 +337,35 @@ class Epochs:
         )
         self.pump.begin(ring, self._options.frames or len(roles))
         self.is_serving.set()
+        self._balance.begin([(role.first, role.last) for role in roles])
+        self._since, self._pause, self._is_uneven = time.monotonic(), 0.2, False
+        self.trouble = self.failure = ""
+        for member in chosen:
+            member.has_served = True
 
     def _roles(self, name: str, count: int) -> list[Role]:
         """Return the roles of an epoch, in the order of the ring."""
         place = self.number, name, self._store.port
         roles = roles_of(self._options, self._config, place, count)
         adapters = self._adapters.folders
-        return [dataclasses.replace(role, adapters=adapters) for role in roles]
+        ranges = self._measured_ranges(count) or [(r.first, r.last) for r in roles]
+        return [
+            dataclasses.replace(role, first=first, last=last, adapters=adapters)
+            for role, (first, last) in zip(roles, ranges, strict=True)
+        ]
+
+    def _measured_ranges(self, count: int) -> list[tuple[int, int]]:
+        """Return ranges by measured speeds, none if no stage was found to be slow."""
+        told = [member.speed for member in self.membership.members[:count]]
+        if told.count(None) == count:
+            return []
+        speeds = [1.0 if speed is None else speed for speed in told]
+        return fastest(self._config.num_hidden_layers, self._head_layers, speeds)
+
+
+def _counts(member: Member) -> tuple[int, int]:
+    """Return how many frames a stage received and sent, as its last heartbeat said."""
+    told = member.told
+    if member.role is None or told.get("epoch") != member.role.epoch:
+        return 0, 0
+    return int((told.get("received") or [0])[0]), int((told.get("sent") or [0])[0])

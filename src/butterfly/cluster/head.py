@@ -45,7 +45,7 @@ class Head:
         self._epochs.start()
         membership = self._epochs.membership
         await membership.start()
-        works = membership.watch(), self._epochs.reign()
+        works = membership.watch(), self._epochs.reign(), self._epochs.guard()
         self._tasks = [asyncio.ensure_future(work) for work in works]
 
     async def ready(self, patience: float = READY) -> None:
@@ -107,6 +107,16 @@ class Head:
         return self._pump.ring is not None
 
     @property
+    def failure(self) -> str:
+        """Why a node could not load its layers, empty if all could."""
+        return self._epochs.failure
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be served, and will not be soon; empty if it can."""
+        return self._epochs.trouble
+
+    @property
     def is_asleep(self) -> bool:
         """Whether the nodes are to be without layers."""
         return self._pump.is_asleep
@@ -152,6 +162,7 @@ class Head:
         stages = self.stages
         if self.is_serving:
             self.tell({"do": do})
+            self._epochs.rest()
         while self.is_serving and any(m.is_asleep != is_asleep for m in stages):
             await self.changed()
 

@@ -22,6 +22,10 @@ class Member:
         told: What its last heartbeat said.
         is_asleep: Whether it gave its layers away.
         adapters: Why it could not load an adapter, empty if it could, by number.
+        prepared: The layers that it was asked to load as a standby.
+        has_served: Whether an epoch with it was whole.
+        stuck: How often frames got stuck at it lately.
+        speed: Its speed by that of the others, None if it was never told apart.
     """
 
     connection: Connection
@@ -33,3 +37,7 @@ class Member:
     told: dict[str, Any] = field(default_factory=dict)
     is_asleep: bool = False
     adapters: dict[int, str] = field(default_factory=dict)
+    prepared: tuple[int, int] | None = None
+    has_served: bool = False
+    stuck: int = 0
+    speed: float | None = None

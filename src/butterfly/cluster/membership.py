@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from butterfly.cluster.members import Member
 from butterfly.cluster.options import HeadOptions
-from butterfly.communication.control import Connection
+from butterfly.communication.control import MOST_BYTES, Connection
+from butterfly.config import place_of
 from butterfly.errors import ClusterError
 
 _log = logging.getLogger("butterfly.head")
@@ -58,11 +59,12 @@ class Membership:
         o = self._options
         try:
             self._server = await asyncio.start_server(
-                self._joined, o.address, o.control_port, limit=1 << 20
+                self._joined, o.address, o.control_port, limit=MOST_BYTES
             )
         except OSError as exc:
             raise ClusterError(
-                f"cannot listen on {o.address}:{o.control_port} ({exc.strerror}): "
+                f"cannot listen on {place_of(o.address, o.control_port)} "
+                f"({exc.strerror or exc}): "
                 "take another --control-port."
             ) from exc
 
@@ -86,16 +88,31 @@ class Membership:
             await asyncio.wait(self._visits, timeout=_PARTING)
 
     def leave(self, member: Member, why: str) -> None:
-        """Forget a node.
+        """Forget a node; a standby takes its place in the ring.
 
         Args:
             member: The node.
             why: What happened.
         """
         member.connection.close()
-        if member in self.members:
-            self.members.remove(member)
-            self._watcher.left(member, why)
+        if member not in self.members:
+            return
+        place, stages = self.members.index(member), self._options.stages
+        del self.members[place]
+        if place < stages <= len(self.members):
+            self.members.insert(place, self.members.pop(stages - 1))
+        self._watcher.left(member, why)
+
+    def dismiss(self, member: Member, why: str) -> None:
+        """Send a node away that cannot be used; it is told why, and ends.
+
+        Args:
+            member: The node.
+            why: What is wrong with it.
+        """
+        _log.warning("%s is sent away: %s", member.name, why)
+        member.connection.send({"do": "stop", "error": why})
+        self.leave(member, why)
 
     async def watch(self) -> None:
         """Miss the heartbeats of nodes that hang."""
@@ -115,8 +132,9 @@ class Membership:
         connection = Connection(reader, writer)
         try:
             await connection.prove(self._options.secret, "head", "node")
-            about = await connection.receive()
-        except ClusterError as exc:
+            async with asyncio.timeout(_SILENCE):
+                about = await connection.receive()
+        except (ClusterError, TimeoutError) as exc:
             _log.warning("a connection from %s was refused: %s", connection.peer, exc)
             connection.close()
             return
@@ -130,3 +148,5 @@ class Membership:
                 self._watcher.heard(member, message)
         except ClusterError as exc:
             self.leave(member, str(exc))
+        except (KeyError, TypeError, ValueError) as exc:
+            self.leave(member, f"it sent what is no message: {exc!r}")

@@ -7,10 +7,12 @@ own; all else happens in the event loop.
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable
 
 import numpy as np
 
+from butterfly.cluster.patience import Patience, Place, where
 from butterfly.cluster.token import Token
 from butterfly.communication.frames import Frame, Hop, Kind
 from butterfly.communication.links import Ring
@@ -25,6 +27,8 @@ class Pump:
     Args:
         scheduler: What says what travels in the next frame.
         broke: What is told the epoch of a ring that broke, and why.
+        took: What is told the seconds that each stage computed for a frame.
+        patience: How long a frame may be out.
 
     Attributes:
         ring: The present ring, None between epochs.
@@ -32,11 +36,18 @@ class Pump:
         is_retiring: Whether the epoch is about to end; nothing is sent then.
     """
 
-    def __init__(self, scheduler: Scheduler, broke: Callable[[int, str], None]) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        broke: Callable[[int, str], None],
+        took: Callable[[list[float]], None],
+        patience: Patience,
+    ) -> None:
         self.scheduler = scheduler
         self.ring: Ring | None = None
         self.is_asleep = self.is_retiring = False
-        self._broke = broke
+        self._broke, self._took, self.patience = broke, took, patience
+        self._out: dict[int, tuple[float, int]] = {}  # when, and rows on the ring then
         self._queues: dict[Sequence, asyncio.Queue[Token | ButterflyError]] = {}
         self._listener: threading.Thread | None = None
         self._news = asyncio.Event()
@@ -50,6 +61,7 @@ class Pump:
         """
         self.ring = ring
         self.scheduler.reset(frames=frames)
+        self._out.clear()
         told = ring, asyncio.get_running_loop()
         self._listener = threading.Thread(
             target=self._listen, args=told, name="listener", daemon=True
@@ -111,6 +123,20 @@ class Pump:
                 queue.put_nowait(error)
                 self.scheduler.abort(sequence)
 
+    def stuck(self, counts: list[tuple[int, int]]) -> tuple[Place, float] | None:
+        """Return where a frame is that is out too long, and for how long.
+
+        Args:
+            counts: How many frames each stage received and sent, in order.
+        """
+        if self.ring is None or not self._out:
+            return None
+        left, rows = self._out[min(self._out)]
+        out = time.monotonic() - left
+        place = where(self.ring.received.frames, counts)
+        limit = place.limits * self.patience.limit(rows)
+        return (place, out) if out > limit else None
+
     async def drained(self) -> None:
         """Wait until no frame is on its way, or the ring broke."""
         while self.ring is not None and self.scheduler.in_flight:
@@ -133,6 +159,7 @@ class Pump:
         try:
             while (batch := self.scheduler.plan()) is not None:
                 tokens = np.array(batch.tokens, "<i4").tobytes()
+                self._out[batch.step] = time.monotonic(), self.scheduler.rows
                 ring.send(
                     Frame(ring.epoch, batch.step, batch.segments, Kind.TOKENS, tokens)
                 )
@@ -161,12 +188,15 @@ class Pump:
         """Take what came back for a frame, and send the next ones."""
         if ring is not self.ring:
             return
+        left, rows = self._out.pop(step)
+        self.patience.learn(rows, time.monotonic() - left)
         segments = self.scheduler.flying(step).segments
         drawn = {one.lane: one for one in unpack(payload, segments)}
         batch = self.scheduler.settle(step, {k: d.token for k, d in drawn.items()})
         self.push()
         self._report(batch, drawn, hops)
         self.stir()
+        self._took([hop.computed * 1e-6 for hop in hops])
 
     def _report(
         self, batch: Batch, drawn: dict[int, Drawn], hops: tuple[Hop, ...]
