@@ -6,6 +6,7 @@ after Ctrl-C, 143 after SIGTERM.
 
 import argparse
 import asyncio
+import ipaddress
 import logging
 import os
 import sys
@@ -160,7 +161,7 @@ def _serve(args: argparse.Namespace) -> int:
     nodes = args.stages if args.nodes is None else args.nodes
     key = args.api_key or os.environ.get(API_KEY, "")
     ours = secret(is_needed=nodes < args.stages)
-    address = address_of(args.address, allows_public=args.allow_public)
+    address = _interface(args.address, args)
     host = _api_host(args, key)
     from butterfly.api.server import ServeOptions, serve  # noqa: PLC0415 - torch
 
@@ -193,6 +194,17 @@ def _serve(args: argparse.Namespace) -> int:
     return _leave(asyncio.run(serve(options)))
 
 
+def _interface(name: str, args: argparse.Namespace) -> str:
+    """Return the address that frames or nodes come in at: it is told to others."""
+    address = address_of(name, allows_public=args.allow_public)
+    if ipaddress.ip_address(address.partition("%")[0]).is_unspecified:
+        raise ConfigurationError(
+            f"{name} is no address that others can connect to: name the --address of "
+            "one interface."
+        )
+    return address
+
+
 def _api_host(args: argparse.Namespace, key: str) -> str:
     """Return where the API listens: strangers need a key."""
     host = address_of(args.host, allows_public=True)
@@ -209,7 +221,7 @@ def _node(args: argparse.Namespace) -> int:
     host, port = args.join
     ours = secret(is_needed=True)
     given = args.address or own_address(host, port)
-    address = address_of(given, allows_public=args.allow_public)
+    address = _interface(given, args)
     from butterfly.cluster.node import NodeAgent, NodeOptions  # noqa: PLC0415 - torch
 
     options = NodeOptions(

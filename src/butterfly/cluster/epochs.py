@@ -198,8 +198,8 @@ class Epochs:
             counts = [_counts(member) for member in self.stages]
             if (found := self.pump.stuck(counts)) is not None:
                 self._unstick(*found)
-            if not self.membership.members:
-                self._give_up("no node is left")
+            if self.number and not self.membership.members and self._is_late():
+                self._give_up("no node is left, start some with `butterfly node`")
 
     def _unstick(self, place: Place, seconds: float) -> None:
         """End an epoch whose frame is stuck; who is at fault again is sent away."""
@@ -221,12 +221,15 @@ class Epochs:
                 worst, f"{why}, and frames were stuck at {worst.name} before."
             )
 
-    def _give_up(self, why: str) -> None:
-        """Let nobody wait any longer, if it was long enough."""
+    def _is_late(self) -> bool:
+        """Say whether clients have waited for an epoch long enough."""
         late = time.monotonic() - self._since > self._options.wait
-        if self.pump.ring is None and not self.pump.is_asleep and late:
-            self.trouble = f"nothing can be served: {why}."
-            self.pump.fail(ClusterError(self.trouble))
+        return late and self.pump.ring is None and not self.pump.is_asleep
+
+    def _give_up(self, why: str) -> None:
+        """Let nobody wait any longer."""
+        self.trouble = f"nothing can be served: {why}."
+        self.pump.fail(ClusterError(self.trouble))
 
     # -- what is done -----------------------------------------------------------
 
@@ -253,13 +256,15 @@ class Epochs:
         async with self.turning:
             if self.pump.is_asleep:
                 return
+            late = self._is_late()
             try:
                 await self._begin()
                 return
             except ButterflyError as exc:
                 why = self.failure or str(exc)
                 _log.warning("epoch %d did not begin: %s", self.number, why)
-                self._give_up(why.rstrip("."))
+                if late:
+                    self._give_up(why.rstrip("."))
         self._changed.set()
         await asyncio.sleep(self._pause)
         self._pause = min(_MOST_PAUSE, 2 * self._pause)
@@ -316,6 +321,8 @@ class Epochs:
     async def _begin(self) -> None:
         """Give out roles, join the ring, and go on with what is open."""
         await asyncio.sleep(_GATHERING)
+        if not self.membership.members:
+            raise ClusterError("no node is left.")
         self.number += 1
         self._lost.clear()
         name = secrets.token_hex(8)

@@ -5,6 +5,7 @@ gives them layers, `Pump` sends frames around and tells clients of their tokens.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -17,6 +18,7 @@ from butterfly.engine.weights import Checkpoint
 from butterfly.errors import ClusterError, RequestError
 from butterfly.scheduling import Scheduler, Sequence
 
+_log = logging.getLogger("butterfly.head")
 _PARTING = 2.0  # seconds for a thread to end
 
 
@@ -47,6 +49,8 @@ class Head:
         await membership.start()
         works = membership.watch(), self._epochs.reign(), self._epochs.guard()
         self._tasks = [asyncio.ensure_future(work) for work in works]
+        for task in self._tasks:
+            task.add_done_callback(_ended)
 
     async def ready(self, patience: float = READY) -> None:
         """Wait until the ring serves.
@@ -208,3 +212,9 @@ class Head:
     async def changed(self) -> None:
         """Wait until a frame or a word came, or the ring broke."""
         await self._pump.changed()
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    """Log why a task ended that never should."""
+    if not task.cancelled() and (exc := task.exception()) is not None:
+        _log.error("the head failed, restart it", exc_info=exc)
