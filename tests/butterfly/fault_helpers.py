@@ -38,7 +38,6 @@ def silence(pid: int, control_port: int) -> int:
         if each.getpeername()[1] != control_port:
             each.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, told)
             count += 1
-        each.close()
     return count
 
 
@@ -55,10 +54,10 @@ def connections(pid: int) -> Iterator[socket.socket]:
                 if found < 0:
                     why = os.strerror(ctypes.get_errno())
                     pytest.skip(f"sockets of other processes are out of reach: {why}")
-                each = socket.socket(fileno=found)
-                if each.family in (socket.AF_INET, socket.AF_INET6):
-                    each.getpeername()
-                    yield each
+                with socket.socket(fileno=found) as each:
+                    if each.family in (socket.AF_INET, socket.AF_INET6):
+                        each.getpeername()  # else it is not connected
+                        yield each
     finally:
         os.close(process)
 

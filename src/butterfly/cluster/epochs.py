@@ -121,7 +121,7 @@ class Epochs:
         """Take what a node said."""
         role, epoch = member.role, message.get("epoch")
         if message.get("event") == "beat":
-            member.told = message
+            member.beat(message)
         elif message.get("event") == "ready" and role and epoch == role.epoch:
             member.is_ready = True
         elif message.get("event") in ("asleep", "awake") and epoch == self.number:
@@ -150,6 +150,8 @@ class Epochs:
         self.pump.stir()
         if member.role is not None and member.role.epoch == self.number:
             self.broke(self.number, f"{member.name}: {why}")
+        elif not self._is_closing:
+            _log.warning("%s is gone: %s", member.name, why)
 
     def broke(self, epoch: int, why: str) -> None:
         """End an epoch; the next one begins as soon as there are nodes.
@@ -375,4 +377,4 @@ def _counts(member: Member) -> tuple[int, int]:
     told = member.told
     if member.role is None or told.get("epoch") != member.role.epoch:
         return 0, 0
-    return int((told.get("received") or [0])[0]), int((told.get("sent") or [0])[0])
+    return told["received"][0], told["sent"][0]

@@ -41,3 +41,19 @@ class Member:
     has_served: bool = False
     stuck: int = 0
     speed: float | None = None
+
+    def beat(self, message: dict[str, Any]) -> None:
+        """Take a heartbeat.
+
+        Args:
+            message: What came.
+
+        Raises:
+            TypeError: If it is none; ValueError, too.
+        """
+        told: dict[str, Any] = {"epoch": message.get("epoch")}
+        told["busy"] = float(message.get("busy", 0.0))
+        for end in ("sent", "received"):
+            frames, size, waited = message.get(end, (0, 0, 0.0))
+            told[end] = int(frames), int(size), float(waited)
+        self.told = told
