@@ -53,10 +53,10 @@ def test_one_slow_window_is_not_enough() -> None:
 
 
 def test_changes_are_rare() -> None:
-    """Not before the pause is over, and never if it is zero."""
+    """Not before a pause, nor between two; never if it is zero."""
     balance = begun(pause=300.0)
     times = [n for n, _ in changes(balance, [0.02, 0.005], 1000)]
-    assert times == [128, 448, 768]
+    assert times == [320, 640, 960]
     assert changes(begun(pause=0.0), [0.02, 0.005], 1000) == []
 
 

@@ -295,3 +295,16 @@ def test_a_server_ends_with_its_own_nodes(nursery: Nursery, model: Path) -> None
     assert time.monotonic() - began < 10
     assert not [pid for pid in pids if is_running(pid)]
     assert not os.path.exists(f"/proc/{head.pid}")
+
+
+@pytest.mark.slow
+def test_a_server_whose_own_node_cannot_load_ends(
+    nursery: Nursery, model: Path
+) -> None:
+    """Exit code 2, and the reason: starting the node again would not help."""
+    head = nursery.start(
+        *("serve", "--model", str(model), "--port", "0"),
+        *("--lanes", "5000", "--positions", "100000000"),
+    )
+    assert head.wait(120) == 2
+    assert "butterfly: error: node-1: there is not the memory for" in head.said

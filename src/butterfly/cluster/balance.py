@@ -22,12 +22,12 @@ class Balance:
     Args:
         depth: How many layers the model has.
         head: What the head costs, in layers.
-        pause: The least seconds between two changes; 0 for no change ever.
+        pause: The least seconds before a change, and between two; 0 for no change ever.
     """
 
     def __init__(self, depth: int, head: float, pause: float) -> None:
         self._depth, self._head, self._pause = depth, head, pause
-        self._since = -math.inf
+        self._since: float | None = None
         self.begin(())
 
     def begin(self, ranges: Sequence[tuple[int, int]]) -> None:
@@ -49,6 +49,7 @@ class Balance:
         """
         if not self._pause or len(seconds) != len(self._ranges) or len(seconds) < 2:
             return None
+        self._since = now if self._since is None else self._since
         self._seconds = [a + b for a, b in zip(self._seconds, seconds, strict=True)]
         self._count += 1
         if self._count < _FRAMES:

@@ -134,11 +134,12 @@ class Membership:
             await connection.prove(self._options.secret, "head", "node")
             async with asyncio.timeout(_SILENCE):
                 about = await connection.receive()
-        except (ClusterError, TimeoutError) as exc:
+            about["pid"] = int(about.get("pid", 0))
+        except (ClusterError, TimeoutError, TypeError, ValueError) as exc:
             _log.warning("a connection from %s was refused: %s", connection.peer, exc)
             connection.close()
             return
-        member = Member(connection, str(about.get("name", "")), about)
+        member = Member(connection, str(about.get("name", ""))[:80], about)
         self.members.append(member)
         self._watcher.came(member)
         try:
