@@ -6,6 +6,7 @@ after Ctrl-C, 143 after SIGTERM.
 
 import argparse
 import asyncio
+import ipaddress
 import logging
 import os
 import sys
@@ -122,8 +123,27 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="of the weights",
     )
     add("--threads", type=_count, default=1, help="how many a node computes with")
+    _add_faults(parser)
     add("--no-reuse", action="store_true", help="compute every prompt from the start")
     add("--body", type=_count, default=4 << 20, help="the most bytes of a request")
+
+
+def _add_faults(parser: argparse.ArgumentParser) -> None:
+    seconds: dict[str, Any] = {"type": _seconds, "metavar": "SECONDS"}
+    add = parser.add_argument
+    add(
+        *("--patience",),
+        default=10.0,
+        **seconds,
+        help="a frame that is out longer, and 8 times longer than usual, is stuck",
+    )
+    add("--wait", default=60.0, **seconds, help="how long requests wait for a node")
+    add(
+        *("--rebalance",),
+        default=60.0,
+        **seconds,
+        help="slow stages get fewer layers, at most this often, 0 for never",
+    )
 
 
 def _add_node(parser: argparse.ArgumentParser) -> None:
@@ -141,7 +161,7 @@ def _serve(args: argparse.Namespace) -> int:
     nodes = args.stages if args.nodes is None else args.nodes
     key = args.api_key or os.environ.get(API_KEY, "")
     ours = secret(is_needed=nodes < args.stages)
-    address = address_of(args.address, allows_public=args.allow_public)
+    address = _interface(args.address, args)
     host = _api_host(args, key)
     from butterfly.api.server import ServeOptions, serve  # noqa: PLC0415 - torch
 
@@ -157,6 +177,9 @@ def _serve(args: argparse.Namespace) -> int:
         codec=args.codec,
         dtype=args.dtype,
         reuse=not args.no_reuse,
+        patience=max(0.1, args.patience),
+        wait=args.wait,
+        rebalance=args.rebalance,
     )
     options = ServeOptions(
         head,
@@ -169,6 +192,17 @@ def _serve(args: argparse.Namespace) -> int:
         threads=args.threads,
     )
     return _leave(asyncio.run(serve(options)))
+
+
+def _interface(name: str, args: argparse.Namespace) -> str:
+    """Return the address that frames or nodes come in at: it is told to others."""
+    address = address_of(name, allows_public=args.allow_public)
+    if ipaddress.ip_address(address.partition("%")[0]).is_unspecified:
+        raise ConfigurationError(
+            f"{name} is no address that others can connect to: name the --address of "
+            "one interface."
+        )
+    return address
 
 
 def _api_host(args: argparse.Namespace, key: str) -> str:
@@ -187,7 +221,7 @@ def _node(args: argparse.Namespace) -> int:
     host, port = args.join
     ours = secret(is_needed=True)
     given = args.address or own_address(host, port)
-    address = address_of(given, allows_public=args.allow_public)
+    address = _interface(given, args)
     from butterfly.cluster.node import NodeAgent, NodeOptions  # noqa: PLC0415 - torch
 
     options = NodeOptions(
@@ -199,7 +233,11 @@ def _node(args: argparse.Namespace) -> int:
         device=args.device,
         threads=args.threads,
     )
-    asyncio.run(NodeAgent(options).run())
+    try:
+        asyncio.run(NodeAgent(options).run())
+    except ButterflyError as exc:
+        _say(f"butterfly: error: {exc}")
+        return _leave(2)
     return _leave(0)
 
 
@@ -231,6 +269,14 @@ def _count(text: str) -> int:
     return found
 
 
+def _seconds(text: str) -> float:
+    """Return a time that is not negative."""
+    found = float(text)
+    if not found >= 0:
+        raise ValueError
+    return found
+
+
 def _place(text: str) -> tuple[str, int]:
     """Return a host and a port."""
     host, _, port = text.rpartition(":")
@@ -240,4 +286,4 @@ def _place(text: str) -> tuple[str, int]:
 
 
 _number.__name__, _count.__name__ = "number", "positive number"  # for argparse
-_place.__name__ = "HOST:PORT"
+_place.__name__, _seconds.__name__ = "HOST:PORT", "seconds"

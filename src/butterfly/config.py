@@ -68,6 +68,16 @@ def _resolved(host: str) -> str:
     return str(found[0][4][0])
 
 
+def place_of(host: str, port: int) -> str:
+    """Return a host and a port as one word; IPv6 addresses get brackets.
+
+    Args:
+        host: A name or an address.
+        port: The port.
+    """
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def is_private(address: str) -> bool:
     """Say whether an address is this machine's, or one of a private network.
 

@@ -17,6 +17,7 @@ from butterfly.config import is_private
     [
         ("serve --model m --address 0.0.0.0", "0.0.0.0 may be reached by strangers"),
         ("serve --model m --address 8.8.8.8", "8.8.8.8 may be reached by strangers"),
+        ("serve --model m --allow-public --address ::", ":: is no address that"),
         ("serve --model m --host 0.0.0.0", "set an --api-key"),
         ("serve --model m --no-spawn", "set BUTTERFLY_SECRET"),
         ("serve --model m --stages 3 --nodes 2", "set BUTTERFLY_SECRET"),
@@ -47,6 +48,8 @@ def test_what_is_unsafe_is_refused(
         "serve --model m --nodes 1 --no-spawn",
         "node",
         "node --join nowhere",
+        "serve --model m --patience nan",
+        "serve --model m --wait -1",
     ],
 )
 def test_wrong_usage_is_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:

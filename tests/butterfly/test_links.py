@@ -85,3 +85,25 @@ def test_who_does_not_come_is_missed() -> None:
     store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
     with pytest.raises(LinkError, match="rank 0 of 2 could not join epoch 3 within"):
         Ring(store, "x", 3, 0, 2, frame_bytes=64, patience=0.2)
+
+
+def test_an_aborted_end_wakes_all_who_wait_on_it() -> None:
+    """Its own thread and those of its neighbours, though nobody died."""
+    ends = rings(3)
+    woken: list[int] = []
+
+    def wait(rank: int) -> None:
+        with pytest.raises(LinkError, match="broke in epoch 1"):
+            ends[rank].receive()
+        woken.append(rank)
+
+    threads = [threading.Thread(target=wait, args=(rank,)) for rank in (1, 2)]
+    for thread in threads:
+        thread.start()
+    ends[1].abort()  # its thread reads from 0, and that of 2 from it
+    for thread in threads:
+        thread.join(10)
+    assert sorted(woken) == [1, 2]
+    with pytest.raises(LinkError, match="broke in epoch 1"):
+        for _ in range(9):
+            ends[1].send(frame(1))

@@ -46,7 +46,9 @@ def add_operations(app: FastAPI, service: Service) -> None:
     async def health() -> JSONResponse:
         state = state_of(service.head)
         status = 200 if state.is_serving or state.is_asleep else 503
-        said = "asleep" if state.is_asleep else "ok" if status == 200 else "not serving"
+        said = "asleep" if state.is_asleep else "ok" if status == 200 else "beginning"
+        if status != 200 and (service.head.trouble or not state.nodes):
+            said = "no nodes" if not state.nodes else "failed"
         return JSONResponse({"status": said, "nodes": state.nodes}, status)
 
     @app.get("/metrics")

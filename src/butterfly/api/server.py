@@ -14,6 +14,7 @@ from butterfly.api.app import MOST_BYTES, create_app
 from butterfly.cluster.children import Children
 from butterfly.cluster.head import Head
 from butterfly.cluster.options import HeadOptions
+from butterfly.config import place_of
 from butterfly.errors import ClusterError, ConfigurationError
 
 _log = logging.getLogger("butterfly.server")
@@ -54,7 +55,8 @@ async def serve(options: ServeOptions) -> int:
 
     Raises:
         ConfigurationError: If the model cannot be served.
-        ClusterError: If a port is taken.
+        ClusterError: If a port is taken, or the nodes that were started here cannot
+            hold the model.
     """
     with _listening(options.host, options.port) as listener:
         head = Head(options.head)
@@ -80,13 +82,17 @@ async def serve(options: ServeOptions) -> int:
         )
         children.start()
         said = asyncio.ensure_future(_announce(head, options, listener))
+        works = asyncio.ensure_future(_works(head, children, server))
         try:
             await server.serve(sockets=[listener])
         finally:
             said.cancel()
+            works.cancel()
             await children.release()
             await head.close()
             await children.close()
+        if server.error:
+            raise ClusterError(server.error)
         return server.code
 
 
@@ -94,6 +100,7 @@ class _Server(uvicorn.Server):
     """A server that ends at SIGINT and SIGTERM, and lets its caller end in order."""
 
     code = 0
+    error = ""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -106,6 +113,20 @@ class _Server(uvicorn.Server):
     def _stop(self, number: int) -> None:
         self.force_exit = self.should_exit
         self.should_exit, self.code = True, 128 + number
+
+
+async def _works(head: Head, children: Children, server: _Server) -> None:
+    """End a server whose nodes never could hold the model."""
+    ready = asyncio.ensure_future(head.ready(float("inf")))
+    refused = asyncio.ensure_future(children.refused.wait())
+    try:
+        await asyncio.wait({ready, refused}, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            server.error = head.failure or "a node ended at once: see what it said."
+            server.should_exit = True
+    finally:
+        ready.cancel()
+        refused.cancel()
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -121,7 +142,8 @@ def _listening(host: str, port: int) -> socket.socket:
     except OSError as exc:
         listener.close()
         raise ClusterError(
-            f"cannot listen on {host}:{port} ({exc.strerror}): take another --port."
+            f"cannot listen on {place_of(host, port)} ({exc.strerror}): take another "
+            "--port."
         ) from exc
     except OverflowError as exc:
         listener.close()
@@ -131,11 +153,10 @@ def _listening(host: str, port: int) -> socket.socket:
 async def _announce(head: Head, options: ServeOptions, listener: socket.socket) -> None:
     """Say where the API is, and when it serves."""
     host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
     name = options.name or options.head.model
-    print(f"butterfly: http://{shown}:{port}/v1 will serve {name}", flush=True)  # noqa: T201
+    print(f"butterfly: http://{place_of(host, port)}/v1 will serve {name}", flush=True)  # noqa: T201
     if options.nodes < options.head.stages:
-        where = f"{options.head.address}:{head.port}"
+        where = place_of(options.head.address, head.port)
         print(f"butterfly: waiting for `butterfly node --join {where}`", flush=True)  # noqa: T201
     await head.ready(float("inf"))
     roles = [m.role for m in head.members if m.role]

@@ -67,6 +67,8 @@ class Service:
         head = self.head
         if head.is_asleep:
             raise ClusterError("the model is asleep: POST /wake_up first.")
+        if head.trouble:
+            raise ClusterError(head.trouble)
         if not head.is_serving and not (head.epoch and head.members):
             raise ClusterError(
                 f"{len(head.members)} of {head.options.stages} nodes are here: wait, "

@@ -32,12 +32,12 @@ def state_of(head: Head) -> State:
 def _stage(member: Member) -> StageState:
     assert member.role is not None
     told = member.told if member.told.get("epoch") == member.role.epoch else {}
-    _, sent, halted = told.get("sent") or (0, 0, 0.0)
-    _, received, waited = told.get("received") or (0, 0, 0.0)
+    _, sent, halted = told.get("sent", (0, 0, 0.0))
+    _, received, waited = told.get("received", (0, 0, 0.0))
     return StageState(
         *(member.role.rank, member.name, int(member.about.get("pid", 0))),
         *(member.role.first, member.role.last),
-        busy=float(told.get("busy", 0.0)),
+        busy=told.get("busy", 0.0),
         sent_bytes=sent,
         sent_waited=halted,
         received_bytes=received,

@@ -1,8 +1,8 @@
 """`Children`: the node processes that `butterfly serve` starts on its own machine.
 
 A child ends when its control connection closes, so none outlives the head, however
-that ends. One that dies is replaced. They stand in process groups of their own: Ctrl-C
-is the head's, which sends them home.
+that ends. One that dies is replaced; one that ends with 2 says that its setup is wrong.
+They stand in process groups of their own: Ctrl-C is the head's, which sends them home.
 """
 
 import asyncio
@@ -13,11 +13,12 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
 
-from butterfly.config import API_KEY, SECRET
+from butterfly.config import API_KEY, SECRET, place_of
 
 _log = logging.getLogger("butterfly.children")
 _EARLY = 30.0  # a child that lives shorter than these seconds may never live
 _MOST_PAUSE = 30.0  # seconds
+_SETUP = 2  # the exit code for a wrong setup
 _PARTING = 3.0  # seconds to go home
 
 
@@ -36,12 +37,14 @@ class Children:
         self, count: int, host: str, port: int, secret: str, *options: str
     ) -> None:
         self._command = [sys.executable, "-m", "butterfly", "node"]
-        self._command += ["--join", f"{host}:{port}", *options]
+        self._command += ["--join", place_of(host, port), *options]
         self._environ = {**os.environ, SECRET: secret}
         self._environ.pop(API_KEY, None)  # it is none of their business
         self._count = count
         self._processes: dict[int, Process] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self.refused = asyncio.Event()
+        """Set when one ended with 2: its setup is wrong."""
 
     def start(self) -> None:
         """Start them, and replace those that die from now on."""
@@ -78,6 +81,8 @@ class Children:
             )
             self._processes[number] = process
             code = await process.wait()
+            if code == _SETUP:
+                self.refused.set()
             lived = time.monotonic() - began
             pause = min(_MOST_PAUSE, 2 * pause + 1.0) if lived < _EARLY else 0.0
             _log.warning("node-%d ended with %d: starting another", number + 1, code)

@@ -48,6 +48,8 @@ async def joined(join: Callable[[], Ring], lost: asyncio.Event) -> Ring:
             found = join()
         except ButterflyError as exc:
             found = exc
+        except (RuntimeError, MemoryError) as exc:  # no room for frames, for example
+            found = ClusterError(f"the head could not join its ring: {exc}"[:500])
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(lambda: told.done() or told.set_result(found))
 

@@ -22,6 +22,10 @@ class Member:
         told: What its last heartbeat said.
         is_asleep: Whether it gave its layers away.
         adapters: Why it could not load an adapter, empty if it could, by number.
+        prepared: The layers that it was asked to load as a standby.
+        has_served: Whether an epoch with it was whole.
+        stuck: How often frames got stuck at it lately.
+        speed: Its speed by that of the others, None if it was never told apart.
     """
 
     connection: Connection
@@ -33,3 +37,23 @@ class Member:
     told: dict[str, Any] = field(default_factory=dict)
     is_asleep: bool = False
     adapters: dict[int, str] = field(default_factory=dict)
+    prepared: tuple[int, int] | None = None
+    has_served: bool = False
+    stuck: int = 0
+    speed: float | None = None
+
+    def beat(self, message: dict[str, Any]) -> None:
+        """Take a heartbeat.
+
+        Args:
+            message: What came.
+
+        Raises:
+            TypeError: If it is none; ValueError, too.
+        """
+        told: dict[str, Any] = {"epoch": message.get("epoch")}
+        told["busy"] = float(message.get("busy", 0.0))
+        for end in ("sent", "received"):
+            frames, size, waited = message.get(end, (0, 0, 0.0))
+            told[end] = int(frames), int(size), float(waited)
+        self.told = told

@@ -1,14 +1,15 @@
 """`NodeAgent`: a process that offers itself to a head, and is a stage when told to be.
 
 The control connection has the event loop; layers run in a thread of their own, one for
-each epoch. A thread that waits on a broken ring cannot be woken: it is left behind,
-finds its epoch over when it wakes, and ends. The process ends when the head is gone.
+each epoch. The next epoch closes the ring of the one before, which wakes its thread and
+ends it. The process ends when the head is gone.
 """
 
 import asyncio
 import contextlib
 import dataclasses
 import gc
+import logging
 import os
 import socket
 import threading
@@ -27,8 +28,9 @@ from butterfly.communication.links import Ring
 from butterfly.engine.stage import Shape, Stage
 from butterfly.engine.weights import Checkpoint
 from butterfly.engine.worker import Worker
-from butterfly.errors import ButterflyError, ClusterError, ConfigurationError
+from butterfly.errors import ClusterError, ConfigurationError
 
+_log = logging.getLogger("butterfly.node")
 BEAT = 0.5  # seconds between heartbeats
 
 
@@ -78,6 +80,7 @@ class NodeAgent:
 
         Raises:
             ClusterError: If there is no head, or it does not know the secret.
+            ConfigurationError: If the head turned it away.
         """
         torch.set_num_threads(self.options.threads)
         o = self.options
@@ -86,22 +89,14 @@ class NodeAgent:
         self._connection.send({"event": "join", **self._about()})
         beats = asyncio.ensure_future(self._beat())
         try:
-            while True:
-                message = await self._connection.receive()
-                if message.get("do") == "stop":
-                    return
-                if message.get("do") == "stage":
-                    self._begin(Role.of(message))
-                elif message.get("do") == "prepare":
-                    self._start(self._prepare, Role.of(message))
-                elif message.get("do") == "adapt" and self._role is not None:
-                    self._adapt(message)
-                elif message.get("do") == "sleep":
-                    self._sleep()
-                elif message.get("do") == "wake" and self._role is not None:
-                    self._start(self._wake, self._role)
+            while (message := await self._connection.receive()).get("do") != "stop":
+                self._obey(message)
+            if message.get("error"):
+                raise ConfigurationError(str(message["error"]))
         except ClusterError:
             return  # the head is gone
+        except (KeyError, TypeError, ValueError) as exc:
+            _log.warning("the head sent what is no message: %r", exc)
         finally:
             beats.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -109,6 +104,19 @@ class NodeAgent:
             self._connection.close()
 
     # -- inside -----------------------------------------------------------------
+
+    def _obey(self, message: dict[str, Any]) -> None:
+        """Do what the head says."""
+        if message.get("do") == "stage":
+            self._begin(Role.of(message))
+        elif message.get("do") == "prepare":
+            self._start(self._prepare, Role.of(message))
+        elif message.get("do") == "adapt" and self._role is not None:
+            self._adapt(message)
+        elif message.get("do") == "sleep":
+            self._sleep()
+        elif message.get("do") == "wake" and self._role is not None:
+            self._start(self._wake, self._role)
 
     def _about(self) -> dict[str, Any]:
         return {
@@ -133,7 +141,8 @@ class NodeAgent:
     def _begin(self, role: Role) -> None:
         """Begin an epoch in a thread of its own."""
         if self._worker is not None:
-            self._worker.stage = None  # its thread may wait on for long
+            self._worker.stage = None
+            self._worker.ring.abort()
         self._epoch, self._role, self._worker = role.epoch, role, None
         self._start(self._serve, role)
 
@@ -143,9 +152,10 @@ class NodeAgent:
         def run() -> None:
             try:
                 work(role)
-            except (ButterflyError, RuntimeError, OSError, MemoryError) as exc:
-                said = f"{type(exc).__name__}: {exc}"[:500]
-                self._tell({"event": "failed", "epoch": role.epoch, "error": said})
+            except Exception as exc:  # noqa: BLE001 - the head is told
+                self._tell(
+                    {"event": "failed", "epoch": role.epoch, **_failure(exc, role)}
+                )
 
         name = f"epoch-{role.epoch}"
         threading.Thread(target=run, name=name, daemon=True).start()
@@ -237,6 +247,22 @@ class NodeAgent:
         """Send a message from the thread of an epoch."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: we are ending
             self._loop.call_soon_threadsafe(self._connection.send, message)
+
+
+def _failure(exc: Exception, role: Role) -> dict[str, Any]:
+    """Return what the head is told of an error, and whether it would come again."""
+    said, is_final = f"{type(exc).__name__}: {exc}", isinstance(exc, ConfigurationError)
+    is_memory = isinstance(exc, (MemoryError, torch.OutOfMemoryError))
+    if is_memory or "allocate memory" in said:
+        is_final = True
+        said = (
+            f"there is not the memory for layers {role.first} to {role.last - 1} with "
+            f"{role.lanes} lanes of {role.positions} positions ({exc}): serve with "
+            "fewer --lanes or --positions, or over more --stages."
+        )
+    elif is_final:
+        said = str(exc)
+    return {"error": said[:500], "is_final": is_final}
 
 
 def _memory() -> int:

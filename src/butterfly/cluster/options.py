@@ -20,6 +20,10 @@ class HeadOptions:
         codec: How hidden states travel.
         dtype: The format of weights.
         reuse: Whether the beginning of a prompt that is there already is used again.
+        patience: The least seconds after which a frame that is out counts as stuck.
+        wait: Seconds that open requests wait for a node when there is none.
+        rebalance: The least seconds between two epochs of which the second gives a slow
+            stage fewer layers; 0 for never.
     """
 
     model: str
@@ -34,3 +38,6 @@ class HeadOptions:
     codec: str = "f32"
     dtype: str = "float32"
     reuse: bool = True
+    patience: float = 10.0
+    wait: float = 60.0
+    rebalance: float = 60.0

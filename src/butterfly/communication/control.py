@@ -8,13 +8,17 @@ both challenges and its own role.
 import asyncio
 import hmac
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any
 
 from butterfly.errors import ClusterError
 
-_MOST_BYTES = 1 << 20
+MOST_BYTES = 1 << 20
+"""The most bytes of a message."""
+
+_CHALLENGE = re.compile("[0-9a-f]{32}")
 _PATIENCE = 10.0  # seconds for the other end to prove itself
 
 
@@ -44,7 +48,7 @@ class Connection:
             ClusterError: If there is no head, or the secrets differ.
         """
         try:
-            streams = await asyncio.open_connection(host, port, limit=_MOST_BYTES)
+            streams = await asyncio.open_connection(host, port, limit=MOST_BYTES)
         except OSError as exc:
             raise ClusterError(
                 f"there is no head at {host}:{port} ({exc.strerror or exc}): start "
@@ -70,12 +74,15 @@ class Connection:
             async with asyncio.timeout(_PATIENCE):
                 self.send({"challenge": mine})
                 theirs = str((await self.receive())["challenge"])
+                if not _CHALLENGE.fullmatch(theirs):
+                    raise ClusterError(_STRANGER)
                 both = {role: mine, other: theirs}
                 self.send({"proof": _proof(secret, role, both)})
                 proof = str((await self.receive()).get("proof"))
         except (TimeoutError, KeyError) as exc:
             raise ClusterError(_STRANGER) from exc
-        if not hmac.compare_digest(proof, _proof(secret, other, both)):
+        expected = _proof(secret, other, both).encode()
+        if not hmac.compare_digest(proof.encode("utf-8", "replace"), expected):
             raise ClusterError(_STRANGER)
 
     def send(self, message: Mapping[str, Any]) -> None:
@@ -98,7 +105,12 @@ class Connection:
             message = json.loads(line)
         except (asyncio.IncompleteReadError, OSError) as exc:
             raise ClusterError("the control connection was closed.") from exc
-        except (asyncio.LimitOverrunError, ValueError) as exc:
+        except asyncio.LimitOverrunError as exc:
+            raise ClusterError(
+                f"a message of more than {MOST_BYTES} bytes came over a control "
+                "connection."
+            ) from exc
+        except (ValueError, RecursionError) as exc:
             raise ClusterError(
                 "what came over a control connection is no JSON."
             ) from exc

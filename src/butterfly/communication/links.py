@@ -7,9 +7,11 @@ are posted before anything is sent, and one is posted again as soon as a frame w
 out. A receive may be larger than what comes.
 
 The process group is an object of the epoch, not the process's default one: a new
-epoch gets a new one, and a thread that still waits in the old one is left behind.
+epoch gets a new one. Who still waits in the old one is woken by `abort`: a receive that
+is out of time makes gloo close every connection of its group.
 """
 
+import contextlib
 from collections import deque
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +25,8 @@ from butterfly.communication.frames import Frame
 from butterfly.errors import LinkError
 
 _FOREVER = timedelta(days=365)
+_MOMENT = timedelta(milliseconds=1)
+_FRAMES, _NOTHING = 0, 1  # tags: nobody ever sends with the second
 
 
 @dataclass(slots=True)
@@ -105,7 +109,7 @@ class Ring:
         try:
             while len(self._outgoing) >= self._depth:
                 self._settle()
-            work = self._group.send([tensor], self._after, 0)
+            work = self._group.send([tensor], self._after, _FRAMES)
         except RuntimeError as exc:
             raise self._broken(exc, self._after) from exc
         self._outgoing.append((work, tensor))
@@ -148,8 +152,15 @@ class Ring:
         except RuntimeError as exc:
             raise self._broken(exc, self._after) from exc
 
+    def abort(self) -> None:
+        """Close all links of this rank: who waits on one is told. From any thread."""
+        tensor = torch.empty(1, dtype=torch.uint8)
+        with contextlib.suppress(RuntimeError):  # that is how it goes
+            self._group.recv([tensor], self._before, _NOTHING).wait(_MOMENT)
+
     def _post(self, tensor: torch.Tensor) -> None:
-        self._incoming.append((self._group.recv([tensor], self._before, 0), tensor))
+        work = self._group.recv([tensor], self._before, _FRAMES)
+        self._incoming.append((work, tensor))
 
     def _settle(self) -> None:
         """Wait for the oldest frame that is on its way."""

@@ -75,6 +75,7 @@ class Worker:
         stage = self.stage
         if stage is None:
             raise LinkError("a frame came to a node that gave its layers away.")
+        _check(stage, frame)
         hidden = stage.forward(_hidden(stage, frame), frame.segments)
         if not stage.is_last:
             return Kind.HIDDEN, self.codec, CODECS[self.codec].encode(hidden)
@@ -83,6 +84,19 @@ class Worker:
             return Kind.RESULTS, 0, b""
         logits = stage.logits(hidden[rows]).cpu()
         return Kind.RESULTS, 0, pack(sampled(logits, frame.segments))
+
+
+def _check(stage: Stage, frame: Frame) -> None:
+    """Refuse rows for which there is no room."""
+    lanes = stage.lanes
+    for s in frame.segments:
+        fits = 0 <= s.start and s.start + s.length <= lanes.positions
+        if not (fits and 0 <= s.lane < lanes.count and s.source < lanes.count):
+            raise FrameError(
+                f"frame {frame.step} has rows for lane {s.lane}, positions {s.start} "
+                f"to {s.start + s.length}, and there are {lanes.count} lanes of "
+                f"{lanes.positions}: the nodes disagree about the plan."
+            )
 
 
 def _hidden(stage: Stage, frame: Frame) -> torch.Tensor:

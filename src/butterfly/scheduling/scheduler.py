@@ -76,6 +76,11 @@ class Scheduler:
         """How many frames are on their way."""
         return len(self._flying)
 
+    @property
+    def rows(self) -> int:
+        """How many rows are on their way."""
+        return sum(len(batch.tokens) for batch in self._flying.values())
+
     def check(self, *sequences: Sequence) -> None:
         """Say whether sequences could be added.
 
