@@ -12,10 +12,11 @@ left are of that kind, and would teach nothing but their own mistakes.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from inf_engine.optimization.edits import changed
 from inf_engine.optimization.notes import Note
 from inf_engine.optimization.pareto import Member
 from inf_engine.optimization.racing import Scorebook
-from inf_engine.optimization.search import Rollout, Search
+from inf_engine.optimization.search import Change, Rollout, Search
 
 _TOP = 1.0 - 1e-9  # the scores of a search are in [0, 1]
 _LEAST = 2  # failing examples that a child is tested on
@@ -43,7 +44,7 @@ class Case:
     parent: Member
     wrong: Sequence[int]
     right: Sequence[int]
-    test: Sequence[int]
+    usual: int
     turn: int = 0
 
 
@@ -89,11 +90,18 @@ class Cases:
         known = self._known(parent)
         right = [place for place in reversed(known) if known[place] >= _TOP]
         usual = round(self._size * (1.0 - sum(known.values()) / len(known)))
-        failing = wrong[: max(_LEAST, usual)]
-        test = [*failing, *right[: max(0, self._size - len(failing))]]
         turn = self._turns.get(parent, 0)
         self._turns[parent] = turn + 1
-        return Case(parent, wrong, right[:PASSING], test, turn)
+        return Case(parent, wrong, right, usual, turn)
+
+    def test(self, case: Case, changes: Sequence[Change]) -> list[int]:
+        """Return the examples that changes are tested on: where they may matter."""
+        told = [s for change in changes for s in changed(change.before, change.after)]
+        told = list(dict.fromkeys(told))
+        chosen = self._book.relevance.chosen
+        failing = chosen(told, case.wrong, max(_LEAST, case.usual))
+        most = max(0, self._size - len(failing))
+        return [*failing, *chosen(told, case.right, most)]
 
     async def notes(self, case: Case, names: Sequence[str]) -> dict[str, list[Note]]:
         """Return the notes that a case leaves on each parameter.
@@ -105,7 +113,7 @@ class Cases:
         Raises:
             CriticError: If the critic failed.
         """
-        places, candidate = [*case.wrong, *case.right], case.parent.candidate
+        places, candidate = [*case.wrong, *case.right[:PASSING]], case.parent.candidate
         rollouts = await self._search.rollouts(candidate, places, record=True)
         notes = await self._search.notes(candidate, rollouts)
         return {name: _rescaled(notes.get(name, ()), rollouts) for name in names}

@@ -136,6 +136,25 @@ def diff_edits(old: str, new: str) -> list[Edit]:
     return [_edit_of(before, after, hunk) for hunk in hunks]
 
 
+def changed(old: str, new: str) -> list[str]:
+    """Return the sentences that one of two texts has and the other has not.
+
+    Args:
+        old: A text.
+        new: Another one.
+
+    Example:
+        >>> changed("Be brief. Be kind.", "Be kind. Be polite.")
+        ['Be polite.', 'Be brief.']
+    """
+    before, after = (
+        dict.fromkeys(" ".join(s.split()) for s in _SENTENCE.findall(text))
+        for text in (old, new)
+    )
+    added = [sentence for sentence in after if sentence not in before]
+    return [*added, *[sentence for sentence in before if sentence not in after]]
+
+
 def unchanged(old: str, new: str) -> bool:
     """Say whether a proposal is the old text, white space aside.
 

@@ -287,12 +287,12 @@ class Evolution:
             self.optimizer.learn(proposal)
             self._refused(case.parent, proposal)
         tested = False
-        places = case.test
         before = self.book.train[case.parent.candidate]
         for attempt in self._tries(case, proposals):
             if attempt.candidate.digest in self._tried:
                 continue
             tested = True
+            places = self.cases.test(case, attempt.changes)
             verdict = await self._tested(attempt, places, before)
             if verdict.accepted:
                 await self._take_in(attempt, verdict)
