@@ -136,6 +136,11 @@ def diff_edits(old: str, new: str) -> list[Edit]:
     return [_edit_of(before, after, hunk) for hunk in hunks]
 
 
+def pieces(text: str) -> list[str]:
+    """Return the sentences of a text, each with the white space before it."""
+    return _SENTENCE.findall(text)
+
+
 def changed(old: str, new: str) -> list[str]:
     """Return the sentences that one of two texts has and the other has not.
 

@@ -41,6 +41,7 @@ from inf_engine.optimization.optimizer import Optimizer
 from inf_engine.optimization.outcomes import together
 from inf_engine.optimization.pareto import Member, Pool, common_ancestor, merge
 from inf_engine.optimization.proposals import Proposal
+from inf_engine.optimization.pruning import Pruning
 from inf_engine.optimization.racing import Race, Scorebook
 from inf_engine.optimization.rewriter import Job, Rewriter, Target
 from inf_engine.optimization.search import Candidate, Change, Search
@@ -177,6 +178,8 @@ class Evolution:
         self._new: dict[Member, tuple[_Try, Verdict]] = {}
         self._tried = {search.start.digest}
         self._samples = self._idle = 0
+        self.pruning = Pruning(self.book.relevance, optimizer.minibatch)
+        self.pruned = []
         self._crossed: set[tuple[str, str]] = set()
 
     async def run(self) -> None:
@@ -211,6 +214,7 @@ class Evolution:
             proposals = asked[number * size : (number + 1) * size]
             grown |= await self._grow(case, proposals)
         grown |= await self._cross()
+        grown |= await self._prune()
         self._idle = 0 if grown else self._idle + 1
         await self.book.compare()
         self._report()
@@ -332,6 +336,34 @@ class Evolution:
         after = await self.book.run(attempt.candidate, places)
         known = {place: before[place] for place in places if place in before}
         return self.optimizer.gate.judge(known, after)
+
+    async def _prune(self) -> bool:
+        """Try the best candidate without a sentence that may do harm."""
+        best = self.book.ranked()[0][0]
+        before = self.book.train.get(best.candidate, {})
+        found = self.pruning.suspect(
+            best.candidate.digest, best.candidate.values, self.names, before
+        )
+        if found is None:
+            return False
+        values, places, sentence = found
+        attempt = self._try((best,), values, dict.fromkeys(self.names, "left out"))
+        if attempt.candidate.digest in self._tried:
+            return False
+        wrong = [p for p in places if before[p] < 1.0 - 1e-9]
+        verdict = await self._tested(attempt, wrong, before)
+        if verdict.gain.mean > 0:
+            verdict = await self._tested(attempt, places, before)
+        self.pruned.append((sentence, verdict.gain.mean, len(places)))
+        if verdict.accepted and verdict.gain.mean > 0:
+            await self._take_in(attempt, verdict)
+        else:
+            self._reject_quietly(attempt, verdict.reason)
+        return True
+
+    def _reject_quietly(self, attempt, reason):
+        parents = [parent.candidate for parent in attempt.parents]
+        self.search.rejected(attempt.candidate, parents, attempt.changes, reason)
 
     # -- crossing ---------------------------------------------------------------
 

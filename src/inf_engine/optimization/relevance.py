@@ -17,6 +17,9 @@ from typing import Any
 _WORD = re.compile(r"\w+(?:[-'.]\w+)*")
 
 
+SHARE = 0.5
+
+
 class Relevance:
     """The words of the examples that were seen."""
 
@@ -47,6 +50,14 @@ class Relevance:
         words = _words(sentence)
         weights = {place: self._weight(words, place) for place in places}
         found = [place for place, weight in weights.items() if weight > 0.0]
+        return sorted(found, key=lambda place: -weights[place])
+
+    def about(self, sentence: str, places: Iterable[int]) -> list[int]:
+        """Return the examples that share about as much with a sentence as any."""
+        words = _words(sentence)
+        weights = {place: self._weight(words, place) for place in places}
+        top = max(weights.values(), default=0.0)
+        found = [p for p, w in weights.items() if w > 0 and w >= SHARE * top]
         return sorted(found, key=lambda place: -weights[place])
 
     def chosen(
