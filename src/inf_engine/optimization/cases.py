@@ -10,14 +10,15 @@ left are of that kind, and would teach nothing but their own mistakes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from inf_engine.optimization.edits import changed
 from inf_engine.optimization.notes import Note
 from inf_engine.optimization.pareto import Member
 from inf_engine.optimization.racing import Scorebook
-from inf_engine.optimization.search import Change, Rollout, Search
+from inf_engine.optimization.search import Change, Search
 
+RELATED = 0
 _TOP = 1.0 - 1e-9  # the scores of a search are in [0, 1]
 _LEAST = 2  # failing examples that a child is tested on
 _ENOUGH = 3  # failing examples that are worth a proposal
@@ -92,6 +93,9 @@ class Cases:
         usual = round(self._size * (1.0 - sum(known.values()) / len(known)))
         turn = self._turns.get(parent, 0)
         self._turns[parent] = turn + 1
+        if RELATED:
+            told = [self._book.relevance.text(p) for p in wrong]
+            right = self._book.relevance.chosen(told, right, len(right))
         return Case(parent, wrong, right, usual, turn)
 
     def test(self, case: Case, changes: Sequence[Change]) -> list[int]:
@@ -116,7 +120,7 @@ class Cases:
         places, candidate = [*case.wrong, *case.right[:PASSING]], case.parent.candidate
         rollouts = await self._search.rollouts(candidate, places, record=True)
         notes = await self._search.notes(candidate, rollouts)
-        return {name: _rescaled(notes.get(name, ()), rollouts) for name in names}
+        return {name: list(notes.get(name, ())) for name in names}
 
     def _known(self, parent: Member) -> dict[int, float]:
         """Return the scores of a parent on training examples."""
@@ -142,15 +146,3 @@ class Cases:
             if place not in known and place not in found:
                 found.append(place)
         return found
-
-
-def _rescaled(notes: Sequence[Note], rollouts: Sequence[Rollout]) -> list[Note]:
-    """Return notes with the scores of the search, which are in [0, 1]."""
-    scores = {place: rollout.score for place, rollout in enumerate(rollouts)}
-    scaled = []
-    for note in notes:
-        calls = [
-            replace(e, score=scores.get(e.example, e.score)) for e in note.evidence
-        ]
-        scaled.append(replace(note, evidence=tuple(calls)))
-    return scaled

@@ -33,7 +33,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from inf_engine.errors import BudgetExceededError, UsageError
+from inf_engine.errors import UsageError
 from inf_engine.optimization.acceptance import Verdict
 from inf_engine.optimization.cases import PASSING, Case, Cases
 from inf_engine.optimization.notes import Note
@@ -44,8 +44,9 @@ from inf_engine.optimization.proposals import Proposal
 from inf_engine.optimization.pruning import Pruning
 from inf_engine.optimization.racing import Race, Scorebook
 from inf_engine.optimization.rewriter import Job, Rewriter, Target
-from inf_engine.optimization.search import Candidate, Change, Search
+from inf_engine.optimization.search import Candidate, Change, Search, names_in
 
+PRUNES = 1
 _SHARPNESS = 3.0  # of the draw of parents
 _MOST_IDLE = 8  # rounds that bring nothing to try, before it ends
 _TOGETHER = (
@@ -163,13 +164,7 @@ class Evolution:
     """
 
     def __init__(self, optimizer: ReflectiveEvolution, search: Search) -> None:
-        ours = optimizer.names
-        self.names = [name for name in search.names if name in ours]
-        if not self.names:
-            raise UsageError(
-                f"the optimizer's parameters ({', '.join(ours)}) are none of those of "
-                f"the module in training ({', '.join(search.names)}): use these."
-            )
+        self.names = names_in(search, optimizer.names)
         self.optimizer = optimizer
         self.search = search
         self.pool = Pool()
@@ -195,9 +190,8 @@ class Evolution:
             await self.book.validate(first)
             while self._idle < _MOST_IDLE and not self.search.is_over():
                 await self._round()
-        except BudgetExceededError:
-            pass
-        self._report()
+        finally:  # the budget may have ended it
+            self._report()
 
     async def _round(self) -> None:
         """Try children of some parents, and perhaps a cross."""
@@ -214,7 +208,10 @@ class Evolution:
             proposals = asked[number * size : (number + 1) * size]
             grown |= await self._grow(case, proposals)
         grown |= await self._cross()
-        grown |= await self._prune()
+        for _ in range(PRUNES):
+            if not await self._prune():
+                break
+            grown = True
         self._idle = 0 if grown else self._idle + 1
         await self.book.compare()
         self._report()

@@ -27,7 +27,11 @@ class Pruning:
         self._tried: set[tuple[str, str]] = set()
 
     def suspect(
-        self, digest: str, values: Mapping[str, Any], names: Sequence[str], scores: Mapping[int, float]
+        self,
+        digest: str,
+        values: Mapping[str, Any],
+        names: Sequence[str],
+        scores: Mapping[int, float],
     ) -> tuple[dict[str, Any], list[int], str] | None:
         """Return values without a sentence, and where to test it."""
         overall = sum(s < _TOP for s in scores.values()) / max(1, len(scores))
@@ -54,5 +58,8 @@ class Pruning:
             return None
         _, sentence, places = best
         self._tried.add((digest, sentence))
-        new = {n: without(values[n], sentence) if isinstance(values[n], str) else values[n] for n in names}
+        new = {
+            n: without(values[n], sentence) if isinstance(values[n], str) else values[n]
+            for n in names
+        }
         return {**values, **new}, places, sentence

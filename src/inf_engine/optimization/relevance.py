@@ -52,6 +52,9 @@ class Relevance:
         found = [place for place, weight in weights.items() if weight > 0.0]
         return sorted(found, key=lambda place: -weights[place])
 
+    def text(self, place):
+        return " ".join(sorted(self._words.get(place, ())))
+
     def about(self, sentence: str, places: Iterable[int]) -> list[int]:
         """Return the examples that share about as much with a sentence as any."""
         words = _words(sentence)
