@@ -1,6 +1,7 @@
 """`ReflectiveEvolution`: facts about the search, on an in-memory `Search`."""
 
 import asyncio
+import contextlib
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -104,7 +105,13 @@ class Memory:
                     r.feedback.content,
                     r.score,
                     evidence=(
-                        Evidence(n, name, "system", feedback=r.feedback.content),
+                        Evidence(
+                            n,
+                            name,
+                            "system",
+                            feedback=r.feedback.content,
+                            score=r.score,
+                        ),
                     ),
                 )
                 for n, r in enumerate(rollouts)
@@ -206,7 +213,8 @@ def evolve(
         module.parameters(), alias="m", rewriter=rewriter or Teacher(), **options
     )
     evolution = Evolution(optimizer, search)
-    asyncio.run(evolution.run())
+    with contextlib.suppress(BudgetExceededError):
+        asyncio.run(evolution.run())
     return evolution, evolution.book.ranked()[0][0].candidate
 
 
@@ -362,7 +370,8 @@ def test_parents_come_from_the_front_only() -> None:
         return parent
 
     evolution.pool.draw = checked  # ty: ignore[invalid-assignment]
-    asyncio.run(evolution.run())
+    with contextlib.suppress(BudgetExceededError):
+        asyncio.run(evolution.run())
     assert len(evolution.pool) > 1
 
 
@@ -419,7 +428,7 @@ def test_the_same_seed_gives_the_same_trajectory(proposals: int) -> None:
 
 @pytest.mark.parametrize("budget", [0, 5, 8, 20, 33, 61, 100])
 def test_a_budget_that_is_gone_in_the_middle_ends_the_search(budget: int) -> None:
-    """Wherever it happens; what was accepted before counts."""
+    """Wherever it happens, the trainer is told; what was accepted before counts."""
     search = Memory(both, budget=budget)
     evolve(search)
     assert len(search.runs) <= budget

@@ -18,7 +18,6 @@ from inf_engine.optimization.pareto import Member
 from inf_engine.optimization.racing import Scorebook
 from inf_engine.optimization.search import Change, Search
 
-RELATED = 0
 _TOP = 1.0 - 1e-9  # the scores of a search are in [0, 1]
 _LEAST = 2  # failing examples that a child is tested on
 _ENOUGH = 3  # failing examples that are worth a proposal
@@ -93,9 +92,6 @@ class Cases:
         usual = round(self._size * (1.0 - sum(known.values()) / len(known)))
         turn = self._turns.get(parent, 0)
         self._turns[parent] = turn + 1
-        if RELATED:
-            told = [self._book.relevance.text(p) for p in wrong]
-            right = self._book.relevance.chosen(told, right, len(right))
         return Case(parent, wrong, right, usual, turn)
 
     def test(self, case: Case, changes: Sequence[Change]) -> list[int]:

@@ -124,7 +124,7 @@ def diff_edits(old: str, new: str) -> list[Edit]:
         >>> diff_edits("Be brief. Be kind.", "Be brief. Be polite.")
         [Edit(find=' Be kind.', replace=' Be polite.', reason='')]
     """
-    before, after = _SENTENCE.findall(old), _SENTENCE.findall(new)
+    before, after = sentences_in(old), sentences_in(new)
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     hunks = [_Hunk(*op[1:]) for op in matcher.get_opcodes() if op[0] != "equal"]
     place = 0
@@ -136,9 +136,26 @@ def diff_edits(old: str, new: str) -> list[Edit]:
     return [_edit_of(before, after, hunk) for hunk in hunks]
 
 
-def pieces(text: str) -> list[str]:
-    """Return the sentences of a text, each with the white space before it."""
+def sentences_in(text: str) -> list[str]:
+    """Return the sentences of a text, each with the white space before it.
+
+    Args:
+        text: The text; it is its sentences put together.
+
+    Example:
+        >>> sentences_in("Be brief. Be kind.")
+        ['Be brief.', ' Be kind.']
+    """
     return _SENTENCE.findall(text)
+
+
+def plain(sentence: str) -> str:
+    """Return a sentence as it is compared: its words, without the mark of a list.
+
+    Args:
+        sentence: The sentence.
+    """
+    return " ".join(sentence.split()).lstrip("-*• ")
 
 
 def changed(old: str, new: str) -> list[str]:
@@ -152,10 +169,8 @@ def changed(old: str, new: str) -> list[str]:
         >>> changed("Be brief. Be kind.", "Be kind. Be polite.")
         ['Be polite.', 'Be brief.']
     """
-    before, after = (
-        dict.fromkeys(" ".join(s.split()) for s in _SENTENCE.findall(text))
-        for text in (old, new)
-    )
+    texts = (sentences_in(old), sentences_in(new))
+    before, after = (dict.fromkeys(map(plain, text)) for text in texts)
     added = [sentence for sentence in after if sentence not in before]
     return [*added, *[sentence for sentence in before if sentence not in after]]
 

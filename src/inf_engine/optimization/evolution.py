@@ -46,8 +46,8 @@ from inf_engine.optimization.racing import Race, Scorebook
 from inf_engine.optimization.rewriter import Job, Rewriter, Target
 from inf_engine.optimization.search import Candidate, Change, Search, names_in
 
-PRUNES = 1
 _SHARPNESS = 3.0  # of the draw of parents
+_CUTS = 2  # sentences that the best is tried without in a round, at most
 _MOST_IDLE = 8  # rounds that bring nothing to try, before it ends
 _TOGETHER = (
     "These texts belong to steps of one program and work together. If a rule has to be "
@@ -173,8 +173,8 @@ class Evolution:
         self._new: dict[Member, tuple[_Try, Verdict]] = {}
         self._tried = {search.start.digest}
         self._samples = self._idle = 0
-        self.pruning = Pruning(self.book.relevance, optimizer.minibatch)
-        self.pruned = []
+        size = optimizer.minibatch
+        self.pruning = Pruning(self.book.relevance, self.names, size)
         self._crossed: set[tuple[str, str]] = set()
 
     async def run(self) -> None:
@@ -208,10 +208,8 @@ class Evolution:
             proposals = asked[number * size : (number + 1) * size]
             grown |= await self._grow(case, proposals)
         grown |= await self._cross()
-        for _ in range(PRUNES):
-            if not await self._prune():
-                break
-            grown = True
+        for _ in range(_CUTS):
+            grown |= await self._prune()
         self._idle = 0 if grown else self._idle + 1
         await self.book.compare()
         self._report()
@@ -334,33 +332,28 @@ class Evolution:
         known = {place: before[place] for place in places if place in before}
         return self.optimizer.gate.judge(known, after)
 
+    # -- leaving out ------------------------------------------------------------
+
     async def _prune(self) -> bool:
-        """Try the best candidate without a sentence that may do harm."""
+        """Try the best one without what may do harm; say whether it was tested."""
         best = self.book.ranked()[0][0]
         before = self.book.train.get(best.candidate, {})
-        found = self.pruning.suspect(
-            best.candidate.digest, best.candidate.values, self.names, before
-        )
-        if found is None:
+        cut = self.pruning.harmful(best.candidate, before)
+        if cut is None or cut.candidate.digest in self._tried:
             return False
-        values, places, sentence = found
-        attempt = self._try((best,), values, dict.fromkeys(self.names, "left out"))
-        if attempt.candidate.digest in self._tried:
+        reasons = dict.fromkeys(self.names, f"it did harm: {cut.sentence}")
+        attempt = self._try((best,), cut.candidate.values, reasons)
+        held = self.optimizer._by_name()
+        if any(held[c.parameter].broken(c.before, c.after) for c in attempt.changes):
             return False
-        wrong = [p for p in places if before[p] < 1.0 - 1e-9]
-        verdict = await self._tested(attempt, wrong, before)
+        verdict = await self._tested(attempt, cut.wrong, before)
         if verdict.gain.mean > 0:
-            verdict = await self._tested(attempt, places, before)
-        self.pruned.append((sentence, verdict.gain.mean, len(places)))
+            verdict = await self._tested(attempt, [*cut.wrong, *cut.right], before)
         if verdict.accepted and verdict.gain.mean > 0:
             await self._take_in(attempt, verdict)
         else:
-            self._reject_quietly(attempt, verdict.reason)
+            self._told(attempt, verdict.reason)
         return True
-
-    def _reject_quietly(self, attempt, reason):
-        parents = [parent.candidate for parent in attempt.parents]
-        self.search.rejected(attempt.candidate, parents, attempt.changes, reason)
 
     # -- crossing ---------------------------------------------------------------
 
@@ -440,6 +433,10 @@ class Evolution:
     def _reject(self, attempt: _Try, reason: str) -> None:
         """Remember what was tried, and tell of it."""
         self.optimizer.reject(attempt.changes, reason)
+        self._told(attempt, reason)
+
+    def _told(self, attempt: _Try, reason: str) -> None:
+        """Tell of what was tried."""
         parents = [parent.candidate for parent in attempt.parents]
         self.search.rejected(attempt.candidate, parents, attempt.changes, reason)
 

@@ -21,7 +21,6 @@ from typing import Any, ClassVar
 from inf_engine.errors import StateDictError, UsageError, known_names
 from inf_engine.optimization.acceptance import Gate
 from inf_engine.optimization.climb import Climb
-from inf_engine.optimization.constraints import check
 from inf_engine.optimization.edits import unchanged as is_unchanged
 from inf_engine.optimization.exhibits import as_notes, in_short
 from inf_engine.optimization.groups import (
@@ -445,8 +444,7 @@ class Optimizer:
             name, old, new = target.name, target.text, rewrite.text
             why = rewrite.refused
             if new is not None and not why:
-                broken = check(everyone[name].constraints, old, new)
-                why = " ".join([str(violation) for violation in broken])
+                why = everyone[name].broken(old, new)
                 why = why or ("It changes nothing." if is_unchanged(old, new) else "")
             if why:
                 refused.append(Refusal(name, why, old, new))

@@ -1,65 +1,111 @@
-"""`Pruning`: which sentence of a prompt does not pay its way."""
+"""`Pruning`: which sentences of a prompt to try it without (ablation).
+
+Rewriters add more than they take away, and some of what they add is wrong: it was
+learned from an example whose label is wrong, or contradicts what the text says
+elsewhere. Evidence shows the next rewriter what is missing, hardly what is too much. So
+sentences are left out, and the scores say whether they were missed.
+
+- A sentence that does harm is looked for where examples go wrong: it is suspect if at
+  least half of the examples that it is about (`Relevance`) are wrong, and more of them
+  than elsewhere. It is tried on the wrong ones first: if none of them comes right
+  without it, nothing can be gained, and the others are not run.
+- What several texts say alike is left out of all of them.
+- The first sentence of a text stays: it says what the text is for.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from inf_engine.optimization.edits import pieces
+from inf_engine.optimization.edits import plain, sentences_in
 from inf_engine.optimization.relevance import Relevance
+from inf_engine.optimization.search import Candidate
 
-WRONG = 2
-LEAST = 0.5
-_TOP = 1.0 - 1e-9
+_CLOSE = 1e-9
+_TOP = 1.0 - _CLOSE  # the scores of a search are in [0, 1]
+_LEAST = 2  # examples that go wrong where a sentence is suspect
+_SHARE = 0.5  # of the examples that it is about
 
 
-def without(text: str, sentence: str) -> str:
-    """Return a text without a sentence, wherever it stands but at its beginning."""
-    first, *rest = pieces(text)
-    kept = [piece for piece in rest if " ".join(piece.split()) != sentence]
-    return "".join([first, *kept])
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A candidate with less in it, and where to test it.
+
+    Args:
+        candidate: The candidate.
+        sentence: What was left out.
+        wrong: Examples that may come right without it.
+        right: Examples that may not stay right.
+    """
+
+    candidate: Candidate
+    sentence: str
+    wrong: Sequence[int]
+    right: Sequence[int]
 
 
 class Pruning:
-    """Finds sentences."""
+    """Finds the sentences to leave out; each is tried once in each text.
 
-    def __init__(self, relevance: Relevance, most: int) -> None:
+    Args:
+        relevance: Says which examples a sentence is about.
+        names: The parameters that may be changed.
+        most: The most examples to test on.
+    """
+
+    def __init__(self, relevance: Relevance, names: Sequence[str], most: int) -> None:
         self._relevance = relevance
+        self._names = names
         self._most = most
         self._tried: set[tuple[str, str]] = set()
 
-    def suspect(
-        self,
-        digest: str,
-        values: Mapping[str, Any],
-        names: Sequence[str],
-        scores: Mapping[int, float],
-    ) -> tuple[dict[str, Any], list[int], str] | None:
-        """Return values without a sentence, and where to test it."""
-        overall = sum(s < _TOP for s in scores.values()) / max(1, len(scores))
-        best = None
-        sentences = dict.fromkeys(
-            " ".join(piece.split())
-            for name in names
-            if isinstance(values[name], str)
-            for piece in pieces(values[name])[1:]
-        )
-        for sentence in sentences:
-            if (digest, sentence) in self._tried:
-                continue
-            places = self._relevance.about(sentence, scores)[: self._most]
-            wrong = sum(scores[p] < _TOP for p in places)
-            if wrong < WRONG:
-                continue
-            share = wrong / len(places)
-            if share < LEAST or share <= overall:
-                continue
-            if best is None or share > best[0]:
-                best = share, sentence, places
-        if best is None:
+    def harmful(self, candidate: Candidate, scores: Mapping[int, float]) -> Cut | None:
+        """Return a candidate without the sentence that is most suspect, if any is.
+
+        Args:
+            candidate: The candidate.
+            scores: Its scores on training examples.
+        """
+        wrong = [place for place, score in scores.items() if score < _TOP]
+        worst, found = max(_SHARE - _CLOSE, len(wrong) / max(1, len(scores))), None
+        for sentence in self._open(candidate):
+            about = self._relevance.about(sentence, scores)[: self._most]
+            failing = [place for place in about if place in wrong]
+            share = len(failing) / max(1, len(about))
+            if len(failing) >= _LEAST and share > worst:
+                worst = share
+                found = sentence, failing, [p for p in about if p not in wrong]
+        if found is None:
             return None
-        _, sentence, places = best
-        self._tried.add((digest, sentence))
-        new = {
-            n: without(values[n], sentence) if isinstance(values[n], str) else values[n]
-            for n in names
-        }
-        return {**values, **new}, places, sentence
+        sentence, failing, others = found
+        self._tried.add((candidate.digest, sentence))
+        return Cut(self._without(candidate, {sentence}), sentence, failing, others)
+
+    def _open(self, candidate: Candidate) -> list[str]:
+        """Return the sentences that may be left out and were not tried."""
+        texts = [candidate.values[name] for name in self._names]
+        each = [s for t in texts if isinstance(t, str) for s in sentences_in(t)[1:]]
+        found = dict.fromkeys(map(plain, each))
+        return [s for s in found if (candidate.digest, s) not in self._tried]
+
+    def _without(self, candidate: Candidate, sentences: set[str]) -> Candidate:
+        """Return a candidate whose texts leave sentences out."""
+        values = {name: candidate.values[name] for name in self._names}
+        texts = {name: v for name, v in values.items() if isinstance(v, str)}
+        return candidate.with_values(
+            {name: without(text, sentences) for name, text in texts.items()}
+        )
+
+
+def without(text: str, sentences: set[str]) -> str:
+    """Return a text without some sentences; the first one of it stays.
+
+    Args:
+        text: The text.
+        sentences: What to leave out, white space as `plain` gives it.
+
+    Example:
+        >>> without("Be kind. Be brief. Be kind.", {"Be kind."})
+        'Be kind. Be brief.'
+    """
+    first, *others = sentences_in(text)
+    return "".join([first, *[s for s in others if plain(s) not in sentences]])

@@ -14,10 +14,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+_SHARE = 0.5  # of what the example that shares most has in common with a sentence
 _WORD = re.compile(r"\w+(?:[-'.]\w+)*")
-
-
-SHARE = 0.5
 
 
 class Relevance:
@@ -40,27 +38,18 @@ class Relevance:
         self._often.update(words - known)
         known |= words
 
-    def ranked(self, sentence: str, places: Iterable[int]) -> list[int]:
+    def about(self, sentence: str, places: Iterable[int]) -> list[int]:
         """Return the examples that a sentence may be about, the most probable first.
+
+        These are the ones that share at least half as much with it as any does.
 
         Args:
             sentence: The sentence.
             places: The examples to choose from; of equal ones the first comes first.
         """
-        words = _words(sentence)
-        weights = {place: self._weight(words, place) for place in places}
-        found = [place for place, weight in weights.items() if weight > 0.0]
-        return sorted(found, key=lambda place: -weights[place])
-
-    def text(self, place):
-        return " ".join(sorted(self._words.get(place, ())))
-
-    def about(self, sentence: str, places: Iterable[int]) -> list[int]:
-        """Return the examples that share about as much with a sentence as any."""
-        words = _words(sentence)
-        weights = {place: self._weight(words, place) for place in places}
-        top = max(weights.values(), default=0.0)
-        found = [p for p, w in weights.items() if w > 0 and w >= SHARE * top]
+        weights = self._weights(sentence, places)
+        least = _SHARE * max(weights.values(), default=0.0)
+        found = [place for place, weight in weights.items() if weight >= least > 0.0]
         return sorted(found, key=lambda place: -weights[place])
 
     def chosen(
@@ -73,7 +62,7 @@ class Relevance:
             places: The examples to choose from; those that come first fill up.
             most: How many to return.
         """
-        queues = [self.ranked(sentence, places) for sentence in sentences]
+        queues = [self._ranked(sentence, places) for sentence in sentences]
         found: dict[int, None] = {}
         while len(found) < most and any(queues):
             for queue in queues:
@@ -85,11 +74,24 @@ class Relevance:
         found |= dict.fromkeys(places)
         return list(found)[:most]
 
-    def _weight(self, words: Iterable[str], place: int) -> float:
-        """Return how much an example shares with a sentence."""
-        common = self._words.get(place, set()).intersection(words)
+    def _ranked(self, sentence: str, places: Iterable[int]) -> list[int]:
+        """Return the examples that share something with a sentence, the most first."""
+        weights = self._weights(sentence, places)
+        found = [place for place, weight in weights.items() if weight > 0.0]
+        return sorted(found, key=lambda place: -weights[place])
+
+    def _weights(self, sentence: str, places: Iterable[int]) -> dict[int, float]:
+        """Return how much each example shares with a sentence."""
         total = len(self._words)
-        return math.fsum(sorted(math.log(total / self._often[w]) for w in common))
+        rare = {
+            w: math.log(total / self._often[w])
+            for w in _words(sentence)
+            if self._often[w]
+        }
+        return {
+            place: math.fsum(rare[w] for w in self._words.get(place, ()) if w in rare)
+            for place in places
+        }
 
 
 def _words(text: str) -> set[str]:
