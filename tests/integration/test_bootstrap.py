@@ -527,6 +527,25 @@ def test_an_answer_that_was_used_again_costs_what_it_costs(tmp_path: Any) -> Non
     assert first == second > 0
 
 
+def test_tokens_are_those_that_the_endpoint_counted(tmp_path: Any) -> None:
+    """Also of an answer that is used again; where it counts none, by characters."""
+    used = Usage(1, 300, 20)
+
+    async def costs() -> list[float]:
+        counting = FunctionClient(lambda request: LLMResponse("cat", usage=used))
+        cache = tmp_path / "cache.db"
+        clients = {"fast": counting, "smart": counting}
+        async with Engine(clients, progress=False, cache=cache) as engine:
+            records = [await engine.record(Desk(), "cat") for _ in range(2)]
+        calls = [call for r in records for node in r.nodes for call in node.calls]
+        assert [call.reused for call in calls] == [None, "cache"]
+        assert [call.usage for call in calls] == [used, used]
+        assert records[1].usage.total_tokens == 0
+        return [TokenCost()(record) for record in records]
+
+    assert virtually(costs) == [320, 320]
+
+
 def test_bills_are_read_from_the_records() -> None:
     """What the endpoint asked for; a model without a price is refused."""
 

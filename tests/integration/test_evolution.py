@@ -13,6 +13,7 @@ import pytest
 from inf_engine import InferenceModule, LLMInference, Parameter
 from inf_engine.errors import BudgetExceededError, ProposalError, UsageError
 from inf_engine.optimization.acceptance import Verdict
+from inf_engine.optimization.constraints import FrozenSpans
 from inf_engine.optimization.evolution import Evolution, ReflectiveEvolution
 from inf_engine.optimization.feedback import Feedback
 from inf_engine.optimization.notes import Evidence, Note
@@ -204,6 +205,18 @@ class Fixed:
         return [self.answer for job in jobs for _ in job.targets]
 
 
+class Spoiler:
+    """A rewriter that adds one sentence, which spoils what is right."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def rewrite(self, engine: Any, jobs: Sequence[Job]) -> list[Rewrite]:
+        self.asked += 1
+        said = f" Of rule {self.asked % 4}: bad {self.asked % 4}."
+        return [Rewrite(t.text + said) for job in jobs for t in job.targets]
+
+
 def evolve(
     search: Memory, rewriter: Any = None, **options: Any
 ) -> tuple[Evolution, Candidate]:
@@ -307,6 +320,58 @@ def test_ties_are_accepted_and_losses_are_not() -> None:
     assert len(evolution.pool) == 1
     assert best == search.start
     assert any("refused" in reason for _, _, reason in search.log)
+
+
+def spoilt(values: dict[str, str], place: int) -> float:
+    """As `either`, but a sentence may forbid what an example needs."""
+    text = " ".join(values.values())
+    return float(f"bad {place % RULES}." not in text) * either(values, place)
+
+
+def started(start: dict[str, str], **of: Any) -> Memory:
+    """A search with other texts to begin with."""
+    search = Memory(spoilt, **of)
+    search.start = Candidate(start)
+    return search
+
+
+def test_a_sentence_that_does_harm_is_left_out() -> None:
+    """Of all texts that have it, though the rewriter only adds."""
+    rules = " ".join(f"About rule {n}." for n in range(RULES))
+    start = {"first": f"Begin. {rules} Of rule 2: bad 2.", "second": "End."}
+    start["second"] += "\n- Of rule 2: bad 2."
+    search = started(start)
+    _, best = evolve(search, Fixed(Rewrite("No use.")))
+    assert best.values == {"first": f"Begin. {rules}", "second": "End."}
+    left = [c for word, c, _ in search.log if word == "accepted"]
+    assert best in left
+
+
+def test_no_constraint_is_broken_by_leaving_out() -> None:
+    """A frozen span stays, whatever harm it does."""
+    rules = " ".join(f"About rule {n}." for n in range(RULES))
+    start = {"first": f"Begin. {rules} Of rule 2: bad 2.", "second": "End."}
+    search = started(start)
+    frozen = FrozenSpans("Of rule 2: bad 2.")
+    evolve(search, Fixed(Rewrite()), constraints=[frozen])
+    assert search.log
+    tried = [candidate.values["first"] for _, candidate, _ in search.log]
+    assert all("Of rule 2: bad 2." in text for text in tried)
+
+
+def test_a_change_is_tested_where_it_may_matter() -> None:
+    """What it is about is among the examples, and so it fails what it would spoil."""
+    rules = " ".join(f"About rule {n}." for n in range(4))
+    search = started({"first": f"Begin. {rules}", "second": "End."})
+    _, best = evolve(search, Spoiler())
+    tested = {
+        candidate.values["first"]: reason
+        for word, candidate, reason in search.log
+        if word == "rejected"
+    }
+    spoiling = [text for text in tested if "bad" in text]
+    assert spoiling and all("worse" in tested[text] for text in spoiling)
+    assert "bad" not in best.values["first"]
 
 
 def test_rejected_edits_are_shown_to_later_proposals() -> None:

@@ -19,6 +19,8 @@ an engine that runs many calls at once, add to that:
   What edits did not mend is written anew: in every second proposal from one parent;
   but several texts, of which more would be forgotten, only while there is nothing else
   to try.
+- A child is tested on the examples that its changes seem to be about (`relevance`),
+  and the best one is tried without what does harm or nothing (`pruning`).
 - No evidence is paid for twice (`cases`).
 - Held-out examples are for choosing, not for learning, and cost less than half of all
   rollouts. A child runs on a few, and on more only while it may be the best; a race
@@ -41,7 +43,7 @@ from inf_engine.optimization.optimizer import Optimizer
 from inf_engine.optimization.outcomes import together
 from inf_engine.optimization.pareto import Member, Pool, common_ancestor, merge
 from inf_engine.optimization.proposals import Proposal
-from inf_engine.optimization.pruning import Pruning
+from inf_engine.optimization.pruning import Cut, Pruning
 from inf_engine.optimization.racing import Race, Scorebook
 from inf_engine.optimization.rewriter import Job, Rewriter, Target
 from inf_engine.optimization.search import Candidate, Change, Search, names_in
@@ -75,6 +77,8 @@ class ReflectiveEvolution(Optimizer):
             an example blames several.
         val_share: The part of all rollouts that may be held-out ones, above 0 and
             below 0.5; those of the first candidate do not count.
+        shorten: Whether sentences that seem to be about nothing are left out if nothing
+            gets worse, once there is nothing else to try.
         mode: ``"edits"``, and whole texts where these do not help; or ``"rewrite"``,
             always whole texts.
         **options: The other arguments of `Optimizer`.
@@ -94,6 +98,7 @@ class ReflectiveEvolution(Optimizer):
         proposals: int = 1,
         coordinated: bool = True,
         val_share: float = 0.15,
+        shorten: bool = True,
         mode: str = "edits",
         **options: Any,
     ) -> None:
@@ -110,7 +115,7 @@ class ReflectiveEvolution(Optimizer):
         super().__init__(params, engine=engine, alias=alias, mode=mode, **options)
         self.minibatch, self.parents = minibatch, parents
         self.proposals, self.coordinated = proposals, coordinated
-        self.val_share = val_share
+        self.val_share, self.shorten = val_share, shorten
 
     async def search(self, search: Search) -> None:
         """Look for better candidates until the search is over (see above).
@@ -210,6 +215,8 @@ class Evolution:
         grown |= await self._cross()
         for _ in range(_CUTS):
             grown |= await self._prune()
+        if self.optimizer.shorten and not grown:
+            grown = await self._shorten()
         self._idle = 0 if grown else self._idle + 1
         await self.book.compare()
         self._report()
@@ -337,21 +344,35 @@ class Evolution:
     async def _prune(self) -> bool:
         """Try the best one without what may do harm; say whether it was tested."""
         best = self.book.ranked()[0][0]
-        before = self.book.train.get(best.candidate, {})
-        cut = self.pruning.harmful(best.candidate, before)
-        if cut is None or cut.candidate.digest in self._tried:
-            return False
-        reasons = dict.fromkeys(self.names, f"it did harm: {cut.sentence}")
+        known = self.book.train.get(best.candidate, {})
+        cut = self.pruning.harmful(best.candidate, known)
+        return cut is not None and await self._leave_out(best, cut)
+
+    async def _shorten(self) -> bool:
+        """Try the best one without what seems idle; say whether it was tested."""
+        best = self.book.ranked()[0][0]
+        known = self.book.train.get(best.candidate, {})
+        cut = self.pruning.idle(best.candidate, known)
+        return cut is not None and await self._leave_out(best, cut)
+
+    async def _leave_out(self, best: Member, cut: Cut) -> bool:
+        """Test a candidate with less in it; say whether it was tested."""
+        before = self.book.train[best.candidate]
+        why = "harmful" if cut.must_gain else "idle"
+        reasons = dict.fromkeys(self.names, f"{why}: {' '.join(cut.sentences)}")
         attempt = self._try((best,), cut.candidate.values, reasons)
         held = self.optimizer._by_name()
-        if any(held[c.parameter].broken(c.before, c.after) for c in attempt.changes):
+        broken = [held[c.parameter].broken(c.before, c.after) for c in attempt.changes]
+        if any(broken) or attempt.candidate.digest in self._tried:
+            self.pruning.missed(cut)
             return False
-        verdict = await self._tested(attempt, cut.wrong, before)
-        if verdict.gain.mean > 0:
-            verdict = await self._tested(attempt, [*cut.wrong, *cut.right], before)
-        if verdict.accepted and verdict.gain.mean > 0:
+        verdict = await self._tested(attempt, cut.first, before)
+        if _is_kept(cut, verdict):
+            verdict = await self._tested(attempt, [*cut.first, *cut.then], before)
+        if _is_kept(cut, verdict):
             await self._take_in(attempt, verdict)
         else:
+            self.pruning.missed(cut)
             self._told(attempt, verdict.reason)
         return True
 
@@ -439,6 +460,11 @@ class Evolution:
         """Tell of what was tried."""
         parents = [parent.candidate for parent in attempt.parents]
         self.search.rejected(attempt.candidate, parents, attempt.changes, reason)
+
+
+def _is_kept(cut: Cut, verdict: Verdict) -> bool:
+    """Say whether a cut is good enough by what was seen of it."""
+    return verdict.accepted and (verdict.gain.mean > 0 or not cut.must_gain)
 
 
 def _called(target: Target) -> Target:

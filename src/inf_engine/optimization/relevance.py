@@ -52,6 +52,18 @@ class Relevance:
         found = [place for place, weight in weights.items() if weight >= least > 0.0]
         return sorted(found, key=lambda place: -weights[place])
 
+    def coverage(self, sentence: str) -> float:
+        """Return how much of a sentence is found in one example at most, 0 to 1.
+
+        Args:
+            sentence: The sentence; a rare word counts more than a common one.
+        """
+        total = len(self._words) + 1
+        words = sorted(_words(sentence))
+        whole = math.fsum(math.log(total / (self._often[w] + 1)) for w in words)
+        most = max(self._weights(sentence, self._words).values(), default=0.0)
+        return min(1.0, most / whole) if whole > 0.0 else 0.0
+
     def chosen(
         self, sentences: Sequence[str], places: Sequence[int], most: int
     ) -> list[int]:
