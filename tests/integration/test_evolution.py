@@ -347,6 +347,22 @@ def test_a_sentence_that_does_harm_is_left_out() -> None:
     assert best in left
 
 
+@pytest.mark.parametrize("shorten", [True, False])
+def test_what_is_about_nothing_is_left_out_at_the_end(shorten: bool) -> None:
+    """Not what is needed, and not if nobody wants it."""
+    rules = " ".join(f"About rule {n}." for n in range(RULES))
+    talk = "Do take care. We value that. It matters, you know."
+    search = started({"first": f"Begin. {talk} {rules}", "second": f"End. {talk}"})
+    evolution, _ = evolve(search, Fixed(Rewrite()), shorten=shorten)
+    shortest = min(
+        (len(m.candidate.values["first"]), m) for m in evolution.pool.members
+    )
+    values = dict(shortest[1].candidate.values)
+    kept = {"first": f"Begin. {rules}", "second": "End."}
+    assert values == (kept if shorten else search.start.values)
+    assert all(true(search, m.candidate) == 1.0 for m in evolution.pool.members)
+
+
 def test_no_constraint_is_broken_by_leaving_out() -> None:
     """A frozen span stays, whatever harm it does."""
     rules = " ".join(f"About rule {n}." for n in range(RULES))

@@ -53,3 +53,39 @@ def test_no_more_examples_than_allowed_and_no_first_sentence() -> None:
     alone = Candidate({"desk": GLASS, "till": 3})
     assert pruning().harmful(alone, scored(1, 3, 5)) is None
     assert without("Glass. Glass. - Glass. Gift.", {"Glass."}) == "Glass. Gift."
+
+
+IDLE = Candidate(
+    {"desk": f"Work. Be so kind. {GIFTS} {GLASS} Enjoy it.", "till": "Bill. Smile."}
+)
+
+
+def test_what_no_example_has_a_word_of_is_idle() -> None:
+    """A quarter of the sentences at a time, those that are covered least first."""
+    cut = pruning(most=4).idle(IDLE, scored())
+    assert cut is not None and not cut.must_gain
+    assert cut.sentences == ("Be so kind.",)
+    assert cut.candidate.values["desk"] == f"Work. {GIFTS} {GLASS} Enjoy it."
+    assert (len(cut.first), len(cut.then)) == (4, 4)
+
+
+def test_two_that_were_missed_are_enough() -> None:
+    """Until there are new sentences; a group is halved first."""
+    cuts, scores = pruning(), scored()
+    for sentence in ("Be so kind.", "Enjoy it."):
+        cut = cuts.idle(IDLE, scores)
+        assert cut is not None and cut.sentences == (sentence,)
+        cuts.missed(cut)
+    assert cuts.idle(IDLE, scores) is None
+    more = IDLE.with_values({"till": "Bill. Smile. Wave. Bow. Nod. Wink."})
+    cut = cuts.idle(more, scores)
+    assert (
+        cut is not None and cut.sentences == ("Smile.", "Wave.")[: len(cut.sentences)]
+    )
+    many = IDLE.with_values({"till": " ".join(f"Say {n}." for n in range(9))})
+    group = cuts.idle(many, scores)
+    assert group is not None and len(group.sentences) == 2
+    cuts.missed(group)
+    half = cuts.idle(many, scores)
+    assert half is not None and half.sentences == group.sentences[:1]
+    assert cuts.idle(IDLE, {}) is None

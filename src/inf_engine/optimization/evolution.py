@@ -31,9 +31,9 @@ The search ends when the trainer says so, when the budget does not allow the nex
 or when several rounds brought nothing to try.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from inf_engine.errors import UsageError
 from inf_engine.optimization.acceptance import Verdict
@@ -61,6 +61,9 @@ _ANEW = (
     "things of one case keep the one that the examples confirm, and leave out what "
     "they speak against."
 )
+
+
+CutOf: TypeAlias = Callable[[Candidate, Mapping[int, float]], Cut | None]
 
 
 class ReflectiveEvolution(Optimizer):
@@ -214,9 +217,9 @@ class Evolution:
             grown |= await self._grow(case, proposals)
         grown |= await self._cross()
         for _ in range(_CUTS):
-            grown |= await self._prune()
+            grown |= await self._prune(self.pruning.harmful)
         if self.optimizer.shorten and not grown:
-            grown = await self._shorten()
+            grown = await self._prune(self.pruning.idle)
         self._idle = 0 if grown else self._idle + 1
         await self.book.compare()
         self._report()
@@ -341,23 +344,13 @@ class Evolution:
 
     # -- leaving out ------------------------------------------------------------
 
-    async def _prune(self) -> bool:
-        """Try the best one without what may do harm; say whether it was tested."""
+    async def _prune(self, cut_of: CutOf) -> bool:
+        """Test the best one with less in it; say whether there was anything to test."""
         best = self.book.ranked()[0][0]
-        known = self.book.train.get(best.candidate, {})
-        cut = self.pruning.harmful(best.candidate, known)
-        return cut is not None and await self._leave_out(best, cut)
-
-    async def _shorten(self) -> bool:
-        """Try the best one without what seems idle; say whether it was tested."""
-        best = self.book.ranked()[0][0]
-        known = self.book.train.get(best.candidate, {})
-        cut = self.pruning.idle(best.candidate, known)
-        return cut is not None and await self._leave_out(best, cut)
-
-    async def _leave_out(self, best: Member, cut: Cut) -> bool:
-        """Test a candidate with less in it; say whether it was tested."""
-        before = self.book.train[best.candidate]
+        before = self.book.train.get(best.candidate, {})
+        cut = cut_of(best.candidate, before)
+        if cut is None:
+            return False
         why = "harmful" if cut.must_gain else "idle"
         reasons = dict.fromkeys(self.names, f"{why}: {' '.join(cut.sentences)}")
         attempt = self._try((best,), cut.candidate.values, reasons)

@@ -9,11 +9,11 @@ sentences are left out, and the scores say whether they were missed.
   least half of the examples that it is about (`Relevance`) are wrong, and more of them
   than elsewhere. It is tried on the wrong ones first: if none of them comes right
   without it, nothing can be gained, and the others are not run.
-- What is about nothing makes prompts longer, dearer and, if there is much of it, worse.
-  Sentences whose words no example has are left out together, a quarter of all first, and
-  half as many after each failure (group testing: Dorfman 1943, "The detection of
-  defective members of large populations", Ann. Math. Stat. 14, 436-440); after two that
-  were missed one by one, only when there are new sentences.
+- What is about nothing makes prompts longer, dearer and, if there is much of it,
+  worse. Sentences whose words no example has are left out together, a quarter of all
+  first, and half as many after each failure (group testing: Dorfman 1943, "The
+  detection of defective members of large populations", Ann. Math. Stat. 14, 436-440).
+  When two were missed one by one, no more are tried until there are new sentences.
 - What several texts say alike is left out of all of them.
 - The first sentence of a text stays: it says what the text is for.
 """
