@@ -127,6 +127,7 @@ class BootstrapDemos(ComparingOptimizer):
         Raises:
             UsageError: If none of its names is one of ours, or it has no held-out
                 examples.
+            BudgetExceededError: If the budget does not allow the next call.
         """
         await _Bootstrap(self, search).run()
 

@@ -292,6 +292,7 @@ class ChoiceSearch(ComparingOptimizer):
 
         Raises:
             UsageError: If none of its names is one of ours.
+            BudgetExceededError: If the budget does not allow the next call.
         """
         await _Rounds(self, search).run()
 

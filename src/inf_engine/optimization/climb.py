@@ -61,6 +61,7 @@ class Climb:
         Raises:
             ProposalError: If the rewriter could not be asked.
             CriticError: If the critic failed.
+            BudgetExceededError: If the budget does not allow the next call.
         """
         most = _PASSES * self.search.train_size
         while self.idle < most and not self.search.is_over():

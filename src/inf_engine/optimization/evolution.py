@@ -130,6 +130,7 @@ class ReflectiveEvolution(Optimizer):
             UsageError: If none of its names is one of ours.
             ProposalError: If the rewriter could not be asked.
             CriticError: If the critic failed.
+            BudgetExceededError: If the budget does not allow the next call.
         """
         await Evolution(self, search).run()
 
@@ -191,6 +192,7 @@ class Evolution:
         Raises:
             ProposalError: If the rewriter could not be asked.
             CriticError: If the critic failed.
+            BudgetExceededError: If the budget does not allow the next call.
         """
         first = Member(self.search.start)
         self.pool.add(first)

@@ -297,6 +297,7 @@ class Optimizer:
             UsageError: If none of its names is one of ours.
             ProposalError: If the rewriter could not be asked.
             CriticError: If the critic failed.
+            BudgetExceededError: If the budget does not allow the next call.
         """
         await Climb(self, search).run()
 
