@@ -6,7 +6,8 @@ of replacing them. Minibatches grow while nothing goes wrong in them.
 
 An example that was shown several times and is still wrong is shown no more: what can be
 learned from it was learned, or its label is wrong. Near the end many of those that are
-left are of that kind, and would teach nothing but their own mistakes.
+left are of that kind, and would teach nothing but their own mistakes. What they teach
+before that is tested on the examples that it is about, where others speak against it.
 """
 
 from collections.abc import Sequence
@@ -35,9 +36,8 @@ class Case:
     Args:
         parent: The parent.
         wrong: The places of training examples that it fails on, to be shown.
-        right: Those it does not, to be shown.
-        test: Some of both, as many of each as is usual for the parent: what its
-            children are tested on.
+        right: Those it does not, the last ones first; the first few are shown.
+        usual: How many of a minibatch it usually fails on.
         turn: How often the parent had its turn before.
     """
 
@@ -94,8 +94,15 @@ class Cases:
         self._turns[parent] = turn + 1
         return Case(parent, wrong, right, usual, turn)
 
-    def test(self, case: Case, changes: Sequence[Change]) -> list[int]:
-        """Return the examples that changes are tested on: where they may matter."""
+    def places(self, case: Case, changes: Sequence[Change]) -> list[int]:
+        """Return the examples to test changes on: those that they may be about.
+
+        As many of them as is usual for the parent are ones that it fails on.
+
+        Args:
+            case: The case.
+            changes: What a child changes.
+        """
         told = [s for change in changes for s in changed(change.before, change.after)]
         told = list(dict.fromkeys(told))
         chosen = self._book.relevance.chosen

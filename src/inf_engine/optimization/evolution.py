@@ -303,7 +303,7 @@ class Evolution:
             if attempt.candidate.digest in self._tried:
                 continue
             tested = True
-            places = self.cases.test(case, attempt.changes)
+            places = self.cases.places(case, attempt.changes)
             verdict = await self._tested(attempt, places, before)
             if verdict.accepted:
                 await self._take_in(attempt, verdict)

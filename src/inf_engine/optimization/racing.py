@@ -139,6 +139,7 @@ class Scorebook:
         train: The scores of each candidate that was run on training examples.
         spent: How many rollouts were asked for, of training and of held-out examples;
             held-out ones of the first candidate are left out.
+        relevance: What the training examples that were run say.
     """
 
     def __init__(self, search: Search, pool: Pool, val_share: float) -> None:
