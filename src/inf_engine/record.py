@@ -52,6 +52,7 @@ class Call:
         waited: Seconds that it was in line before it left.
         reused: Where its answer came from if nothing was sent: a file, or the record
             of an earlier run; None if it was.
+        kept: What that answer took when it was paid for; nothing if it was sent.
     """
 
     request: LLMRequest
@@ -61,6 +62,13 @@ class Call:
     seconds: float
     waited: float = 0.0
     reused: Literal["journal", "cache", "record"] | None = None
+    kept: Usage = Usage()
+
+    @property
+    def usage(self) -> Usage:
+        """What its answer took, now or when it was paid for; nothing without one."""
+        paid = self.paid
+        return self.kept if self.reused or paid is None else paid.usage
 
     @property
     def paid(self) -> LLMResponse | None:

@@ -162,7 +162,7 @@ class FakeSearch:
     ) -> dict[str, list[Note]]:
         return {
             name: [
-                note(r.feedback.content, r.feedback.score, place, system=str(text))
+                note(r.feedback.content, r.score, place, system=str(text))
                 for place, r in enumerate(rollouts)
             ]
             for name, text in candidate.values.items()

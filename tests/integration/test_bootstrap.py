@@ -1,5 +1,6 @@
 """Searches for demonstrations and choices, against models that are known functions."""
 
+import contextlib
 import copy
 import dataclasses
 import random
@@ -121,7 +122,8 @@ def searched(
     async def main() -> Bench:
         async with Engine(clients, progress=False) as engine:
             bench = Bench(engine, module, optimizer.names, *data, **options)
-            await optimizer.search(bench)
+            with contextlib.suppress(BudgetExceededError):
+                await optimizer.search(bench)
             return bench
 
     found: Bench = virtually(main)
@@ -398,7 +400,7 @@ def test_bad_arguments_are_refused() -> None:
     for make, said in bad:
         with pytest.raises(UsageError, match=said):
             make()
-    with pytest.raises(UsageError, match=r"demonstrations \(.*\) are none of the"):
+    with pytest.raises(UsageError, match=r"parameters \(.*\) are none of those"):
         optimizer = BootstrapDemos(everything)
         other = Bench(None, module, ["rules"], TRAIN, VAL)
         virtually(lambda: optimizer.search(other))
@@ -525,6 +527,25 @@ def test_an_answer_that_was_used_again_costs_what_it_costs(tmp_path: Any) -> Non
     assert first == second > 0
 
 
+def test_tokens_are_those_that_the_endpoint_counted(tmp_path: Any) -> None:
+    """Also of an answer that is used again; where it counts none, by characters."""
+    used = Usage(1, 300, 20)
+
+    async def costs() -> list[float]:
+        counting = FunctionClient(lambda request: LLMResponse("cat", usage=used))
+        cache = tmp_path / "cache.db"
+        clients = {"fast": counting, "smart": counting}
+        async with Engine(clients, progress=False, cache=cache) as engine:
+            records = [await engine.record(Desk(), "cat") for _ in range(2)]
+        calls = [call for r in records for node in r.nodes for call in node.calls]
+        assert [call.reused for call in calls] == [None, "cache"]
+        assert [call.usage for call in calls] == [used, used]
+        assert records[1].usage.total_tokens == 0
+        return [TokenCost()(record) for record in records]
+
+    assert virtually(costs) == [320, 320]
+
+
 def test_bills_are_read_from_the_records() -> None:
     """What the endpoint asked for; a model without a price is refused."""
 
@@ -571,7 +592,7 @@ def test_bad_costs_are_refused() -> None:
     for options, said in bad:
         with pytest.raises(UsageError, match=said):
             chosen(**options)
-    with pytest.raises(UsageError, match=r"choices \(.*\) are none of the parameters"):
+    with pytest.raises(UsageError, match=r"parameters \(.*\) are none of those"):
         module = Desk()
         optimizer = ChoiceSearch(module.parameters())
         other = Bench(None, module, ["rules"], ASKED)

@@ -1,6 +1,7 @@
 """`ReflectiveEvolution`: facts about the search, on an in-memory `Search`."""
 
 import asyncio
+import contextlib
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import pytest
 from inf_engine import InferenceModule, LLMInference, Parameter
 from inf_engine.errors import BudgetExceededError, ProposalError, UsageError
 from inf_engine.optimization.acceptance import Verdict
+from inf_engine.optimization.constraints import FrozenSpans
 from inf_engine.optimization.evolution import Evolution, ReflectiveEvolution
 from inf_engine.optimization.feedback import Feedback
 from inf_engine.optimization.notes import Evidence, Note
@@ -104,7 +106,13 @@ class Memory:
                     r.feedback.content,
                     r.score,
                     evidence=(
-                        Evidence(n, name, "system", feedback=r.feedback.content),
+                        Evidence(
+                            n,
+                            name,
+                            "system",
+                            feedback=r.feedback.content,
+                            score=r.score,
+                        ),
                     ),
                 )
                 for n, r in enumerate(rollouts)
@@ -197,6 +205,18 @@ class Fixed:
         return [self.answer for job in jobs for _ in job.targets]
 
 
+class Spoiler:
+    """A rewriter that adds one sentence, which spoils what is right."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def rewrite(self, engine: Any, jobs: Sequence[Job]) -> list[Rewrite]:
+        self.asked += 1
+        said = f" Of rule {self.asked % 4}: bad {self.asked % 4}."
+        return [Rewrite(t.text + said) for job in jobs for t in job.targets]
+
+
 def evolve(
     search: Memory, rewriter: Any = None, **options: Any
 ) -> tuple[Evolution, Candidate]:
@@ -206,7 +226,8 @@ def evolve(
         module.parameters(), alias="m", rewriter=rewriter or Teacher(), **options
     )
     evolution = Evolution(optimizer, search)
-    asyncio.run(evolution.run())
+    with contextlib.suppress(BudgetExceededError):
+        asyncio.run(evolution.run())
     return evolution, evolution.book.ranked()[0][0].candidate
 
 
@@ -301,6 +322,74 @@ def test_ties_are_accepted_and_losses_are_not() -> None:
     assert any("refused" in reason for _, _, reason in search.log)
 
 
+def spoilt(values: dict[str, str], place: int) -> float:
+    """As `either`, but a sentence may forbid what an example needs."""
+    text = " ".join(values.values())
+    return float(f"bad {place % RULES}." not in text) * either(values, place)
+
+
+def started(start: dict[str, str], **of: Any) -> Memory:
+    """A search with other texts to begin with."""
+    search = Memory(spoilt, **of)
+    search.start = Candidate(start)
+    return search
+
+
+def test_a_sentence_that_does_harm_is_left_out() -> None:
+    """Of all texts that have it, though the rewriter only adds."""
+    rules = " ".join(f"About rule {n}." for n in range(RULES))
+    start = {"first": f"Begin. {rules} Of rule 2: bad 2.", "second": "End."}
+    start["second"] += "\n- Of rule 2: bad 2."
+    search = started(start)
+    _, best = evolve(search, Fixed(Rewrite("No use.")))
+    assert best.values == {"first": f"Begin. {rules}", "second": "End."}
+    left = [c for word, c, _ in search.log if word == "accepted"]
+    assert best in left
+
+
+@pytest.mark.parametrize("shorten", [True, False])
+def test_what_is_about_nothing_is_left_out_at_the_end(shorten: bool) -> None:
+    """Not what is needed, and not if nobody wants it."""
+    rules = " ".join(f"About rule {n}." for n in range(RULES))
+    talk = "Do take care. We value that. It matters, you know."
+    search = started({"first": f"Begin. {talk} {rules}", "second": f"End. {talk}"})
+    evolution, _ = evolve(search, Fixed(Rewrite()), shorten=shorten)
+    shortest = min(
+        (len(m.candidate.values["first"]), m) for m in evolution.pool.members
+    )
+    values = dict(shortest[1].candidate.values)
+    kept = {"first": f"Begin. {rules}", "second": "End."}
+    assert values == (kept if shorten else search.start.values)
+    assert all(true(search, m.candidate) == 1.0 for m in evolution.pool.members)
+
+
+def test_no_constraint_is_broken_by_leaving_out() -> None:
+    """A frozen span stays, whatever harm it does."""
+    rules = " ".join(f"About rule {n}." for n in range(RULES))
+    start = {"first": f"Begin. {rules} Of rule 2: bad 2.", "second": "End."}
+    search = started(start)
+    frozen = FrozenSpans("Of rule 2: bad 2.")
+    evolve(search, Fixed(Rewrite()), constraints=[frozen])
+    assert search.log
+    tried = [candidate.values["first"] for _, candidate, _ in search.log]
+    assert all("Of rule 2: bad 2." in text for text in tried)
+
+
+def test_a_change_is_tested_where_it_may_matter() -> None:
+    """What it is about is among the examples, and so it fails what it would spoil."""
+    rules = " ".join(f"About rule {n}." for n in range(4))
+    search = started({"first": f"Begin. {rules}", "second": "End."})
+    _, best = evolve(search, Spoiler())
+    tested = {
+        candidate.values["first"]: reason
+        for word, candidate, reason in search.log
+        if word == "rejected"
+    }
+    spoiling = [text for text in tested if "bad" in text]
+    assert spoiling and all("worse" in tested[text] for text in spoiling)
+    assert "bad" not in best.values["first"]
+
+
 def test_rejected_edits_are_shown_to_later_proposals() -> None:
     """What did not help is remembered, with the reason."""
 
@@ -362,7 +451,8 @@ def test_parents_come_from_the_front_only() -> None:
         return parent
 
     evolution.pool.draw = checked  # ty: ignore[invalid-assignment]
-    asyncio.run(evolution.run())
+    with contextlib.suppress(BudgetExceededError):
+        asyncio.run(evolution.run())
     assert len(evolution.pool) > 1
 
 
@@ -419,7 +509,7 @@ def test_the_same_seed_gives_the_same_trajectory(proposals: int) -> None:
 
 @pytest.mark.parametrize("budget", [0, 5, 8, 20, 33, 61, 100])
 def test_a_budget_that_is_gone_in_the_middle_ends_the_search(budget: int) -> None:
-    """Wherever it happens; what was accepted before counts."""
+    """Wherever it happens, the trainer is told; what was accepted before counts."""
     search = Memory(both, budget=budget)
     evolve(search)
     assert len(search.runs) <= budget

@@ -285,6 +285,16 @@ def test_steps_epochs_and_patience_end_it() -> None:
     assert len(result.history.decisions) == 2
 
 
+@pytest.mark.parametrize("kind", [TextGradientDescent, ReflectiveEvolution])
+def test_a_request_that_does_not_fit_is_told_as_a_spent_budget(kind: Any) -> None:
+    """Something is left of it, and yet nothing more can be asked."""
+    world = World(rewriter=lambda _: "never asked")
+    optimizer = kind(world.module.parameters(), alias="r")
+    result = trained(world, optimizer=optimizer, budget=Budget(tokens=900))
+    assert result.stopped == "the budget is spent"
+    assert world.rewriter.requests == [] and result.spent.tokens < 900
+
+
 def test_files(tmp_path: Path) -> None:
     """The folder has the values, the lineage and the report, for the owner only."""
     world = World()

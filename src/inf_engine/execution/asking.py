@@ -16,7 +16,7 @@ from inf_engine.graph import GraphNode
 from inf_engine.journal import Row
 from inf_engine.resources.job import Job, JobState, Order
 from inf_engine.resources.ledger import Reuse
-from inf_engine.types import LLMResponse
+from inf_engine.types import LLMResponse, Usage
 
 
 class NodeJob(Job):
@@ -81,11 +81,11 @@ class NodeJob(Job):
         self.kept = outcome
         self.ended(outcome)
 
-    def reused(self, response: LLMResponse, source: Reuse) -> None:
-        """Take an answer that was paid for before."""
+    def reused(self, response: LLMResponse, source: Reuse, kept: Usage) -> None:
+        """Take an answer that was paid for before, and what it took then."""
         work = self.run.work
         self.since = work.now()
-        work.reused(self, response, source)
+        work.reused(self, response, source, kept)
         if self.delta is not None:
             self.delta(response.text)
         self.ended(response)

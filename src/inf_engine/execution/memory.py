@@ -276,7 +276,8 @@ class Memory:
             return
         self.ledger.reused(job.alias, job.origin, kind)
         job.state = JobState.ENDED
-        job.reused(replace(response, usage=Usage(), cost=0.0, seconds=0.0), kind)
+        free = replace(response, usage=Usage(), cost=0.0, seconds=0.0)
+        job.reused(free, kind, response.usage)
 
 
 def _check_file(name: str, given: Any) -> None:

@@ -232,4 +232,4 @@ def _repeated(call: Call) -> Call:
     if paid is None:
         return replace(call, reused="record")
     free = replace(paid, usage=Usage(), cost=0.0, seconds=0.0)
-    return replace(call, response=free, error=None, reused="record")
+    return replace(call, response=free, error=None, reused="record", kept=call.usage)

@@ -142,6 +142,7 @@ class Work:
         job: Any,
         outcome: LLMResponse | BaseException,
         reused: Reuse | None = None,
+        kept: Usage | None = None,
     ) -> None:
         """Note how a try ended, or that its answer was there before."""
         response = outcome if isinstance(outcome, LLMResponse) else None
@@ -156,13 +157,16 @@ class Work:
             self._loop.time() - job.since,
             job.waited,
             reused,
+            kept or Usage(),
         )
         self.entries[job.node.index].calls += (call,)
 
-    def reused(self, job: Any, response: LLMResponse, source: Reuse) -> None:
-        """Note an answer that was paid for before."""
+    def reused(
+        self, job: Any, response: LLMResponse, source: Reuse, kept: Usage
+    ) -> None:
+        """Note an answer that was paid for before, and what it took then."""
         self._note_start(job.node, job.since)
-        self.received(job, response, source)
+        self.received(job, response, source, kept)
 
     def limit(self, node: GraphNode, expire: Callable[[], None]) -> None:
         """Let a node expire `node_timeout` after its first request left."""

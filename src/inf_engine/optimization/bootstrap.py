@@ -28,15 +28,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from inf_engine.demos import Demo, DemoParameter
-from inf_engine.errors import BudgetExceededError, OutputParseError, UsageError
+from inf_engine.errors import OutputParseError, UsageError
 from inf_engine.graph import content
 from inf_engine.llm import LLMInference
 from inf_engine.messages import by_field
 from inf_engine.optimization.acceptance import Gate
+from inf_engine.optimization.comparing import ComparingOptimizer
 from inf_engine.optimization.groups import check_counts
-from inf_engine.optimization.optimizer import Optimizer
-from inf_engine.optimization.proposals import Proposal
-from inf_engine.optimization.search import Candidate, Change, Rollout, Scores, Search
+from inf_engine.optimization.search import (
+    Candidate,
+    Change,
+    Rollout,
+    Scores,
+    Search,
+    names_in,
+)
 from inf_engine.parameter import Parameter
 from inf_engine.record import NodeRecord, RunRecord
 from inf_engine.schema import OutputType, jsonable
@@ -47,7 +53,7 @@ _DRAWS = 16  # tries to draw a subset that was not tried yet
 _HEADS = {f"{role}: ": role for role in ("system", "user", "assistant", "tool")}
 
 
-class BootstrapDemos(Optimizer):
+class BootstrapDemos(ComparingOptimizer):
     """Looks for the demonstrations that raise the held-out score.
 
     Args:
@@ -112,17 +118,6 @@ class BootstrapDemos(Optimizer):
                 "LLMInference(..., demos=DemoParameter())."
             )
 
-    async def propose(self, *args: Any, **kwargs: Any) -> Proposal:
-        """Refuse: demonstrations are not made from feedback.
-
-        Raises:
-            UsageError: Always.
-        """
-        raise UsageError(
-            "BootstrapDemos takes no step from feedback: it compares scores. Train "
-            "with Trainer(..., optimizer=...).fit(...), which calls its search."
-        )
-
     async def search(self, search: Search) -> None:
         """Look for better demonstrations; see the top of the file.
 
@@ -132,6 +127,7 @@ class BootstrapDemos(Optimizer):
         Raises:
             UsageError: If none of its names is one of ours, or it has no held-out
                 examples.
+            BudgetExceededError: If the budget does not allow the next call.
         """
         await _Bootstrap(self, search).run()
 
@@ -153,14 +149,7 @@ class _Bootstrap:
     def __init__(self, optimizer: BootstrapDemos, search: Search) -> None:
         self.optimizer = optimizer
         self.search = search
-        ours = optimizer.names
-        self.names = [name for name in search.names if name in ours]
-        if not self.names:
-            raise UsageError(
-                f"the optimizer's demonstrations ({', '.join(ours)}) are none of the "
-                f"parameters of the module in training ({', '.join(search.names)}): "
-                "build it with parameters of that module."
-            )
+        self.names = names_in(search, optimizer.names)
         if not search.val_size:
             raise UsageError(
                 "BootstrapDemos needs held-out examples: a demonstration must not "
@@ -172,18 +161,15 @@ class _Bootstrap:
 
     async def run(self) -> None:
         """Fill the pool, then try subsets of it."""
-        try:
-            before = await self._held_out(self.search.start)
-            runs, labelled = await self._harvest(self._barred(before))
-            self.optimizer.harvested = len(runs)
-            scores = Scores.of(self.best, before)
-            for number in range(self.optimizer.candidates):
-                candidate = self._candidate(runs, labelled, number)
-                if candidate is None or self.search.is_over():
-                    return
-                scores = await self._try(candidate, scores)
-        except BudgetExceededError:
-            return
+        before = await self._held_out(self.search.start)
+        runs, labelled = await self._harvest(self._barred(before))
+        self.optimizer.harvested = len(runs)
+        scores = Scores.of(self.best, before)
+        for number in range(self.optimizer.candidates):
+            candidate = self._candidate(runs, labelled, number)
+            if candidate is None or self.search.is_over():
+                return
+            scores = await self._try(candidate, scores)
 
     async def _held_out(self, candidate: Candidate) -> list[Rollout]:
         """Run a candidate on the held-out examples; with records for the first."""

@@ -6,16 +6,18 @@ of replacing them. Minibatches grow while nothing goes wrong in them.
 
 An example that was shown several times and is still wrong is shown no more: what can be
 learned from it was learned, or its label is wrong. Near the end many of those that are
-left are of that kind, and would teach nothing but their own mistakes.
+left are of that kind, and would teach nothing but their own mistakes. What they teach
+before that is tested on the examples that it is about, where others speak against it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from inf_engine.optimization.edits import changed
 from inf_engine.optimization.notes import Note
 from inf_engine.optimization.pareto import Member
 from inf_engine.optimization.racing import Scorebook
-from inf_engine.optimization.search import Rollout, Search
+from inf_engine.optimization.search import Change, Search
 
 _TOP = 1.0 - 1e-9  # the scores of a search are in [0, 1]
 _LEAST = 2  # failing examples that a child is tested on
@@ -34,16 +36,15 @@ class Case:
     Args:
         parent: The parent.
         wrong: The places of training examples that it fails on, to be shown.
-        right: Those it does not, to be shown.
-        test: Some of both, as many of each as is usual for the parent: what its
-            children are tested on.
+        right: Those it does not, the last ones first; the first few are shown.
+        usual: How many of a minibatch it usually fails on.
         turn: How often the parent had its turn before.
     """
 
     parent: Member
     wrong: Sequence[int]
     right: Sequence[int]
-    test: Sequence[int]
+    usual: int
     turn: int = 0
 
 
@@ -89,11 +90,25 @@ class Cases:
         known = self._known(parent)
         right = [place for place in reversed(known) if known[place] >= _TOP]
         usual = round(self._size * (1.0 - sum(known.values()) / len(known)))
-        failing = wrong[: max(_LEAST, usual)]
-        test = [*failing, *right[: max(0, self._size - len(failing))]]
         turn = self._turns.get(parent, 0)
         self._turns[parent] = turn + 1
-        return Case(parent, wrong, right[:PASSING], test, turn)
+        return Case(parent, wrong, right, usual, turn)
+
+    def places(self, case: Case, changes: Sequence[Change]) -> list[int]:
+        """Return the examples to test changes on: those that they may be about.
+
+        As many of them as is usual for the parent are ones that it fails on.
+
+        Args:
+            case: The case.
+            changes: What a child changes.
+        """
+        told = [s for change in changes for s in changed(change.before, change.after)]
+        told = list(dict.fromkeys(told))
+        chosen = self._book.relevance.chosen
+        failing = chosen(told, case.wrong, max(_LEAST, case.usual))
+        most = max(0, self._size - len(failing))
+        return [*failing, *chosen(told, case.right, most)]
 
     async def notes(self, case: Case, names: Sequence[str]) -> dict[str, list[Note]]:
         """Return the notes that a case leaves on each parameter.
@@ -105,10 +120,10 @@ class Cases:
         Raises:
             CriticError: If the critic failed.
         """
-        places, candidate = [*case.wrong, *case.right], case.parent.candidate
+        places, candidate = [*case.wrong, *case.right[:PASSING]], case.parent.candidate
         rollouts = await self._search.rollouts(candidate, places, record=True)
         notes = await self._search.notes(candidate, rollouts)
-        return {name: _rescaled(notes.get(name, ()), rollouts) for name in names}
+        return {name: list(notes.get(name, ())) for name in names}
 
     def _known(self, parent: Member) -> dict[int, float]:
         """Return the scores of a parent on training examples."""
@@ -134,15 +149,3 @@ class Cases:
             if place not in known and place not in found:
                 found.append(place)
         return found
-
-
-def _rescaled(notes: Sequence[Note], rollouts: Sequence[Rollout]) -> list[Note]:
-    """Return notes with the scores of the search, which are in [0, 1]."""
-    scores = {place: rollout.score for place, rollout in enumerate(rollouts)}
-    scaled = []
-    for note in notes:
-        calls = [
-            replace(e, score=scores.get(e.example, e.score)) for e in note.evidence
-        ]
-        scaled.append(replace(note, evidence=tuple(calls)))
-    return scaled

@@ -5,11 +5,10 @@ quality and cost and is no text. As an argument of an `LLMInference` (its alias,
 temperature, top_p, max_tokens, seed) the call uses the value that is chosen; elsewhere
 forward reads ``self.samples.value``.
 
-The cost of a run is computed from the requests and answers in its record, at 4
-characters a token, and not from what was billed: an answer out of the cache or the
-journal costs what it costs when it is asked for, so that a candidate does not look
-cheap because another one has paid for it, and a training that runs again decides as
-it did.
+The cost of a run is what its answers took when they were paid for, and not what was
+billed: an answer out of the cache or the journal costs what it cost first, so that a
+candidate does not look cheap because another one has paid for it, and a training that
+runs again decides as it did.
 """
 
 import math
@@ -18,7 +17,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
 from inf_engine.errors import (
-    BudgetExceededError,
     ParameterTypeError,
     ParameterValueError,
     TrainingError,
@@ -26,16 +24,15 @@ from inf_engine.errors import (
     known_names,
 )
 from inf_engine.optimization.acceptance import Gate, Verdict
+from inf_engine.optimization.comparing import ComparingOptimizer
 from inf_engine.optimization.groups import check_counts
 from inf_engine.optimization.objective import Objective, judge, means
-from inf_engine.optimization.optimizer import Optimizer
-from inf_engine.optimization.proposals import Proposal
-from inf_engine.optimization.search import Candidate, Change, Search, Split
+from inf_engine.optimization.search import Candidate, Change, Search, Split, names_in
 from inf_engine.parameter import Parameter
 from inf_engine.record import Call, RunRecord
 from inf_engine.resources.estimate import CHARACTERS_PER_TOKEN, TokenEstimator
 from inf_engine.resources.prices import Price
-from inf_engine.types import Usage
+from inf_engine.types import LLMResponse, Usage
 
 Choice: TypeAlias = str | int | float | bool | None
 
@@ -147,8 +144,9 @@ def _same(one: Any, other: Any) -> bool:
 class TokenCost:
     """What a run costs: its tokens, or what they cost at given prices.
 
-    Estimated at 4 characters a token from what was asked and answered, reasoning
-    included where it is shown, so that an answer that was used again costs the same.
+    As the endpoint counted them, also for an answer that is used again. Where it counts
+    nothing they are estimated at 4 characters a token from what was asked and answered,
+    reasoning included where it is shown.
 
     Args:
         prices: USD per million tokens for each alias; None to count tokens.
@@ -178,10 +176,7 @@ class TokenCost:
         answer = call.paid
         if answer is None:
             return 0.0
-        tools = [f"{tool.name}{tool.arguments}" for tool in answer.tool_calls]
-        written = len(answer.text) + len(answer.reasoning) + sum(map(len, tools))
-        read = TokenEstimator().input_tokens(call.request)
-        usage = Usage(1, read, math.ceil(written / CHARACTERS_PER_TOKEN))
+        usage = call.usage if call.usage.total_tokens else _estimated(call, answer)
         if self.prices is None:
             return usage.total_tokens
         if alias not in self.prices:
@@ -191,6 +186,14 @@ class TokenCost:
                 "with Price(0.0, 0.0)."
             )
         return self.prices[alias].cost(usage)
+
+
+def _estimated(call: Call, answer: LLMResponse) -> Usage:
+    """Return what a request and its answer take, by their characters."""
+    tools = [f"{tool.name}{tool.arguments}" for tool in answer.tool_calls]
+    written = len(answer.text) + len(answer.reasoning) + sum(map(len, tools))
+    read = TokenEstimator().input_tokens(call.request)
+    return Usage(1, read, math.ceil(written / CHARACTERS_PER_TOKEN))
 
 
 def billed(record: RunRecord) -> float:
@@ -220,7 +223,7 @@ def billed(record: RunRecord) -> float:
     return cost
 
 
-class ChoiceSearch(Optimizer):
+class ChoiceSearch(ComparingOptimizer):
     """Chooses among the values of `ChoiceParameter`s, one parameter after the other.
 
     The objective of an example is its score less `cost_weight` times its cost. Each
@@ -281,17 +284,6 @@ class ChoiceSearch(Optimizer):
                 "LLMInference(ChoiceParameter('fast', ['fast', 'smart']))."
             )
 
-    async def propose(self, *args: Any, **kwargs: Any) -> Proposal:
-        """Refuse: choices are not made from feedback.
-
-        Raises:
-            UsageError: Always.
-        """
-        raise UsageError(
-            "ChoiceSearch takes no step from feedback: it compares scores. Train with "
-            "Trainer(..., optimizer=...).fit(...), which calls its search."
-        )
-
     async def search(self, search: Search) -> None:
         """Look for better choices; see the class.
 
@@ -300,6 +292,7 @@ class ChoiceSearch(Optimizer):
 
         Raises:
             UsageError: If none of its names is one of ours.
+            BudgetExceededError: If the budget does not allow the next call.
         """
         await _Rounds(self, search).run()
 
@@ -330,31 +323,19 @@ class _Rounds:
         self.split: Split = "val" if search.val_size else "train"
         self.places = range(search.val_size or search.train_size)
         held = optimizer._trainable()
-        self.choices = {
-            name: held[name].parameter.choices or ()
-            for name in search.names
-            if name in held
-        }
-        if not self.choices:
-            raise UsageError(
-                f"the optimizer's choices ({', '.join(held)}) are none of the "
-                f"parameters of the module in training ({', '.join(search.names)}): "
-                "build it with parameters of that module."
-            )
+        names = names_in(search, tuple(held))
+        self.choices = {name: held[name].parameter.choices or () for name in names}
         self.best = search.start
         self.tried = {search.start.digest}
 
     async def run(self) -> None:
         """Go round until nothing changes, or the search is over."""
-        try:
-            for _ in range(self.optimizer.rounds):
-                before = self.best
-                for name in self.choices:
-                    await self._choose(name)
-                if self.best == before or self.search.is_over():
-                    return
-        except BudgetExceededError:
-            return
+        for _ in range(self.optimizer.rounds):
+            before = self.best
+            for name in self.choices:
+                await self._choose(name)
+            if self.best == before or self.search.is_over():
+                return
 
     async def _choose(self, name: str) -> None:
         """Try every other value of one parameter."""

@@ -14,14 +14,18 @@ everything is right already, or the rewriter has nothing usable to say.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from inf_engine.errors import BudgetExceededError, UsageError
 from inf_engine.optimization.acceptance import Verdict
-from inf_engine.optimization.notes import Note
 from inf_engine.optimization.proposals import Proposal
-from inf_engine.optimization.search import Candidate, Change, Rollout, Scores, Search
+from inf_engine.optimization.search import (
+    Candidate,
+    Change,
+    Rollout,
+    Scores,
+    Search,
+    names_in,
+)
 
 _TOP = 1.0 - 1e-9  # the scores of a search are in [0, 1]
 _PASSES = 2
@@ -43,14 +47,7 @@ class Climb:
     def __init__(self, optimizer: Any, search: Search) -> None:
         self.optimizer = optimizer
         self.search = search
-        ours = optimizer.names
-        self.names = [name for name in search.names if name in ours]
-        if not self.names:
-            raise UsageError(
-                f"the optimizer's parameters ({', '.join(ours)}) are none of those of "
-                f"the module in training ({', '.join(search.names)}): build it with "
-                "parameters of that module, requires_grad=True."
-            )
+        self.names = names_in(search, optimizer.names)
         self.accepted = search.start
         self.here = search.start
         self.changes: list[Change] = []
@@ -64,15 +61,13 @@ class Climb:
         Raises:
             ProposalError: If the rewriter could not be asked.
             CriticError: If the critic failed.
+            BudgetExceededError: If the budget does not allow the next call.
         """
         most = _PASSES * self.search.train_size
-        try:
-            while self.idle < most and not self.search.is_over():
-                await self._round()
-            if not self.search.is_over():
-                await self._check()
-        except BudgetExceededError:
-            return
+        while self.idle < most and not self.search.is_over():
+            await self._round()
+        if not self.search.is_over():
+            await self._check()
 
     async def _round(self) -> None:
         """Try one change."""
@@ -105,7 +100,7 @@ class Climb:
             return Proposal()
         notes = await self.search.notes(self.here, scored)
         proposal: Proposal = await self.optimizer.propose(
-            {name: _rescaled(notes.get(name, ()), scored) for name in self.names},
+            {name: notes.get(name, ()) for name in self.names},
             values=self.here.values,
             names=self.names,
             engine=self.search.engine,
@@ -174,21 +169,3 @@ class Climb:
         first, second = Scores.of(old, before), Scores.of(new, after)
         verdict: Verdict = gate.judge(first.by_place, second.by_place)
         return verdict
-
-
-def _rescaled(notes: Sequence[Note], rollouts: Sequence[Rollout]) -> list[Note]:
-    """Return notes with the scores of the search, which are in [0, 1].
-
-    Their own are on the loss's scale: each of its scores has one in the search.
-    """
-    scores = {rollout.feedback.score: rollout.score for rollout in rollouts}
-    return [
-        replace(
-            note,
-            score=scores.get(note.score, note.score),
-            evidence=tuple(
-                [replace(e, score=scores.get(e.score, e.score)) for e in note.evidence]
-            ),
-        )
-        for note in notes
-    ]

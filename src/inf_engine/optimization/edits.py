@@ -124,7 +124,7 @@ def diff_edits(old: str, new: str) -> list[Edit]:
         >>> diff_edits("Be brief. Be kind.", "Be brief. Be polite.")
         [Edit(find=' Be kind.', replace=' Be polite.', reason='')]
     """
-    before, after = _SENTENCE.findall(old), _SENTENCE.findall(new)
+    before, after = sentences_in(old), sentences_in(new)
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     hunks = [_Hunk(*op[1:]) for op in matcher.get_opcodes() if op[0] != "equal"]
     place = 0
@@ -134,6 +134,45 @@ def diff_edits(old: str, new: str) -> list[Edit]:
         else:
             place = _grow(hunks, place)
     return [_edit_of(before, after, hunk) for hunk in hunks]
+
+
+def sentences_in(text: str) -> list[str]:
+    """Return the sentences of a text, each with the white space before it.
+
+    Args:
+        text: The text; it is its sentences put together.
+
+    Example:
+        >>> sentences_in("Be brief. Be kind.")
+        ['Be brief.', ' Be kind.']
+    """
+    return _SENTENCE.findall(text)
+
+
+def plain(sentence: str) -> str:
+    """Return a sentence as it is compared: its words, without the mark of a list.
+
+    Args:
+        sentence: The sentence.
+    """
+    return " ".join(sentence.split()).lstrip("-*• ")
+
+
+def changed(old: str, new: str) -> list[str]:
+    """Return the sentences that one of two texts has and the other has not.
+
+    Args:
+        old: A text.
+        new: Another one.
+
+    Example:
+        >>> changed("Be brief. Be kind.", "Be kind. Be polite.")
+        ['Be polite.', 'Be brief.']
+    """
+    texts = (sentences_in(old), sentences_in(new))
+    before, after = (dict.fromkeys(map(plain, text)) for text in texts)
+    added = [sentence for sentence in after if sentence not in before]
+    return [*added, *[sentence for sentence in before if sentence not in after]]
 
 
 def unchanged(old: str, new: str) -> bool:

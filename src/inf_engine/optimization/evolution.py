@@ -19,6 +19,8 @@ an engine that runs many calls at once, add to that:
   What edits did not mend is written anew: in every second proposal from one parent;
   but several texts, of which more would be forgotten, only while there is nothing else
   to try.
+- A child is tested on the examples that its changes seem to be about (`relevance`),
+  and the best one is tried without what does harm or nothing (`pruning`).
 - No evidence is paid for twice (`cases`).
 - Held-out examples are for choosing, not for learning, and cost less than half of all
   rollouts. A child runs on a few, and on more only while it may be the best; a race
@@ -29,11 +31,11 @@ The search ends when the trainer says so, when the budget does not allow the nex
 or when several rounds brought nothing to try.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
-from inf_engine.errors import BudgetExceededError, UsageError
+from inf_engine.errors import UsageError
 from inf_engine.optimization.acceptance import Verdict
 from inf_engine.optimization.cases import PASSING, Case, Cases
 from inf_engine.optimization.notes import Note
@@ -41,11 +43,13 @@ from inf_engine.optimization.optimizer import Optimizer
 from inf_engine.optimization.outcomes import together
 from inf_engine.optimization.pareto import Member, Pool, common_ancestor, merge
 from inf_engine.optimization.proposals import Proposal
+from inf_engine.optimization.pruning import Cut, Pruning
 from inf_engine.optimization.racing import Race, Scorebook
 from inf_engine.optimization.rewriter import Job, Rewriter, Target
-from inf_engine.optimization.search import Candidate, Change, Search
+from inf_engine.optimization.search import Candidate, Change, Search, names_in
 
 _SHARPNESS = 3.0  # of the draw of parents
+_CUTS = 2  # sentences that the best is tried without in a round, at most
 _MOST_IDLE = 8  # rounds that bring nothing to try, before it ends
 _TOGETHER = (
     "These texts belong to steps of one program and work together. If a rule has to be "
@@ -57,6 +61,9 @@ _ANEW = (
     "things of one case keep the one that the examples confirm, and leave out what "
     "they speak against."
 )
+
+
+CutOf: TypeAlias = Callable[[Candidate, Mapping[int, float]], Cut | None]
 
 
 class ReflectiveEvolution(Optimizer):
@@ -73,6 +80,8 @@ class ReflectiveEvolution(Optimizer):
             an example blames several.
         val_share: The part of all rollouts that may be held-out ones, above 0 and
             below 0.5; those of the first candidate do not count.
+        shorten: Whether sentences that seem to be about nothing are left out if nothing
+            gets worse, once there is nothing else to try.
         mode: ``"edits"``, and whole texts where these do not help; or ``"rewrite"``,
             always whole texts.
         **options: The other arguments of `Optimizer`.
@@ -92,6 +101,7 @@ class ReflectiveEvolution(Optimizer):
         proposals: int = 1,
         coordinated: bool = True,
         val_share: float = 0.15,
+        shorten: bool = True,
         mode: str = "edits",
         **options: Any,
     ) -> None:
@@ -108,7 +118,7 @@ class ReflectiveEvolution(Optimizer):
         super().__init__(params, engine=engine, alias=alias, mode=mode, **options)
         self.minibatch, self.parents = minibatch, parents
         self.proposals, self.coordinated = proposals, coordinated
-        self.val_share = val_share
+        self.val_share, self.shorten = val_share, shorten
 
     async def search(self, search: Search) -> None:
         """Look for better candidates until the search is over (see above).
@@ -120,6 +130,7 @@ class ReflectiveEvolution(Optimizer):
             UsageError: If none of its names is one of ours.
             ProposalError: If the rewriter could not be asked.
             CriticError: If the critic failed.
+            BudgetExceededError: If the budget does not allow the next call.
         """
         await Evolution(self, search).run()
 
@@ -162,13 +173,7 @@ class Evolution:
     """
 
     def __init__(self, optimizer: ReflectiveEvolution, search: Search) -> None:
-        ours = optimizer.names
-        self.names = [name for name in search.names if name in ours]
-        if not self.names:
-            raise UsageError(
-                f"the optimizer's parameters ({', '.join(ours)}) are none of those of "
-                f"the module in training ({', '.join(search.names)}): use these."
-            )
+        self.names = names_in(search, optimizer.names)
         self.optimizer = optimizer
         self.search = search
         self.pool = Pool()
@@ -177,6 +182,8 @@ class Evolution:
         self._new: dict[Member, tuple[_Try, Verdict]] = {}
         self._tried = {search.start.digest}
         self._samples = self._idle = 0
+        size = optimizer.minibatch
+        self.pruning = Pruning(self.book.relevance, self.names, size)
         self._crossed: set[tuple[str, str]] = set()
 
     async def run(self) -> None:
@@ -185,6 +192,7 @@ class Evolution:
         Raises:
             ProposalError: If the rewriter could not be asked.
             CriticError: If the critic failed.
+            BudgetExceededError: If the budget does not allow the next call.
         """
         first = Member(self.search.start)
         self.pool.add(first)
@@ -192,9 +200,8 @@ class Evolution:
             await self.book.validate(first)
             while self._idle < _MOST_IDLE and not self.search.is_over():
                 await self._round()
-        except BudgetExceededError:
-            pass
-        self._report()
+        finally:  # the budget may have ended it
+            self._report()
 
     async def _round(self) -> None:
         """Try children of some parents, and perhaps a cross."""
@@ -211,6 +218,10 @@ class Evolution:
             proposals = asked[number * size : (number + 1) * size]
             grown |= await self._grow(case, proposals)
         grown |= await self._cross()
+        for _ in range(_CUTS):
+            grown |= await self._prune(self.pruning.harmful)
+        if self.optimizer.shorten and not grown:
+            grown = await self._prune(self.pruning.idle)
         self._idle = 0 if grown else self._idle + 1
         await self.book.compare()
         self._report()
@@ -287,12 +298,12 @@ class Evolution:
             self.optimizer.learn(proposal)
             self._refused(case.parent, proposal)
         tested = False
-        places = case.test
         before = self.book.train[case.parent.candidate]
         for attempt in self._tries(case, proposals):
             if attempt.candidate.digest in self._tried:
                 continue
             tested = True
+            places = self.cases.places(case, attempt.changes)
             verdict = await self._tested(attempt, places, before)
             if verdict.accepted:
                 await self._take_in(attempt, verdict)
@@ -332,6 +343,33 @@ class Evolution:
         after = await self.book.run(attempt.candidate, places)
         known = {place: before[place] for place in places if place in before}
         return self.optimizer.gate.judge(known, after)
+
+    # -- leaving out ------------------------------------------------------------
+
+    async def _prune(self, cut_of: CutOf) -> bool:
+        """Test the best one with less in it; say whether there was anything to test."""
+        best = self.book.ranked()[0][0]
+        before = self.book.train.get(best.candidate, {})
+        cut = cut_of(best.candidate, before)
+        if cut is None:
+            return False
+        why = "harmful" if cut.must_gain else "idle"
+        reasons = dict.fromkeys(self.names, f"{why}: {' '.join(cut.sentences)}")
+        attempt = self._try((best,), cut.candidate.values, reasons)
+        held = self.optimizer._by_name()
+        broken = [held[c.parameter].broken(c.before, c.after) for c in attempt.changes]
+        if any(broken) or attempt.candidate.digest in self._tried:
+            self.pruning.missed(cut)
+            return False
+        verdict = await self._tested(attempt, cut.first, before)
+        if _is_kept(cut, verdict):
+            verdict = await self._tested(attempt, [*cut.first, *cut.then], before)
+        if _is_kept(cut, verdict):
+            await self._take_in(attempt, verdict)
+        else:
+            self.pruning.missed(cut)
+            self._told(attempt, verdict.reason)
+        return True
 
     # -- crossing ---------------------------------------------------------------
 
@@ -411,8 +449,17 @@ class Evolution:
     def _reject(self, attempt: _Try, reason: str) -> None:
         """Remember what was tried, and tell of it."""
         self.optimizer.reject(attempt.changes, reason)
+        self._told(attempt, reason)
+
+    def _told(self, attempt: _Try, reason: str) -> None:
+        """Tell of what was tried."""
         parents = [parent.candidate for parent in attempt.parents]
         self.search.rejected(attempt.candidate, parents, attempt.changes, reason)
+
+
+def _is_kept(cut: Cut, verdict: Verdict) -> bool:
+    """Say whether a cut is good enough by what was seen of it."""
+    return verdict.accepted and (verdict.gain.mean > 0 or not cut.must_gain)
 
 
 def _called(target: Target) -> Target:

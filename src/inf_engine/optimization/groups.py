@@ -8,7 +8,7 @@ from inf_engine.errors import ModuleError, UsageError, known_names
 from inf_engine.llm import LLMInference
 from inf_engine.messages import template_fields
 from inf_engine.module import InferenceModule
-from inf_engine.optimization.constraints import KeepsFields
+from inf_engine.optimization.constraints import KeepsFields, check
 from inf_engine.optimization.rewriter import MODES, Rejected
 from inf_engine.optimization.schedule import edits_at
 from inf_engine.parameter import Parameter
@@ -43,6 +43,15 @@ class Held:
         """What a new value is held to; a template keeps its fields in any case."""
         own = list(self.group["constraints"])
         return [*own, TemplateFields()] if is_template(self.parameter) else own
+
+    def broken(self, old: str, new: str) -> str:
+        """Say which constraints a new value does not keep; empty if it keeps all.
+
+        Args:
+            old: The value as it was.
+            new: The value as it is proposed.
+        """
+        return " ".join([str(found) for found in check(self.constraints, old, new)])
 
 
 @dataclass(frozen=True, slots=True)

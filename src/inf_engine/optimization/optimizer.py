@@ -21,7 +21,6 @@ from typing import Any, ClassVar
 from inf_engine.errors import StateDictError, UsageError, known_names
 from inf_engine.optimization.acceptance import Gate
 from inf_engine.optimization.climb import Climb
-from inf_engine.optimization.constraints import check
 from inf_engine.optimization.edits import unchanged as is_unchanged
 from inf_engine.optimization.exhibits import as_notes, in_short
 from inf_engine.optimization.groups import (
@@ -298,6 +297,7 @@ class Optimizer:
             UsageError: If none of its names is one of ours.
             ProposalError: If the rewriter could not be asked.
             CriticError: If the critic failed.
+            BudgetExceededError: If the budget does not allow the next call.
         """
         await Climb(self, search).run()
 
@@ -445,8 +445,7 @@ class Optimizer:
             name, old, new = target.name, target.text, rewrite.text
             why = rewrite.refused
             if new is not None and not why:
-                broken = check(everyone[name].constraints, old, new)
-                why = " ".join([str(violation) for violation in broken])
+                why = everyone[name].broken(old, new)
                 why = why or ("It changes nothing." if is_unchanged(old, new) else "")
             if why:
                 refused.append(Refusal(name, why, old, new))

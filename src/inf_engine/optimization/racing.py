@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 from inf_engine.optimization.acceptance import SequentialTest, Standing
 from inf_engine.optimization.pareto import Member, Pool
-from inf_engine.optimization.search import Candidate, Search
+from inf_engine.optimization.relevance import Relevance
+from inf_engine.optimization.search import Candidate, Rollout, Search
 
 _NOISE = 0.35  # standard deviation of a score about strength and ease
 _EASE = 0.4  # of the eases
@@ -138,11 +139,13 @@ class Scorebook:
         train: The scores of each candidate that was run on training examples.
         spent: How many rollouts were asked for, of training and of held-out examples;
             held-out ones of the first candidate are left out.
+        relevance: What the training examples that were run say.
     """
 
     def __init__(self, search: Search, pool: Pool, val_share: float) -> None:
         self.train: dict[Candidate, dict[int, float]] = {}
         self.spent = {"train": 0, "val": 0}
+        self.relevance = Relevance()
         self._search = search
         self._pool = pool
         self._share = val_share
@@ -168,7 +171,17 @@ class Scorebook:
             found = await self._search.rollouts(candidate, new, record=True)
             self.spent["train"] += len(new)
             known.update((r.place, r.score) for r in found if r.score is not None)
+            self._read(found)
         return {place: known[place] for place in places if place in known}
+
+    def _read(self, rollouts: Sequence[Rollout]) -> None:
+        """Take note of what examples are about."""
+        for rollout in rollouts:
+            record, told = rollout.record, rollout.feedback
+            given = () if record is None else (*record.args, *record.kwargs.values())
+            texts = [*given, told.content]
+            texts += [] if told.target is None else [told.target]
+            self.relevance.add(rollout.place, texts)
 
     def may_validate(self) -> bool:
         """Say whether a few more held-out rollouts keep to their share."""

@@ -139,6 +139,9 @@ class Rollouts:
     ) -> dict[str, list[Note]]:
         """Return the notes that feedback leaves on the parameters, by dotted name.
 
+        Their scores are those of the rollouts, in [0, 1], and the examples of their
+        evidence are places among the rollouts given.
+
         Args:
             rollouts: With records, of one candidate.
             critic: As for `FeedbackBatch.backward`.
@@ -147,20 +150,22 @@ class Rollouts:
             UsageError: If one has no record.
             CriticError: If the critic failed.
         """
-        groups: dict[int, tuple[_Copy, list[Feedback]]] = {}
-        for rollout in rollouts:
+        groups: dict[int, tuple[_Copy, list[int]]] = {}
+        for number, rollout in enumerate(rollouts):
             owner = rollout.copy if isinstance(rollout, _Recorded) else None
             if owner is None or rollout.record is None:
                 raise UsageError(
                     f"the rollout of example {rollout.place} has no record, so there "
                     "is nothing to flow back through: ask for it with record=True."
                 )
-            groups.setdefault(id(owner), (owner, []))[1].append(rollout.feedback)
+            groups.setdefault(id(owner), (owner, []))[1].append(number)
         found: dict[str, list[Note]] = {}
-        for owner, told in groups.values():
+        for owner, numbers in groups.values():
+            told = [rollouts[number].feedback for number in numbers]
             async with owner.lock:
                 for name, notes in (await self._noted(owner, told, critic)).items():
-                    found.setdefault(name, []).extend(notes)
+                    placed = [_placed(note, numbers, rollouts) for note in notes]
+                    found.setdefault(name, []).extend(placed)
         return found
 
     async def _noted(
@@ -264,6 +269,24 @@ class Rollouts:
             if oldest == key[0]:
                 return
             del self._full[oldest], self._copies[oldest]
+
+
+def _placed(note: Note, numbers: Sequence[int], rollouts: Sequence[Rollout]) -> Note:
+    """Return a note on a batch as one on all rollouts, with their scores.
+
+    Args:
+        note: The note; its scores are on the loss's scale.
+        numbers: Which of the rollouts the batch was made of.
+        rollouts: All of them.
+    """
+    scores = {r.feedback.score: r.score for r in (rollouts[n] for n in numbers)}
+    calls = [
+        replace(call, example=number, score=rollouts[number].score)
+        for call in note.evidence
+        for number in (numbers[call.example],)
+    ]
+    score = scores.get(note.score, note.score)
+    return replace(note, score=score, evidence=tuple(calls))
 
 
 def calls_of(record: RunRecord | None) -> int:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
+from inf_engine.errors import UsageError
 from inf_engine.optimization.acceptance import Verdict
 from inf_engine.optimization.feedback import Feedback
 from inf_engine.optimization.notes import Note
@@ -114,6 +115,26 @@ class Change:
     reason: str = ""
 
 
+def names_in(search: "Search", ours: Sequence[str]) -> list[str]:
+    """Return the parameters of a search that an optimizer has, in the search's order.
+
+    Args:
+        search: What the trainer offers.
+        ours: The names of the optimizer's parameters.
+
+    Raises:
+        UsageError: If it has none of them.
+    """
+    found = [name for name in search.names if name in ours]
+    if not found:
+        raise UsageError(
+            f"the optimizer's parameters ({', '.join(ours)}) are none of those of the "
+            f"module in training ({', '.join(search.names)}): build it with parameters "
+            "of that module, requires_grad=True."
+        )
+    return found
+
+
 class Search(Protocol):
     """What an optimizer may ask of the trainer.
 
@@ -159,6 +180,9 @@ class Search(Protocol):
         self, candidate: Candidate, rollouts: Sequence[Rollout]
     ) -> dict[str, list[Note]]:
         """Return the notes that the feedback of rollouts leaves on each parameter.
+
+        Their scores are those of the rollouts, and the examples of their evidence are
+        places among the rollouts given.
 
         Args:
             candidate: What was run.
