@@ -1,4 +1,4 @@
-"""The command line: ``butterfly serve`` and ``butterfly node``.
+"""The command line: ``butterfly serve`` and ``node``; the planner's is `commands`.
 
 Exit codes: 0 all is well, 2 wrong usage or setup, with a message and no traceback, 130
 after Ctrl-C, 143 after SIGTERM.
@@ -10,9 +10,12 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from butterfly.cluster.options import HeadOptions
+from butterfly.cluster.options import SPLITS, HeadOptions
+from butterfly.commands import DTYPES, add_commands
+from butterfly.commands import count as _count
 from butterfly.config import (
     API_KEY,
     SECRET,
@@ -23,6 +26,7 @@ from butterfly.config import (
     secret,
 )
 from butterfly.errors import ButterflyError, ConfigurationError
+from butterfly.partitioning import Plan
 
 _INTERRUPTED = 130
 _EPILOG = (
@@ -70,7 +74,8 @@ def parser_of() -> argparse.ArgumentParser:
     common.add_argument(
         *("-v", "--verbose"), action="count", default=0, help="log more to stderr"
     )
-    common.add_argument(
+    listening = argparse.ArgumentParser(add_help=False)
+    listening.add_argument(
         "--allow-public",
         action="store_true",
         help="listen on addresses that strangers may reach, too",
@@ -81,6 +86,8 @@ def parser_of() -> argparse.ArgumentParser:
         "allow_abbrev": False,
         "formatter_class": argparse.ArgumentDefaultsHelpFormatter,
     }
+    add_commands(partial(commands.add_parser, **options))
+    options["parents"] = [common, listening]
     _add_serve(commands.add_parser("serve", help="serve a model", **options))
     _add_node(commands.add_parser("node", help="offer a machine", **options))
     return parser
@@ -90,7 +97,18 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(do=_serve)
     add = parser.add_argument
     add("--model", required=True, help="a folder, a .gguf file, or smollm2")
-    add("--stages", type=_count, default=1, metavar="N", help="how many nodes to use")
+    add(
+        *("--stages",),
+        type=_count,
+        metavar="N",
+        help="how many nodes to use (default: 1, or as the plan has)",
+    )
+    add(
+        *("--plan",),
+        default=SPLITS[0],
+        metavar="|".join(("FILE", *SPLITS)),
+        help="who holds which layers: what `plan --out` wrote, or a rule",
+    )
     nodes = parser.add_mutually_exclusive_group()
     nodes.add_argument(
         *("--nodes",),
@@ -111,19 +129,50 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     add("--control-port", type=_number, default=0, help="the port for them, 0 for any")
     add("--name", default="", help="what the model is called (default: --model)")
     add("--api-key", default="", help=f"what clients must send (default: ${API_KEY})")
-    add("--lanes", type=_count, default=16, help="how many sequences at once")
-    add("--positions", type=_count, default=1024, help="how many tokens each")
-    add("--chunk", type=_count, default=256, help="the most rows of prompts at once")
-    add("--codec", default="f32", help="how hidden states travel: f32, f16")
+    _add_limits(parser)
+    add("--codec", default="f32", help="how hidden states travel, if no plan says so")
     add(
         *("--dtype",),
         default="float32",
-        choices=("float32", "bfloat16", "float16"),
+        choices=DTYPES,
         help="of the weights",
     )
     add("--threads", type=_count, default=1, help="how many a node computes with")
     add("--no-reuse", action="store_true", help="compute every prompt from the start")
     add("--body", type=_count, default=4 << 20, help="the most bytes of a request")
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        *("--lanes",),
+        type=_count,
+        help="how many sequences at once (default: as the plan has, else 16)",
+    )
+    add(
+        *("--positions",),
+        type=_count,
+        help="how many tokens each (default: as the plan has, else 1024)",
+    )
+    add(
+        *("--rows",),
+        type=_count,
+        default=0,
+        help="the most sequences that decode in a frame (0: as the plan has)",
+    )
+    add(
+        *("--chunk",),
+        type=_count,
+        default=0,
+        help="the most rows of prompts in a frame (0: 256; beside sequences that "
+        "decode as the plan has)",
+    )
+    add(
+        *("--frames",),
+        type=_count,
+        default=0,
+        help="the most frames under way (0: as the plan has, else one a stage)",
+    )
 
 
 def _add_node(parser: argparse.ArgumentParser) -> None:
@@ -138,28 +187,17 @@ def _add_node(parser: argparse.ArgumentParser) -> None:
 
 def _serve(args: argparse.Namespace) -> int:
     """Serve a model."""
-    nodes = args.stages if args.nodes is None else args.nodes
+    plan = None if args.plan in SPLITS else Plan.read(args.plan)
+    stages = args.stages or _stages(plan)
+    nodes = stages if args.nodes is None else args.nodes
     key = args.api_key or os.environ.get(API_KEY, "")
-    ours = secret(is_needed=nodes < args.stages)
+    ours = secret(is_needed=nodes < stages)
     address = address_of(args.address, allows_public=args.allow_public)
     host = _api_host(args, key)
     from butterfly.api.server import ServeOptions, serve  # noqa: PLC0415 - torch
 
-    head = HeadOptions(
-        args.model,
-        args.stages,
-        ours,
-        address=address,
-        control_port=args.control_port,
-        lanes=args.lanes,
-        positions=args.positions,
-        chunk=args.chunk,
-        codec=args.codec,
-        dtype=args.dtype,
-        reuse=not args.no_reuse,
-    )
     options = ServeOptions(
-        head,
+        _head_options(args, plan, stages, ours, address),
         nodes,
         host=host,
         port=args.port,
@@ -169,6 +207,37 @@ def _serve(args: argparse.Namespace) -> int:
         threads=args.threads,
     )
     return _leave(asyncio.run(serve(options)))
+
+
+def _stages(plan: Plan | None) -> int:
+    """Return how many stages there are if nobody says so."""
+    return len(plan.chains[0].stages) if plan is not None and plan.chains else 1
+
+
+def _head_options(
+    args: argparse.Namespace, plan: Plan | None, stages: int, ours: str, address: str
+) -> HeadOptions:
+    """Return what the head is told; what is not said is as the plan has it."""
+    lanes, positions = 16, 1024
+    if plan is not None and plan.chains:
+        lanes, positions = plan.chains[0].lanes, plan.lane_tokens or positions
+    return HeadOptions(
+        args.model,
+        stages,
+        ours,
+        address=address,
+        control_port=args.control_port,
+        lanes=args.lanes or lanes,
+        positions=args.positions or positions,
+        rows=args.rows,
+        chunk=args.chunk,
+        frames=args.frames,
+        codec=args.codec,
+        dtype=args.dtype,
+        reuse=not args.no_reuse,
+        split=SPLITS[0] if plan else args.plan,
+        plan=plan,
+    )
 
 
 def _api_host(args: argparse.Namespace, key: str) -> str:
@@ -223,14 +292,6 @@ def _number(text: str) -> int:
     return found
 
 
-def _count(text: str) -> int:
-    """Return a positive whole number."""
-    found = int(text)
-    if found < 1:
-        raise ValueError
-    return found
-
-
 def _place(text: str) -> tuple[str, int]:
     """Return a host and a port."""
     host, _, port = text.rpartition(":")
@@ -239,5 +300,4 @@ def _place(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-_number.__name__, _count.__name__ = "number", "positive number"  # for argparse
-_place.__name__ = "HOST:PORT"
+_number.__name__, _place.__name__ = "number", "HOST:PORT"  # for argparse

@@ -22,7 +22,8 @@ from butterfly.cluster.adapters import AdapterTable
 from butterfly.cluster.joining import joined, store_at
 from butterfly.cluster.members import Member
 from butterfly.cluster.options import HeadOptions
-from butterfly.cluster.roles import Role, roles_of
+from butterfly.cluster.planning import Planning, Split
+from butterfly.cluster.roles import Role, limits_of, roles_of
 from butterfly.cluster.token import Token
 from butterfly.communication.control import Connection
 from butterfly.communication.frames import Frame, Hop, Kind
@@ -60,17 +61,13 @@ class Head:
         self.epoch = 0
         self.is_asleep = False
         self.adapters = AdapterTable()
-        frames = options.frames or options.stages
+        self.planning = Planning(options, self.checkpoint, self.config)
         self.scheduler = Scheduler(
-            options.lanes,
-            options.positions,
-            frames=frames,
-            chunk=options.chunk,
-            reuse=options.reuse,
+            options.lanes, options.positions, reuse=options.reuse
         )
+        self.store: Any = None
         self._queues: dict[Sequence, asyncio.Queue[Token | ButterflyError]] = {}
         self._ring: Ring | None = None
-        self._store: Any = None
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._visits: set[asyncio.Task[None]] = set()  # connections of nodes
@@ -91,7 +88,7 @@ class Head:
         """
         self._loop = asyncio.get_running_loop()
         o = self.options
-        self._store = store_at(o.address)
+        self.store = store_at(o.address)
         try:
             self._server = await asyncio.start_server(
                 self._joined, o.address, o.control_port, limit=1 << 20
@@ -128,8 +125,8 @@ class Head:
             await asyncio.wait_for(self._is_serving.wait(), patience)
         except TimeoutError as exc:
             raise ClusterError(
-                f"after {patience:g} s {len(self.members)} of {self.options.stages} "
-                "nodes are here: start more with `butterfly node --join`."
+                f"after {patience:g} s {self.planning.lacks(self.members)}: start "
+                "more with `butterfly node --join`."
             ) from exc
 
     async def close(self) -> None:
@@ -339,11 +336,11 @@ class Head:
             self._changed.clear()
             if self.is_asleep:
                 continue
-            if self._ring is not None and self._is_short():
+            if self._ring is not None and self.planning.is_outdated(self.members):
                 await self._prepare()
-            if self._ring is not None and self._is_short():
+            if self._ring is not None and self.planning.is_outdated(self.members):
                 await self._retire()
-            if self._ring is None and len(self.members) >= self._needed():
+            if self._ring is None and self._can_begin():
                 await self._try()
 
     async def _try(self) -> None:
@@ -359,18 +356,16 @@ class Head:
         self._changed.set()
         await asyncio.sleep(0.2)
 
-    def _needed(self) -> int:
-        """Return how many nodes an epoch takes: all at first, later any."""
-        return self.options.stages if self.epoch == 0 else 1
-
-    def _is_short(self) -> bool:
-        """Say whether there are nodes for more stages than there are."""
-        return len(self.stages) < min(self.options.stages, len(self.members))
+    def _can_begin(self) -> bool:
+        """Say whether there are nodes for an epoch: all at first, later any."""
+        if self.epoch:
+            return bool(self.members)
+        return not self.planning.lacks(self.members)
 
     async def _prepare(self) -> None:
         """Let the nodes that came load what they will be; the others go on."""
-        count = min(self.options.stages, len(self.members))
-        chosen = zip(self.members, self._roles("", count), strict=False)
+        split = await self.planning.split(self)
+        chosen = zip(split.members, self._roles("", split), strict=True)
         new = [(m, r) for m, r in chosen if not m.role or m.role.epoch != self.epoch]
         for member, role in new:
             role = dataclasses.replace(role, epoch=_NONE)
@@ -399,15 +394,16 @@ class Head:
         self.epoch += 1
         self._lost.clear()
         name = secrets.token_hex(8)
-        chosen = self.members[: self.options.stages]
-        roles = self._roles(name, len(chosen))
-        for member, role in zip(chosen, roles, strict=True):
+        split = await self.planning.split(self)
+        roles = self._roles(name, split)
+        self.planning.current = split
+        for member, role in zip(split.members, roles, strict=True):
             member.role, member.is_ready, member.is_asleep = role, False, False
             member.connection.send(role.message())
         o = self.options
         ring = await joined(
             lambda: Ring(
-                *(self._store, name, self.epoch, 0, len(roles) + 1),
+                *(self.store, name, self.epoch, 0, len(roles) + 1),
                 frame_bytes=roles[0].frame_bytes,
                 depth=roles[0].depth,
                 address=o.address,
@@ -416,7 +412,7 @@ class Head:
             self._lost,
         )
         self._ring = ring
-        self.scheduler.reset(frames=o.frames or len(roles))
+        self.scheduler.reset(limits_of(o, split.chain))
         self._listener = threading.Thread(
             target=self._listen, args=(ring,), name="listener", daemon=True
         )
@@ -424,9 +420,9 @@ class Head:
         self._is_serving.set()
         self._pump()
 
-    def _roles(self, name: str, count: int) -> list[Role]:
-        place = self.epoch, name, self._store.port
-        roles = roles_of(self.options, self.config, place, count)
+    def _roles(self, name: str, split: Split) -> list[Role]:
+        place = self.epoch, name, self.store.port
+        roles = roles_of(self.options, self.config, place, split.chain)
         adapters = self.adapters.folders
         return [dataclasses.replace(role, adapters=adapters) for role in roles]
 
@@ -465,6 +461,9 @@ class Head:
             member.is_ready = True
         elif message.get("event") in ("asleep", "awake") and epoch == self.epoch:
             member.is_asleep = message["event"] == "asleep"
+            self._news.set()
+        elif message.get("event") == "measured":
+            member.answers[str(message.get("key"))] = message
             self._news.set()
         elif message.get("event") == "adapted":
             member.adapters[message["number"]] = str(message.get("error", ""))

@@ -21,6 +21,7 @@ class Member:
         is_ready: Whether it is on the ring.
         told: What its last heartbeat said.
         is_asleep: Whether it gave its layers away.
+        answers: What it measured, by the key that it was asked with.
         adapters: Why it could not load an adapter, empty if it could, by number.
     """
 
@@ -32,4 +33,5 @@ class Member:
     is_ready: bool = False
     told: dict[str, Any] = field(default_factory=dict)
     is_asleep: bool = False
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     adapters: dict[int, str] = field(default_factory=dict)

@@ -190,6 +190,35 @@ class Cluster:
         """Return the cluster that a JSON file holds."""
         return cls.from_json(read_json(path))
 
+    @classmethod
+    def read_all(
+        cls, paths: Iterable[str | Path], default_link: Link | None = None
+    ) -> "Cluster":
+        """Return the cluster of several files, as each machine wrote one.
+
+        Args:
+            paths: The files.
+            default_link: The link of pairs that no file tells of.
+
+        Raises:
+            ConfigurationError: A file cannot be used, or they contradict each other.
+        """
+        whole: dict[str, Any] = {"nodes": [], "links": []}
+        if default_link is not None:
+            whole["default_link"] = asdict(default_link)
+        for path in paths:
+            data = read_json(path)
+            check(data, str(path), ["nodes"], cls.__dataclass_fields__)
+            for key, told in data.items():
+                if key in ("nodes", "links"):
+                    whole[key] += told
+                elif told is not None and whole.setdefault(key, told) != told:
+                    raise ConfigurationError(
+                        f"{path} has another {key!r} than what was told before: "
+                        "keep one"
+                    )
+        return cls.from_json(whole)
+
     def write(self, path: str | Path) -> None:
         """Write a JSON file that `read` understands."""
         write_json(path, self.to_json())
