@@ -1,4 +1,4 @@
-"""Machines and links as numbers, measured by ``butterfly probe``.
+"""Machines and links as numbers; ``butterfly probe`` measures a machine.
 
 Time is linear: a frame with some decoding rows and some prompt tokens costs a layer
 ``fixed_s + row_s * rows + token_s * tokens``. The fixed part is reading the weights,
@@ -132,8 +132,8 @@ class Cluster:
         found = self.links.get((source, target)) or self.links.get((target, source))
         if found is None and self.default_link is None:
             raise ConfigurationError(
-                f"no link between {source!r} and {target!r}: measure it with "
-                "'butterfly probe', or give a default_link"
+                f"no link between {source!r} and {target!r}: add it to the links, or "
+                "give a default_link (`butterfly plan --link MS:MBIT`)"
             )
         return found or self.default_link or LOCAL
 
