@@ -190,6 +190,8 @@ def _serve(args: argparse.Namespace) -> int:
     plan = None if args.plan in SPLITS else Plan.read(args.plan)
     stages = args.stages or _stages(plan)
     nodes = stages if args.nodes is None else args.nodes
+    if plan is not None and nodes >= stages:
+        _check_names(plan, nodes)
     key = args.api_key or os.environ.get(API_KEY, "")
     ours = secret(is_needed=nodes < stages)
     address = address_of(args.address, allows_public=args.allow_public)
@@ -207,6 +209,18 @@ def _serve(args: argparse.Namespace) -> int:
         threads=args.threads,
     )
     return _leave(asyncio.run(serve(options)))
+
+
+def _check_names(plan: Plan, nodes: int) -> None:
+    """Refuse a plan for other nodes than those that are started here."""
+    own = [f"node-{number}" for number in range(1, nodes + 1)]
+    names = [name for chain in plan.chains for name in chain.nodes if name not in own]
+    if names:
+        raise ConfigurationError(
+            f"the plan names {', '.join(names)}, and the nodes that are started here "
+            f"are {', '.join(own)}: say --no-spawn and start `butterfly node --name "
+            f"{names[0]} --join`, or plan for these."
+        )
 
 
 def _stages(plan: Plan | None) -> int:

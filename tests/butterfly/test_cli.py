@@ -1,5 +1,6 @@
 """The command line: what it refuses, and how processes end."""
 
+import json
 import signal
 import socket
 from pathlib import Path
@@ -10,6 +11,7 @@ from tests.butterfly.server_helpers import Program
 
 from butterfly.cli import main, parser_of
 from butterfly.config import is_private
+from butterfly.partitioning import Cluster, ModelShape
 
 
 @pytest.mark.parametrize(
@@ -91,6 +93,30 @@ def test_a_taken_port_and_a_missing_model_are_named(
         assert main(given) == 2
         assert "take another --control-port" in capsys.readouterr().err
     assert main(["serve", "--model", "/nowhere", "--port", "0"]) == 2
+    assert "there is no model '/nowhere'" in capsys.readouterr().err
+
+
+def test_a_machine_is_measured(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Layer times, memory, the head; what `plan` reads, without the model."""
+    node, shape = tmp_path / "node.json", tmp_path / "shape.json"
+    given = ["probe", "--model", str(model), "--name", "desk", "--dtype", "bfloat16"]
+    assert main([*given, "--out", str(node), "--shape", str(shape)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("desk: ") and " keeps 256 bytes a token" in said
+    found = Cluster.read(node).nodes[0]
+    assert found.name == "desk" and found.memory_bytes > 1e6
+    assert found.head is not None and found.head.row_s > 0 < found.layer.token_s
+    assert len(ModelShape.read(shape).layers) == 4
+    assert main(["plan", "--model", str(shape), "--cluster", str(node)]) == 0
+    assert "desk  layers 0-3" in capsys.readouterr().out
+    assert main(given) == 0
+    assert Cluster.from_json(json.loads(capsys.readouterr().out)).node("desk")
+    given = ["simulate", "--rule", "even", "--model", str(model), "--cluster"]
+    assert main([*given, str(node)]) == 0
+    assert "desk  layers 0-3" in capsys.readouterr().out
+    assert main(["probe", "--model", "/nowhere"]) == 2
     assert "there is no model '/nowhere'" in capsys.readouterr().err
 
 

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tests.butterfly.models import greedy, tiny  # noqa: E402
+from tests.butterfly.server_helpers import until  # noqa: E402
 
 from butterfly.api.state import state_of  # noqa: E402
 from butterfly.cluster.head import Head  # noqa: E402
@@ -97,12 +98,23 @@ class Nodes:
             self.agents[name] = agent = NodeAgent(options)
             inner = agent._measure
 
-            def noted(message: dict[str, Any], name: str = name, do: Any = inner) -> None:
+            def noted(
+                message: dict[str, Any], name: str = name, do: Any = inner
+            ) -> None:
                 self.measured.append(name)
                 do(message)
 
             agent._measure = noted  # type: ignore[method-assign]
             self.tasks[name] = asyncio.ensure_future(agent.run())
+
+    def _noted(self, name: str, measure: Callable[..., None]) -> Callable[..., None]:
+        """Return a way to measure that takes note of it."""
+
+        def noted(message: dict[str, Any]) -> None:
+            self.measured.append(name)
+            measure(message)
+
+        return noted
 
     async def end(self, *names: str) -> None:
         """Let nodes die."""
@@ -112,9 +124,7 @@ class Nodes:
 
     async def until(self, what: Callable[[], bool]) -> None:
         """Wait until something is true of the cluster."""
-        async with asyncio.timeout(60):
-            while not what():
-                await asyncio.sleep(0.02)
+        await asyncio.to_thread(until, what)
 
 
 def run(

@@ -28,6 +28,7 @@ class Head(Protocol):
     """What is needed of a head."""
 
     members: list[Member]
+    epoch: int
     store: Any
 
     async def changed(self) -> None:

@@ -340,7 +340,7 @@ class Head:
                 await self._prepare()
             if self._ring is not None and self.planning.is_outdated(self.members):
                 await self._retire()
-            if self._ring is None and self._can_begin():
+            if self._ring is None and self.planning.can_begin(self):
                 await self._try()
 
     async def _try(self) -> None:
@@ -355,12 +355,6 @@ class Head:
                 _log.warning("epoch %d did not begin: %s", self.epoch, exc)
         self._changed.set()
         await asyncio.sleep(0.2)
-
-    def _can_begin(self) -> bool:
-        """Say whether there are nodes for an epoch: all at first, later any."""
-        if self.epoch:
-            return bool(self.members)
-        return not self.planning.lacks(self.members)
 
     async def _prepare(self) -> None:
         """Let the nodes that came load what they will be; the others go on."""

@@ -90,6 +90,19 @@ class Planning:
         count = self._options.stages
         return "" if len(here) >= count else f"{len(here)} of {count} nodes are here"
 
+    def can_begin(self, head: Head) -> bool:
+        """Say whether there are nodes for an epoch: all at first, later any.
+
+        Args:
+            head: Who knows the nodes, and how many epochs there were.
+        """
+        if head.epoch:
+            return bool(head.members)
+        if lacks := self.lacks(head.members):
+            is_full = len(head.members) >= self._options.stages
+            _log.log(logging.WARNING if is_full else logging.INFO, "%s", lacks)
+        return not lacks
+
     def is_outdated(self, members: Sequence[Member]) -> bool:
         """Say whether an epoch with the nodes that are here would have more of them.
 
