@@ -57,7 +57,7 @@ def oracle(folder: Path) -> list[list[int]]:
 
 
 def plan_of(*stages: tuple[str, int, int], codecs: Sequence[str] = ()) -> Plan:
-    """Return a plan for four lanes: two rows and three prompt tokens a frame."""
+    """Return a plan: four lanes, one frame of two rows and three prompt tokens."""
     time = LayerTime(1e-3, 1e-5, 1e-5)
     cluster = Cluster(
         tuple([Node(name, 1e9, time) for name, _, _ in stages]),
@@ -68,7 +68,7 @@ def plan_of(*stages: tuple[str, int, int], codecs: Sequence[str] = ()) -> Plan:
         "tiny", hidden=32, layers=last + 1, weight_bytes=1e4, kv_token_bytes=64
     )
     hops = tuple(codecs) or ("f32",) * (len(stages) - 1)
-    chain = Chain(tuple([Stage(*one) for one in stages]), hops, 4, 2, 3, 2)
+    chain = Chain(tuple([Stage(*one) for one in stages]), hops, 4, 2, 3, 1)
     problem = Problem(cluster, model, codecs=tuple(CODECS.values()))
     return described(problem, [chain], [])
 
@@ -78,7 +78,7 @@ UNEVEN = plan_of(("b", 0, 0), ("a", 1, 3))
 
 def told(folder: Path, plan: Plan | None = None, **more: Any) -> HeadOptions:
     """Return what a head is told."""
-    given = {"stages": 2, "lanes": 4, "positions": 64, **more}
+    given: dict[str, Any] = {"stages": 2, "lanes": 4, "positions": 64, **more}
     return HeadOptions(str(folder), secret="s", plan=plan, **given)
 
 
@@ -197,7 +197,7 @@ def test_a_plan_is_served_as_it_stands(
         await head.ready(60)
         assert [one[:3] for one in ranges(head)] == [("b", 0, 1), ("a", 1, 4)]
         assert ranges(head)[0][3] == codec
-        assert (state_of(head).split, head.scheduler.frames) == ("plan", 2)
+        assert (state_of(head).split, head.scheduler.frames) == ("plan", 1)
         await nodes.until(lambda: nodes.agents["a"]._worker is not None)
         seen = watched(nodes.agents["a"])
         said = await answers(head)
@@ -226,13 +226,13 @@ def test_what_the_head_is_told_goes_before_the_plan(
 
     async def work(head: Head, nodes: Nodes) -> list[Frame]:
         await head.ready(60)
-        assert head.scheduler.frames == 1
+        assert head.scheduler.frames == 2
         await nodes.until(lambda: nodes.agents["a"]._worker is not None)
         seen = watched(nodes.agents["a"])
         assert await answers(head) == oracle
         return seen
 
-    options = told(folder, UNEVEN, rows=1, chunk=5, frames=1)
+    options = told(folder, UNEVEN, rows=1, chunk=5, frames=2)
     counts = [counted(frame) for frame in run(options, "ab", work)]
     assert max(rows for rows, _ in counts) == 1
     assert max(tokens for _, tokens in counts) == 5
