@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from butterfly.cluster.options import SPLITS, HeadOptions
-from butterfly.commands import DTYPES, add_commands
+from butterfly.commands import DTYPES, MEMORY, add_commands
 from butterfly.commands import count as _count
 from butterfly.config import (
     API_KEY,
@@ -182,6 +182,7 @@ def _add_node(parser: argparse.ArgumentParser) -> None:
     add("--name", default="", help="what it is called (default: the host's name)")
     add("--address", default="", help="where frames come in (default: on the way)")
     add("--device", default="cpu", help="where to compute")
+    add("--memory", **MEMORY)
     add("--threads", type=_count, default=1, help="how many compute")
 
 
@@ -267,18 +268,17 @@ def _api_host(args: argparse.Namespace, key: str) -> str:
 
 def _node(args: argparse.Namespace) -> int:
     """Offer a process to a head."""
-    host, port = args.join
     ours = secret(is_needed=True)
-    given = args.address or own_address(host, port)
+    given = args.address or own_address(*args.join)
     address = address_of(given, allows_public=args.allow_public)
     from butterfly.cluster.node import NodeAgent, NodeOptions  # noqa: PLC0415 - torch
 
     options = NodeOptions(
-        host,
-        port,
+        *args.join,
         ours,
         name=args.name,
         address=address,
+        memory=args.memory,
         device=args.device,
         threads=args.threads,
     )

@@ -6,6 +6,7 @@ Planning is plain Python: torch is loaded only to measure, or to read a checkpoi
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from butterfly.partitioning import (
     RULES,
@@ -41,6 +42,21 @@ def count(text: str) -> int:
     return found
 
 
+def size(text: str) -> int:
+    """Return gigabytes as bytes.
+
+    Args:
+        text: An argument.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = int(float(text) * 1e9)
+    if found < 0:
+        raise ValueError
+    return found
+
+
 def _link(text: str) -> Link:
     """Return a link of milliseconds there and back, and megabits a second."""
     trip, speed = map(float, text.split(":"))
@@ -49,7 +65,10 @@ def _link(text: str) -> Link:
     return Link(trip / 1e3, speed * 1e6 / 8)
 
 
-count.__name__, _link.__name__ = "positive number", "MS:MBIT"  # for argparse
+# what argparse calls them
+count.__name__, size.__name__, _link.__name__ = "positive number", "GB", "MS:MBIT"
+MEMORY: dict[str, Any] = {"type": size, "default": 0, "metavar": "GB"}
+MEMORY["help"] = "what it offers (0: all that is free)"
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -70,6 +89,7 @@ def _add_probe(parser: argparse.ArgumentParser) -> None:
     add("--name", default="", help="what the node is called (default: the host's name)")
     add("--device", default="cpu", help="where to compute")
     add("--threads", type=count, default=1, help="how many compute")
+    add("--memory", **MEMORY)
     add("--dtype", default="float32", choices=DTYPES, help="of the weights")
     add("--out", metavar="FILE", help="where to write what was measured, for `plan`")
     add("--shape", metavar="FILE", help="where to write the model as numbers, too")
@@ -127,6 +147,7 @@ def _probe(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         device=args.device,
         threads=args.threads,
+        memory=args.memory,
     )
     cluster = Cluster((node,))
     if args.shape:

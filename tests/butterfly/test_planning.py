@@ -83,7 +83,7 @@ def told(folder: Path, plan: Plan | None = None, **more: Any) -> HeadOptions:
 
 
 class Nodes:
-    """Nodes in this process."""
+    """Nodes in this process; `s` has no memory, `x` cannot measure."""
 
     def __init__(self, head: Head) -> None:
         self.head = head
@@ -94,17 +94,11 @@ class Nodes:
     def start(self, *names: str) -> None:
         """Let nodes of some names come."""
         for name in names:
-            options = NodeOptions("127.0.0.1", self.head.port, "s", name=name)
+            small = 1000 if name == "s" else 0
+            place = "127.0.0.1", self.head.port, "s"
+            options = NodeOptions(*place, name=name, memory=small)
             self.agents[name] = agent = NodeAgent(options)
-            inner = agent._measure
-
-            def noted(
-                message: dict[str, Any], name: str = name, do: Any = inner
-            ) -> None:
-                self.measured.append(name)
-                do(message)
-
-            agent._measure = noted  # type: ignore[method-assign]
+            agent._measure = self._noted(name, agent._measure)  # type: ignore
             self.tasks[name] = asyncio.ensure_future(agent.run())
 
     def _noted(self, name: str, measure: Callable[..., None]) -> Callable[..., None]:
@@ -112,7 +106,11 @@ class Nodes:
 
         def noted(message: dict[str, Any]) -> None:
             self.measured.append(name)
-            measure(message)
+            if name == "x":
+                answer = {"event": "measured", "key": message["key"], "error": "ill"}
+                self.agents[name]._tell(answer)
+            else:
+                measure(message)
 
         return noted
 
@@ -272,6 +270,28 @@ def test_nodes_measure_themselves_once(folder: Path, oracle: list[list[int]]) ->
         assert await answers(head) == oracle
 
     run(told(folder, split="measured"), "ab", work)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [("x", "x could not measure: ill"), ("s", "does not fit: its weights take")],
+)
+def test_what_cannot_be_planned_is_split_by_cost(
+    folder: Path,
+    oracle: list[list[int]],
+    names: str,
+    said: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The log says why."""
+
+    async def work(head: Head, nodes: Nodes) -> None:
+        await head.ready(60)
+        assert state_of(head).split == "balanced"
+        assert await answers(head) == oracle
+
+    run(told(folder, split="measured", stages=1), names, work)
+    assert "layers are split by cost, since" in caplog.text and said in caplog.text
 
 
 def test_even_counts_layers_and_balanced_prices_the_head(

@@ -45,4 +45,5 @@ def _stage(member: Member) -> StageState:
         received_bytes=received,
         received_waited=waited,
         codec=CODECS[member.role.codec].name,
+        memory=float(member.about.get("memory", 0)),
     )

@@ -17,7 +17,7 @@ from butterfly.cluster.joining import joined
 from butterfly.cluster.measuring import linked
 from butterfly.cluster.members import Member
 from butterfly.cluster.options import HeadOptions
-from butterfly.errors import ClusterError
+from butterfly.errors import ClusterError, LinkError, PlanError
 from butterfly.partitioning import Cluster, Link, Node
 
 _PATIENCE = 120.0  # seconds for a measurement
@@ -56,7 +56,8 @@ class Gauge:
             head: Who knows whether they are still here.
 
         Raises:
-            ClusterError: If one left or could not measure.
+            ClusterError: If one left meanwhile.
+            PlanError: If one could not measure.
         """
         here = set(head.members)
         self._nodes = {m: node for m, node in self._nodes.items() if m in here}
@@ -114,7 +115,10 @@ class Gauge:
         """Measure a link of the head itself."""
         address = self._options.address
         work = joined(lambda: linked(head.store, ring, 0, address), asyncio.Event())
-        return await asyncio.wait_for(work, _PATIENCE)
+        try:
+            return await asyncio.wait_for(work, _PATIENCE)
+        except (LinkError, TimeoutError) as exc:
+            raise PlanError(f"the head could not measure a link: {exc}") from exc
 
 
 def _pairs(members: Sequence[Member]) -> list[tuple[Member | None, Member]]:
@@ -131,10 +135,10 @@ async def _answer(member: Member, key: str, head: Head) -> dict[str, Any]:
                     raise ClusterError(f"{member.name} left while it was measured.")
                 await head.changed()
     except TimeoutError as exc:
-        raise ClusterError(
-            f"{member.name} did not measure itself within {_PATIENCE:g} s."
+        raise PlanError(
+            f"{member.name} measured nothing within {_PATIENCE:g} s."
         ) from exc
     told = member.answers.pop(key)
     if "error" in told:
-        raise ClusterError(f"{member.name} could not measure: {told['error']}")
+        raise PlanError(f"{member.name} could not measure: {told['error']}")
     return told

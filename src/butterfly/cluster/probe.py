@@ -16,6 +16,7 @@ def probed(
     dtype: str = "float32",
     device: str = "cpu",
     threads: int = 1,
+    memory: int = 0,
 ) -> tuple[Node, ModelShape]:
     """Return this machine and a model as numbers.
 
@@ -25,6 +26,7 @@ def probed(
         dtype: Of weights and hidden states.
         device: Where to compute.
         threads: How many compute.
+        memory: Bytes that it offers; 0 for what is free.
 
     Raises:
         ConfigurationError: If there is no such model.
@@ -33,7 +35,7 @@ def probed(
     checkpoint, kind = Checkpoint.of(model), getattr(torch, dtype)
     own = name or socket.gethostname()
     return (
-        node_of(own, checkpoint, dtype=kind, device=device),
+        node_of(own, checkpoint, dtype=kind, device=device, memory=memory),
         shape_of(checkpoint, dtype=kind),
     )
 

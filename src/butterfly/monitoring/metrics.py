@@ -32,6 +32,7 @@ class StageState:
         received_bytes: Bytes that came in.
         received_waited: Seconds that it waited for them.
         codec: How it writes hidden states.
+        memory: Bytes that the node offers.
     """
 
     stage: int
@@ -45,6 +46,7 @@ class StageState:
     received_bytes: float = 0.0
     received_waited: float = 0.0
     codec: str = "f32"
+    memory: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
