@@ -83,7 +83,7 @@ def told(folder: Path, plan: Plan | None = None, **more: Any) -> HeadOptions:
 
 
 class Nodes:
-    """Nodes in this process; `s` has no memory, `x` cannot measure."""
+    """Nodes in this process; `s` has no memory, `x` cannot measure, `m` is mute."""
 
     def __init__(self, head: Head) -> None:
         self.head = head
@@ -106,6 +106,8 @@ class Nodes:
 
         def noted(message: dict[str, Any]) -> None:
             self.measured.append(name)
+            if name == "m":
+                return
             if name == "x":
                 answer = {"event": "measured", "key": message["key"], "error": "ill"}
                 self.agents[name]._tell(answer)
@@ -267,6 +269,29 @@ def test_nodes_measure_themselves_once(folder: Path, oracle: list[list[int]]) ->
         await nodes.until(lambda: head.is_serving and len(head.members) == 1)
         assert sorted(nodes.measured) == asked
         assert state_of(head).split == "measured"
+        assert await answers(head) == oracle
+
+    run(told(folder, split="measured"), "ab", work)
+
+
+def test_a_node_that_leaves_while_it_is_measured(
+    folder: Path, oracle: list[list[int]]
+) -> None:
+    """The others serve on, and the next one that comes is taken."""
+
+    async def work(head: Head, nodes: Nodes) -> None:
+        await head.ready(60)
+        await nodes.end("b")
+        await nodes.until(lambda: head.is_serving and len(head.members) == 1)
+        epoch = head.epoch
+        nodes.start("m")
+        await nodes.until(lambda: "m" in nodes.measured)
+        await nodes.end("m")
+        assert await answers(head) == oracle and head.epoch == epoch
+        nodes.start("c")
+        await nodes.until(lambda: head.is_serving and head.epoch > epoch)
+        assert head.planning.current is not None
+        assert head.planning.current.considered == 2
         assert await answers(head) == oracle
 
     run(told(folder, split="measured"), "ab", work)

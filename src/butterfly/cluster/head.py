@@ -358,7 +358,11 @@ class Head:
 
     async def _prepare(self) -> None:
         """Let the nodes that came load what they will be; the others go on."""
-        split = await self.planning.split(self)
+        try:
+            split = await self.planning.split(self)
+        except ClusterError as exc:
+            _log.warning("the next epoch is not prepared: %s", exc)
+            return
         chosen = zip(split.members, self._roles("", split), strict=True)
         new = [(m, r) for m, r in chosen if not m.role or m.role.epoch != self.epoch]
         for member, role in new:
