@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,13 +26,13 @@ from butterfly.partitioning import (
     ModelShape,
     Problem,
     Workload,
-    chain_of,
     described,
     fastest_chain,
     partition,
     simulate,
     throughput_bound,
 )
+from butterfly.partitioning.planner import by_rule
 from butterfly.partitioning.replicas import chain_on
 from butterfly.partitioning.search import Judge, best_use
 from butterfly.partitioning.solver import MOST_STATES
@@ -62,14 +62,14 @@ NONE = Result(math.inf, 0.0, 0.0)
 Results = dict[str, Result]
 
 
-def clocked(place: Callable[[], list[Chain]]) -> tuple[list[Chain], float]:
+def clocked(place: Callable[[], Sequence[Chain]]) -> tuple[Sequence[Chain], float]:
     """Return chains and the CPU seconds they took."""
     began = time.process_time()
     chains = place()
     return chains, time.process_time() - began
 
 
-def measured(problem: Problem, place: Callable[[], list[Chain]]) -> Result:
+def measured(problem: Problem, place: Callable[[], Sequence[Chain]]) -> Result:
     """Return what a placement gives, with the frames that the simulator likes best."""
     try:
         chains, seconds = clocked(place)
@@ -78,13 +78,6 @@ def measured(problem: Problem, place: Callable[[], list[Chain]]) -> Result:
     tuned, _ = best_use(Judge(problem, USE_TRIES), tuple(chains))
     plan = described(problem, tuned, ())
     return Result(plan.latency_s, plan.tokens_per_s, seconds, len(chains))
-
-
-def by_rule(problem: Problem, name: str) -> list[Chain]:
-    """Return the chains of a rule, the requests shared out evenly."""
-    placed = RULES[name](problem)
-    share = -(-problem.workload.requests // len(placed))
-    return [chain_of(problem, stages, requests=share) for stages in placed]
 
 
 def exact_busiest(problem: Problem) -> list[Chain]:

@@ -1,4 +1,4 @@
-"""The command line: ``butterfly serve`` and ``butterfly node``.
+"""The command line: ``butterfly serve`` and ``node``; the planner's is `commands`.
 
 Exit codes: 0 all is well, 2 wrong usage or setup, with a message and no traceback, 130
 after Ctrl-C, 143 after SIGTERM.
@@ -11,9 +11,12 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from butterfly.cluster.options import HeadOptions
+from butterfly.cluster.options import SPLITS, HeadOptions
+from butterfly.commands import DTYPES, MEMORY, add_commands
+from butterfly.commands import count as _count
 from butterfly.config import (
     API_KEY,
     SECRET,
@@ -24,6 +27,7 @@ from butterfly.config import (
     secret,
 )
 from butterfly.errors import ButterflyError, ConfigurationError
+from butterfly.partitioning import Plan
 
 _INTERRUPTED = 130
 _EPILOG = (
@@ -71,7 +75,8 @@ def parser_of() -> argparse.ArgumentParser:
     common.add_argument(
         *("-v", "--verbose"), action="count", default=0, help="log more to stderr"
     )
-    common.add_argument(
+    listening = argparse.ArgumentParser(add_help=False)
+    listening.add_argument(
         "--allow-public",
         action="store_true",
         help="listen on addresses that strangers may reach, too",
@@ -82,6 +87,8 @@ def parser_of() -> argparse.ArgumentParser:
         "allow_abbrev": False,
         "formatter_class": argparse.ArgumentDefaultsHelpFormatter,
     }
+    add_commands(partial(commands.add_parser, **options))
+    options["parents"] = [common, listening]
     _add_serve(commands.add_parser("serve", help="serve a model", **options))
     _add_node(commands.add_parser("node", help="offer a machine", **options))
     return parser
@@ -91,7 +98,18 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(do=_serve)
     add = parser.add_argument
     add("--model", required=True, help="a folder, a .gguf file, or smollm2")
-    add("--stages", type=_count, default=1, metavar="N", help="how many nodes to use")
+    add(
+        *("--stages",),
+        type=_count,
+        metavar="N",
+        help="how many nodes to use (default: 1, or as the plan has)",
+    )
+    add(
+        *("--plan",),
+        default=SPLITS[0],
+        metavar="|".join(("FILE", *SPLITS)),
+        help="who holds which layers: what `plan --out` wrote, or a rule",
+    )
     nodes = parser.add_mutually_exclusive_group()
     nodes.add_argument(
         *("--nodes",),
@@ -112,14 +130,12 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     add("--control-port", type=_number, default=0, help="the port for them, 0 for any")
     add("--name", default="", help="what the model is called (default: --model)")
     add("--api-key", default="", help=f"what clients must send (default: ${API_KEY})")
-    add("--lanes", type=_count, default=16, help="how many sequences at once")
-    add("--positions", type=_count, default=1024, help="how many tokens each")
-    add("--chunk", type=_count, default=256, help="the most rows of prompts at once")
-    add("--codec", default="f32", help="how hidden states travel: f32, f16")
+    _add_limits(parser)
+    add("--codec", default="f32", help="how hidden states travel, if no plan says so")
     add(
         *("--dtype",),
         default="float32",
-        choices=("float32", "bfloat16", "float16"),
+        choices=DTYPES,
         help="of the weights",
     )
     add("--threads", type=_count, default=1, help="how many a node computes with")
@@ -146,6 +162,39 @@ def _add_faults(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        *("--lanes",),
+        type=_count,
+        help="how many sequences at once (default: as the plan has, else 16)",
+    )
+    add(
+        *("--positions",),
+        type=_count,
+        help="how many tokens each (default: as the plan has, else 1024)",
+    )
+    add(
+        *("--rows",),
+        type=_count,
+        default=0,
+        help="the most sequences that decode in a frame (0: as the plan has)",
+    )
+    add(
+        *("--chunk",),
+        type=_count,
+        default=0,
+        help="the most rows of prompts in a frame (0: 256; beside sequences that "
+        "decode as the plan has)",
+    )
+    add(
+        *("--frames",),
+        type=_count,
+        default=0,
+        help="the most frames under way (0: as the plan has, else one a stage)",
+    )
+
+
 def _add_node(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(do=_node)
     add = parser.add_argument
@@ -153,36 +202,25 @@ def _add_node(parser: argparse.ArgumentParser) -> None:
     add("--name", default="", help="what it is called (default: the host's name)")
     add("--address", default="", help="where frames come in (default: on the way)")
     add("--device", default="cpu", help="where to compute")
+    add("--memory", **MEMORY)
     add("--threads", type=_count, default=1, help="how many compute")
 
 
 def _serve(args: argparse.Namespace) -> int:
     """Serve a model."""
-    nodes = args.stages if args.nodes is None else args.nodes
+    plan = None if args.plan in SPLITS else Plan.read(args.plan)
+    stages = args.stages or _stages(plan)
+    nodes = stages if args.nodes is None else args.nodes
+    if plan is not None and nodes >= stages:
+        _check_names(plan, nodes)
     key = args.api_key or os.environ.get(API_KEY, "")
-    ours = secret(is_needed=nodes < args.stages)
+    ours = secret(is_needed=nodes < stages)
     address = _interface(args.address, args)
     host = _api_host(args, key)
     from butterfly.api.server import ServeOptions, serve  # noqa: PLC0415 - torch
 
-    head = HeadOptions(
-        args.model,
-        args.stages,
-        ours,
-        address=address,
-        control_port=args.control_port,
-        lanes=args.lanes,
-        positions=args.positions,
-        chunk=args.chunk,
-        codec=args.codec,
-        dtype=args.dtype,
-        reuse=not args.no_reuse,
-        patience=max(0.1, args.patience),
-        wait=args.wait,
-        rebalance=args.rebalance,
-    )
     options = ServeOptions(
-        head,
+        _head_options(args, plan, stages, ours, address),
         nodes,
         host=host,
         port=args.port,
@@ -205,6 +243,52 @@ def _interface(name: str, args: argparse.Namespace) -> str:
     return address
 
 
+def _check_names(plan: Plan, nodes: int) -> None:
+    """Refuse a plan for other nodes than those that are started here."""
+    own = [f"node-{number}" for number in range(1, nodes + 1)]
+    names = [name for chain in plan.chains for name in chain.nodes if name not in own]
+    if names:
+        raise ConfigurationError(
+            f"the plan names {', '.join(names)}, and the nodes that are started here "
+            f"are {', '.join(own)}: say --no-spawn and start `butterfly node --name "
+            f"{names[0]} --join`, or plan for these."
+        )
+
+
+def _stages(plan: Plan | None) -> int:
+    """Return how many stages there are if nobody says so."""
+    return len(plan.chains[0].stages) if plan is not None and plan.chains else 1
+
+
+def _head_options(
+    args: argparse.Namespace, plan: Plan | None, stages: int, ours: str, address: str
+) -> HeadOptions:
+    """Return what the head is told; what is not said is as the plan has it."""
+    lanes, positions = 16, 1024
+    if plan is not None and plan.chains:
+        lanes, positions = plan.chains[0].lanes, plan.lane_tokens or positions
+    return HeadOptions(
+        args.model,
+        stages,
+        ours,
+        address=address,
+        control_port=args.control_port,
+        lanes=args.lanes or lanes,
+        positions=args.positions or positions,
+        rows=args.rows,
+        chunk=args.chunk,
+        frames=args.frames,
+        codec=args.codec,
+        dtype=args.dtype,
+        reuse=not args.no_reuse,
+        split=SPLITS[0] if plan else args.plan,
+        plan=plan,
+        patience=max(0.1, args.patience),
+        wait=args.wait,
+        rebalance=args.rebalance,
+    )
+
+
 def _api_host(args: argparse.Namespace, key: str) -> str:
     """Return where the API listens: strangers need a key."""
     host = address_of(args.host, allows_public=True)
@@ -218,18 +302,17 @@ def _api_host(args: argparse.Namespace, key: str) -> str:
 
 def _node(args: argparse.Namespace) -> int:
     """Offer a process to a head."""
-    host, port = args.join
     ours = secret(is_needed=True)
-    given = args.address or own_address(host, port)
+    given = args.address or own_address(*args.join)
     address = _interface(given, args)
     from butterfly.cluster.node import NodeAgent, NodeOptions  # noqa: PLC0415 - torch
 
     options = NodeOptions(
-        host,
-        port,
+        *args.join,
         ours,
         name=args.name,
         address=address,
+        memory=args.memory,
         device=args.device,
         threads=args.threads,
     )
@@ -261,14 +344,6 @@ def _number(text: str) -> int:
     return found
 
 
-def _count(text: str) -> int:
-    """Return a positive whole number."""
-    found = int(text)
-    if found < 1:
-        raise ValueError
-    return found
-
-
 def _seconds(text: str) -> float:
     """Return a time that is not negative."""
     found = float(text)
@@ -285,5 +360,5 @@ def _place(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-_number.__name__, _count.__name__ = "number", "positive number"  # for argparse
-_place.__name__, _seconds.__name__ = "HOST:PORT", "seconds"
+_number.__name__, _place.__name__ = "number", "HOST:PORT"  # for argparse
+_seconds.__name__ = "seconds"

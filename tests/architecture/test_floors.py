@@ -69,9 +69,11 @@ BUTTERFLY_FLOORS: dict[int, tuple[str, ...]] = {
     2: ("engine", "scheduling"),
     3: ("cluster",),
     4: ("api",),
-    5: ("__init__", "__main__", "cli"),
+    5: ("__init__", "__main__", "cli", "commands"),
 }
-BUTTERFLY_PROCESSES = ("butterfly.api.server", "butterfly.cluster.node")  # planning
+BUTTERFLY_PROCESSES = (
+    *("butterfly.api.server", "butterfly.cluster.node", "butterfly.cluster.probe"),
+)  # planning
 # needs no torch, so the command line imports what does only where it starts it
 BUTTERFLY_EARLY = (
     *("torch", "numpy", "safetensors", "fastapi", "starlette", "pydantic"),

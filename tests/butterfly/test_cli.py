@@ -1,5 +1,6 @@
 """The command line: what it refuses, and how processes end."""
 
+import json
 import signal
 import socket
 from pathlib import Path
@@ -10,6 +11,7 @@ from tests.butterfly.server_helpers import Program
 
 from butterfly.cli import main, parser_of
 from butterfly.config import is_private
+from butterfly.partitioning import Cluster, ModelShape
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,31 @@ def test_a_taken_port_and_a_missing_model_are_named(
     assert "there is no model '/nowhere'" in capsys.readouterr().err
 
 
+def test_a_machine_is_measured(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Layer times, memory, the head; what `plan` reads, without the model."""
+    node, shape = tmp_path / "node.json", tmp_path / "shape.json"
+    given = ["probe", "--model", str(model), "--name", "desk", "--dtype", "bfloat16"]
+    given += ["--memory", "0.5"]
+    assert main([*given, "--out", str(node), "--shape", str(shape)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("desk: ") and " keeps 256 bytes a token" in said
+    found = Cluster.read(node).nodes[0]
+    assert found.name == "desk" and found.memory_bytes == 5e8
+    assert found.head is not None and found.head.row_s > 0 < found.layer.token_s
+    assert len(ModelShape.read(shape).layers) == 4
+    assert main(["plan", "--model", str(shape), "--cluster", str(node)]) == 0
+    assert "desk  layers 0-3" in capsys.readouterr().out
+    assert main(given) == 0
+    assert Cluster.from_json(json.loads(capsys.readouterr().out)).node("desk")
+    given = ["simulate", "--rule", "even", "--model", str(model), "--cluster"]
+    assert main([*given, str(node)]) == 0
+    assert "desk  layers 0-3" in capsys.readouterr().out
+    assert main(["probe", "--model", "/nowhere"]) == 2
+    assert "there is no model '/nowhere'" in capsys.readouterr().err
+
+
 def test_nodes_join_by_hand_and_end_with_the_head(model: Path) -> None:
     """A node with the secret is taken, one without is not; none outlives the head."""
     head = Program(
@@ -114,11 +141,14 @@ def test_nodes_join_by_hand_and_end_with_the_head(model: Path) -> None:
         assert httpx.get(f"{url}/health").status_code == 503
         join = "node", "--join", place
         stranger = Program(*join, BUTTERFLY_SECRET="theirs")
-        node = Program(*join, "--name", "mine", BUTTERFLY_SECRET="ours")
+        more = "--name", "mine", "--memory", "2"
+        node = Program(*join, *more, BUTTERFLY_SECRET="ours")
         stranger.line("does not know the cluster's secret")
         assert stranger.process.wait(10) == 2
         head.line("ready")
-        assert httpx.get(f"{url}/state").json()["stages"][0]["node"] == "mine"
+        state = httpx.get(f"{url}/state").json()
+        assert state["stages"][0]["node"] == "mine"
+        assert state["stages"][0]["memory"] == 2e9 and state["split"] == "balanced"
         given = {"prompt": "The", "max_tokens": 2}
         assert httpx.post(f"{url}/v1/completions", json=given).status_code == 200
         head.end(signal.SIGKILL)

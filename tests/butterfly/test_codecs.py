@@ -5,7 +5,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from butterfly.communication.codecs import CODECS, Plain, codec_number  # noqa: E402
+from butterfly.communication.frames import SEGMENT_BYTES  # noqa: E402
 from butterfly.errors import ConfigurationError  # noqa: E402
+from butterfly.partitioning.codec import CODECS as PRICES  # noqa: E402
+from butterfly.partitioning.problem import (  # noqa: E402
+    SEGMENT_BYTES as SEGMENT_PRICE,
+)
 
 
 def states(rows: int = 5, hidden: int = 64) -> "torch.Tensor":
@@ -23,6 +28,16 @@ def test_the_size_is_known_before(codec: Plain, rows: int) -> None:
     """Receives are posted for it."""
     data = codec.encode(states(rows)) if rows else b""
     assert len(data) == rows * codec.row_bytes(64)
+
+
+def test_the_planner_pays_what_the_wire_costs() -> None:
+    """The price of a row is its bytes, for every codec; so is that of a segment."""
+    assert list(PRICES) == [codec.name for codec in CODECS]
+    for codec in CODECS:
+        for hidden in (64, 4096):
+            row = PRICES[codec.name].size(hidden, 1)
+            assert row == codec.row_bytes(hidden)
+    assert SEGMENT_PRICE == SEGMENT_BYTES
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from butterfly.errors import CapacityError, RequestError  # noqa: E402
-from butterfly.scheduling import Batch, Scheduler, Sequence  # noqa: E402
+from butterfly.scheduling import Batch, Limits, Scheduler, Sequence  # noqa: E402
 
 
 def sequence(length: int = 3, limit: int = 4, first: int = 10, **more: Any) -> Sequence:
@@ -72,6 +72,42 @@ def test_sequences_are_dealt_into_as_many_frames_as_may_fly() -> None:
     sizes = [len(rows(scheduler.plan())) for _ in range(3)]
     assert sizes == [2, 2, 2] and scheduler.plan() is None
     assert scheduler.in_flight == 3
+
+
+def test_a_cap_on_rows_takes_turns() -> None:
+    """However few may travel: nobody goes twice before all went once."""
+    scheduler = Scheduler(6, 64, frames=2, rows=2)
+    for k in range(6):
+        scheduler.add(sequence(1, limit=9, first=10 * k))
+    settled(scheduler, scheduler.plan())
+    went = []
+    for _ in range(6):
+        batch = settled(scheduler, scheduler.plan())
+        assert len(batch.segments) == 2
+        went += [s.lane for s in batch.segments]
+    assert went == [0, 1, 2, 3, 4, 5] * 2
+
+
+def test_prompts_are_cut_smaller_beside_those_who_decode() -> None:
+    """Alone they travel in large parts, since nobody waits for them."""
+    scheduler = Scheduler(2, 64, chunk=8, beside=3)
+    scheduler.add(sequence(8, limit=9))
+    assert rows(settled(scheduler, scheduler.plan())) == [(0, 0, 8)]
+    scheduler.add(sequence(6, limit=9, first=50))
+    seen = [rows(settled(scheduler, scheduler.plan())) for _ in range(3)]
+    assert seen[0] == [(0, 8, 1), (1, 0, 3)]
+    assert seen[1] == [(0, 9, 1), (1, 3, 3)]
+    assert seen[2] == [(0, 10, 1), (1, 6, 1)]
+
+
+def test_a_new_epoch_may_have_other_limits() -> None:
+    """Lanes, frames, rows and parts of prompts."""
+    scheduler = Scheduler(1, 64)
+    scheduler.reset(Limits(4, frames=3, rows=1, chunk=5, beside=2))
+    assert (scheduler.lanes, scheduler.frames, scheduler.rows) == (4, 3, 1)
+    assert (scheduler.chunk, scheduler.beside) == (5, 2)
+    scheduler.reset()
+    assert (scheduler.lanes, scheduler.frames) == (4, 3)
 
 
 def test_a_sequence_is_in_one_frame_at_a_time() -> None:
@@ -159,7 +195,7 @@ def test_a_new_epoch_sends_what_was_generated_as_prompt() -> None:
     for _ in range(2):
         settled(scheduler, scheduler.plan())
     scheduler.plan()
-    scheduler.reset(frames=2)
+    scheduler.reset(Limits(2, frames=2))
     assert scheduler.in_flight == 0
     batch = scheduler.plan()
     assert rows(batch) == [(0, 0, 5)]

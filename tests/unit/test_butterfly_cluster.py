@@ -82,7 +82,7 @@ NODE = {"name": "a", "memory_bytes": 1, "layer": {"fixed_s": 1, "row_s": 0}}
         (spoiled(nodes=[NODE]), r"nodes\[0\].layer has no 'token_s'"),
         (spoiled(nodes=[{"name": "a"}]), r"nodes\[0\] has no 'memory_bytes'"),
         (spoiled(links=[{"from": "desk"}]), r"links\[0\] has no 'to'"),
-        (spoiled(links=[]), "no link between 'desk' and 'phone': measure it"),
+        (spoiled(links=[]), "no link between 'desk' and 'phone': add it"),
         (spoiled(head="attic", links=[]), "no link between"),
         (spoiled(default_link={"round_trip_s": "x", "bytes_per_s": 1}), "default_link"),
         (spoiled(nodes=CLUSTER.to_json()["nodes"] * 2), "two nodes are called 'desk'"),

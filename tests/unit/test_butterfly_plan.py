@@ -106,7 +106,9 @@ def test_a_plan_serves_no_less_than_any_rule() -> None:
 
 def test_the_head_takes_layers_from_the_last_stage() -> None:
     """Two equal nodes, a head that costs six layers: 19 and 13, not 16 and 16."""
-    cluster = Cluster((node("a", 20, 1), node("b", 20, 1)), default_link=LAN)
+    cluster = Cluster(
+        (node("a", 20, 1), node("b", 20, 1)), default_link=Link(1e-4, 1e9)
+    )
     model = replace(MODEL, head_cost=6.0)
     problem = Problem(cluster, model, Workload(64, 1, 100, 0.0))
     chain = busiest_chain(problem)

@@ -158,7 +158,9 @@ async def _announce(head: Head, options: ServeOptions, listener: socket.socket) 
     if options.nodes < options.head.stages:
         where = place_of(options.head.address, head.port)
         print(f"butterfly: waiting for `butterfly node --join {where}`", flush=True)  # noqa: T201
+    if options.head.plan is not None:
+        print(f"butterfly: {head.planning.lacks([])}", flush=True)  # noqa: T201
     await head.ready(float("inf"))
-    roles = [m.role for m in head.members if m.role]
+    roles = sorted([m.role for m in head.stages if m.role], key=lambda r: r.rank)
     shares = ", ".join([f"{r.first}-{r.last - 1}" for r in roles])
     print(f"butterfly: ready, layers {shares}", flush=True)  # noqa: T201

@@ -71,8 +71,8 @@ class Service:
             raise ClusterError(head.trouble)
         if not head.is_serving and not (head.epoch and head.members):
             raise ClusterError(
-                f"{len(head.members)} of {head.options.stages} nodes are here: wait, "
-                "or start more with `butterfly node --join`."
+                f"{head.planning.lacks(head.members) or 'the layers are loading'}: "
+                "wait, or start more with `butterfly node --join`."
             )
 
     async def chat(self, request: ChatRequest) -> list[Job]:

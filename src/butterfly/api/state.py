@@ -2,6 +2,7 @@
 
 from butterfly.cluster.head import Head
 from butterfly.cluster.members import Member
+from butterfly.communication.codecs import CODECS
 from butterfly.monitoring.metrics import StageState, State
 
 
@@ -11,7 +12,7 @@ def state_of(head: Head) -> State:
     Args:
         head: The head.
     """
-    line, options = head.scheduler, head.options
+    line, split = head.scheduler, head.planning.current
     members = [m for m in head.members if m.role and m.role.epoch == head.epoch]
     members.sort(key=lambda m: m.role.rank if m.role else 0)
     return State(
@@ -23,8 +24,9 @@ def state_of(head: Head) -> State:
         waiting=len(line.waiting),
         frames=line.in_flight,
         used=sum(sequence.length for sequence in line.running.values()),
-        room=options.lanes * options.positions,
+        room=line.lanes * line.positions,
         reused=line.reused,
+        split="" if split is None else split.rule,
         stages=tuple([_stage(member) for member in members]),
     )
 
@@ -42,4 +44,6 @@ def _stage(member: Member) -> StageState:
         sent_waited=halted,
         received_bytes=received,
         received_waited=waited,
+        codec=CODECS[member.role.codec].name,
+        memory=float(member.about.get("memory", 0)),
     )

@@ -22,8 +22,9 @@ from butterfly.cluster.members import Member
 from butterfly.cluster.membership import Membership
 from butterfly.cluster.options import HeadOptions
 from butterfly.cluster.patience import Patience, Place
+from butterfly.cluster.planning import Planning, Split
 from butterfly.cluster.pump import Pump
-from butterfly.cluster.roles import Role, head_layers, roles_of
+from butterfly.cluster.roles import Role, head_layers, limits_of, roles_of
 from butterfly.communication.frames import Frame, Kind
 from butterfly.communication.links import Ring
 from butterfly.errors import ButterflyError, ClusterError
@@ -47,9 +48,11 @@ class Epochs:
         options: What the head was told.
         config: The transformers configuration of the model.
         adapters: The adapters that are loaded.
+        planning: Says who is which stage.
 
     Attributes:
-        number: The number of the present epoch.
+        epoch: The number of the present epoch.
+        store: Where its nodes find each other.
         membership: The nodes.
         pump: What serves sequences over the ring of the epoch.
         is_serving: Set while the ring is whole.
@@ -59,18 +62,17 @@ class Epochs:
     """
 
     def __init__(
-        self, options: HeadOptions, config: Any, adapters: AdapterTable
+        self,
+        options: HeadOptions,
+        config: Any,
+        adapters: AdapterTable,
+        planning: Planning,
     ) -> None:
         self._options, self._config, self._adapters = options, config, adapters
-        self.number = 0
+        self._planning = planning
+        self.epoch = 0
         self.membership = Membership(options, self)
-        scheduler = Scheduler(
-            options.lanes,
-            options.positions,
-            frames=options.frames or options.stages,
-            chunk=options.chunk,
-            reuse=options.reuse,
-        )
+        scheduler = Scheduler(options.lanes, options.positions, reuse=options.reuse)
         patience = Patience(options.patience)
         self.pump = Pump(scheduler, self.broke, self._measured, patience)
         self._head_layers = head_layers(config)
@@ -79,7 +81,7 @@ class Epochs:
         )
         self.is_serving = asyncio.Event()
         self.turning = asyncio.Lock()
-        self._store: Any = None
+        self.store: Any = None
         self._changed = asyncio.Event()
         self._lost = asyncio.Event()  # a node of the epoch is gone
         self._is_closing = self._is_uneven = False
@@ -89,7 +91,7 @@ class Epochs:
 
     def start(self) -> None:
         """Open the store."""
-        self._store = store_at(self._options.address)
+        self.store = store_at(self._options.address)
 
     def close(self) -> None:
         """Leave the ring; no epoch follows."""
@@ -97,14 +99,28 @@ class Epochs:
         self._leave_ring()
 
     @property
+    def members(self) -> list[Member]:
+        """The nodes that are here."""
+        return self.membership.members
+
+    @property
     def stages(self) -> list[Member]:
         """The nodes of the present epoch."""
         ranks = {
             m.role.rank: m
-            for m in self.membership.members
-            if m.role and m.role.epoch == self.number
+            for m in self.members
+            if m.role and m.role.epoch == self.epoch
         }
         return [ranks[rank] for rank in sorted(ranks)]
+
+    @property
+    def standbys(self) -> list[Member]:
+        """The nodes that are no stages now."""
+        return [m for m in self.members if m not in self.stages]
+
+    async def changed(self) -> None:
+        """Wait until a frame or a word came, or the ring broke."""
+        await self.pump.changed()
 
     # -- what happens -----------------------------------------------------------
 
@@ -124,13 +140,15 @@ class Epochs:
             member.beat(message)
         elif message.get("event") == "ready" and role and epoch == role.epoch:
             member.is_ready = True
-        elif message.get("event") in ("asleep", "awake") and epoch == self.number:
+        elif message.get("event") in ("asleep", "awake") and epoch == self.epoch:
             member.is_asleep = message["event"] == "asleep"
         elif message.get("event") == "adapted":
             member.adapters[int(message["number"])] = str(message.get("error", ""))
+        elif message.get("event") == "measured":
+            member.answers[str(message.get("key"))] = message
         elif message.get("event") == "prepared":
             member.is_ready = True
-        elif message.get("event") == "failed" and epoch in (_NONE, self.number):
+        elif message.get("event") == "failed" and epoch in (_NONE, self.epoch):
             self._failed(member, message)
         self.pump.stir()
 
@@ -143,13 +161,13 @@ class Epochs:
         if message.get("epoch") == _NONE or (is_final and not member.has_served):
             self.membership.dismiss(member, said)
         else:
-            self.broke(self.number, said)
+            self.broke(self.epoch, said)
 
     def left(self, member: Member, why: str) -> None:
         """A node is gone: its epoch is over if it had a role in it."""
         self.pump.stir()
-        if member.role is not None and member.role.epoch == self.number:
-            self.broke(self.number, f"{member.name}: {why}")
+        if member.role is not None and member.role.epoch == self.epoch:
+            self.broke(self.epoch, f"{member.name}: {why}")
         elif not self._is_closing:
             _log.warning("%s is gone: %s", member.name, why)
 
@@ -160,7 +178,7 @@ class Epochs:
             epoch: Its number.
             why: What happened.
         """
-        if epoch != self.number or self._is_closing:
+        if epoch != self.epoch or self._is_closing:
             return
         self._lost.set()
         if self.pump.ring is None:
@@ -179,7 +197,7 @@ class Epochs:
 
     def rest(self) -> None:
         """Let standbys give away what they have prepared."""
-        for member in self.membership.members[len(self.stages) :]:
+        for member in self.standbys:
             member.prepared = None
             member.connection.send({"do": "sleep"})
 
@@ -200,7 +218,7 @@ class Epochs:
             counts = [_counts(member) for member in self.stages]
             if (found := self.pump.stuck(counts)) is not None:
                 self._unstick(*found)
-            if self.number and not self.membership.members and self._is_late():
+            if self.epoch and not self.membership.members and self._is_late():
                 self._give_up("no node is left, start some with `butterfly node`")
 
     def _unstick(self, place: Place, seconds: float) -> None:
@@ -217,7 +235,7 @@ class Epochs:
         name = stages[place.rank - 1].name if place.rank else "the head"
         at = "at" if place.is_computing else "on the way to"
         why = f"a frame is out for {seconds:.1f} s, {at} {name}"
-        self.broke(self.number, why)
+        self.broke(self.epoch, why)
         if worst.stuck >= _MOST_STUCK and len(self.membership.members) > 1:
             self.membership.dismiss(
                 worst, f"{why}, and frames were stuck at {worst.name} before."
@@ -237,18 +255,19 @@ class Epochs:
 
     async def reign(self) -> None:
         """Begin an epoch whenever there is none and there are nodes."""
+        planning = self._planning
         while True:
             await self._changed.wait()
             self._changed.clear()
             if self.pump.is_asleep:
                 continue
-            if self.pump.ring is not None and self._is_short():
+            if self.pump.ring is not None and planning.is_outdated(self.members):
                 await self._prepare()
-            if self.pump.ring is not None and self._is_short():
+            if self.pump.ring is not None and planning.is_outdated(self.members):
                 await self._retire("a node came")
             if self.pump.ring is not None and self._is_uneven:
                 await self._retire("a stage is slower than its share")
-            if self.pump.ring is None and self._count() >= self._needed():
+            if self.pump.ring is None and planning.can_begin(self):
                 await self._try()
             if self.pump.ring is not None:
                 self._warm()
@@ -264,30 +283,23 @@ class Epochs:
                 return
             except ButterflyError as exc:
                 why = self.failure or str(exc)
-                _log.warning("epoch %d did not begin: %s", self.number, why)
+                _log.warning("epoch %d did not begin: %s", self.epoch, why)
                 if late:
                     self._give_up(why.rstrip("."))
         self._changed.set()
         await asyncio.sleep(self._pause)
         self._pause = min(_MOST_PAUSE, 2 * self._pause)
 
-    def _needed(self) -> int:
-        """Return how many nodes an epoch takes: all at first, later any."""
-        return self._options.stages if self.number == 0 else 1
-
-    def _count(self) -> int:
-        """Return how many stages there could be."""
-        return min(self._options.stages, len(self.membership.members))
-
-    def _is_short(self) -> bool:
-        """Say whether there are nodes for more stages than there are."""
-        return len(self.stages) < self._count()
-
     async def _prepare(self) -> None:
         """Let the nodes that came load what they will be; the others go on."""
-        members = self.membership.members
-        chosen = zip(members, self._roles("", self._count()), strict=False)
-        new = [(m, r) for m, r in chosen if not m.role or m.role.epoch != self.number]
+        members = self.members
+        try:
+            split = await self._planning.split(self)
+        except ClusterError as exc:
+            _log.warning("the next epoch is not prepared: %s", exc)
+            return
+        chosen = zip(split.members, self._roles("", split), strict=True)
+        new = [(m, r) for m, r in chosen if not m.role or m.role.epoch != self.epoch]
         for member, role in new:
             role = dataclasses.replace(role, epoch=_NONE)
             member.connection.send({**role.message(), "do": "prepare"})
@@ -299,7 +311,7 @@ class Epochs:
     def _warm(self) -> None:
         """Let standbys load the layers of a stage: the last one first."""
         stages = self.stages
-        for number, member in enumerate(self.membership.members[len(stages) :]):
+        for number, member in enumerate(self.standbys):
             role = stages[-1 - number % len(stages)].role
             if role is None or member.prepared == (role.first, role.last):
                 continue
@@ -315,28 +327,29 @@ class Epochs:
         ring = self.pump.end()
         self.is_serving.clear()
         if ring is not None:
-            _log.warning("epoch %d is over: %s", self.number, why)
+            _log.warning("epoch %d is over: %s", self.epoch, why)
             self._since = time.monotonic()
             with contextlib.suppress(ButterflyError):
-                ring.send(Frame(self.number, 0, (), Kind.END, b""))
+                ring.send(Frame(self.epoch, 0, (), Kind.END, b""))
 
     async def _begin(self) -> None:
         """Give out roles, join the ring, and go on with what is open."""
         await asyncio.sleep(_GATHERING)
         if not self.membership.members:
             raise ClusterError("no node is left.")
-        self.number += 1
+        self.epoch += 1
         self._lost.clear()
         name = secrets.token_hex(8)
-        chosen = self.membership.members[: self._options.stages]
-        roles = self._roles(name, len(chosen))
-        for member, role in zip(chosen, roles, strict=True):
+        split = await self._planning.split(self)
+        roles = self._roles(name, split)
+        self._planning.current = split
+        for member, role in zip(split.members, roles, strict=True):
             member.role, member.is_ready, member.is_asleep = role, False, False
             member.prepared = None
             member.connection.send(role.message())
         ring = await joined(
             lambda: Ring(
-                *(self._store, name, self.number, 0, len(roles) + 1),
+                *(self.store, name, self.epoch, 0, len(roles) + 1),
                 frame_bytes=roles[0].frame_bytes,
                 depth=roles[0].depth,
                 address=self._options.address,
@@ -344,29 +357,32 @@ class Epochs:
             ),
             self._lost,
         )
-        self.pump.begin(ring, self._options.frames or len(roles))
+        self.pump.begin(ring, limits_of(self._options, split.chain))
         self.is_serving.set()
         self._balance.begin([(role.first, role.last) for role in roles])
         self._since, self._pause, self._is_uneven = time.monotonic(), 0.2, False
         self.trouble = self.failure = ""
-        for member in chosen:
+        for member in split.members:
             member.has_served = True
 
-    def _roles(self, name: str, count: int) -> list[Role]:
+    def _roles(self, name: str, split: Split) -> list[Role]:
         """Return the roles of an epoch, in the order of the ring."""
-        place = self.number, name, self._store.port
-        roles = roles_of(self._options, self._config, place, count)
+        place = self.epoch, name, self.store.port
+        roles = roles_of(self._options, self._config, place, split.chain)
         adapters = self._adapters.folders
-        ranges = self._measured_ranges(count) or [(r.first, r.last) for r in roles]
+        ranges = self._measured_ranges(split) or [(r.first, r.last) for r in roles]
         return [
             dataclasses.replace(role, first=first, last=last, adapters=adapters)
             for role, (first, last) in zip(roles, ranges, strict=True)
         ]
 
-    def _measured_ranges(self, count: int) -> list[tuple[int, int]]:
-        """Return ranges by measured speeds, none if no stage was found to be slow."""
-        told = [member.speed for member in self.membership.members[:count]]
-        if told.count(None) == count:
+    def _measured_ranges(self, split: Split) -> list[tuple[int, int]]:
+        """Return ranges by measured speeds, none if no stage was found to be slow.
+
+        What the user decided, a plan or an even split, is kept.
+        """
+        told = [member.speed for member in split.members]
+        if split.rule in ("plan", "even") or told.count(None) == len(told):
             return []
         speeds = [1.0 if speed is None else speed for speed in told]
         return fastest(self._config.num_hidden_layers, self._head_layers, speeds)

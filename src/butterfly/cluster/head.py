@@ -13,6 +13,7 @@ from butterfly.cluster.adapters import AdapterTable
 from butterfly.cluster.epochs import READY, Epochs
 from butterfly.cluster.members import Member
 from butterfly.cluster.options import HeadOptions
+from butterfly.cluster.planning import Planning
 from butterfly.cluster.token import Token
 from butterfly.engine.weights import Checkpoint
 from butterfly.errors import ClusterError, RequestError
@@ -34,7 +35,8 @@ class Head:
         self.checkpoint = Checkpoint.of(options.model)
         self.config = self.checkpoint.config()
         self.adapters = AdapterTable()
-        self._epochs = Epochs(options, self.config, self.adapters)
+        self.planning = Planning(options, self.checkpoint, self.config)
+        self._epochs = Epochs(options, self.config, self.adapters, self.planning)
         self._pump = self._epochs.pump
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -65,8 +67,8 @@ class Head:
             await asyncio.wait_for(self._epochs.is_serving.wait(), patience)
         except TimeoutError as exc:
             raise ClusterError(
-                f"after {patience:g} s {len(self.members)} of {self.options.stages} "
-                "nodes are here: start more with `butterfly node --join`."
+                f"after {patience:g} s {self.planning.lacks(self.members)}: start "
+                "more with `butterfly node --join`."
             ) from exc
 
     async def close(self) -> None:
@@ -98,7 +100,7 @@ class Head:
     @property
     def epoch(self) -> int:
         """The number of the present epoch."""
-        return self._epochs.number
+        return self._epochs.epoch
 
     @property
     def scheduler(self) -> Scheduler:

@@ -5,11 +5,13 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch.distributed as dist
 
-from butterfly.communication.links import Ring
 from butterfly.errors import ButterflyError, ClusterError
+
+T = TypeVar("T")
 
 
 def store_at(address: str) -> dist.TCPStore:
@@ -28,11 +30,11 @@ def store_at(address: str) -> dist.TCPStore:
         )
 
 
-async def joined(join: Callable[[], Ring], lost: asyncio.Event) -> Ring:
+async def joined(join: Callable[[], T], lost: asyncio.Event) -> T:
     """Join a ring in a thread, which is left behind if a node is lost meanwhile.
 
     Args:
-        join: What joins it.
+        join: What joins it, and returns it or what it found there.
         lost: Set when a node of the ring is gone.
 
     Raises:
@@ -40,10 +42,10 @@ async def joined(join: Callable[[], Ring], lost: asyncio.Event) -> Ring:
         LinkError: If the ring was not whole in time.
     """
     loop = asyncio.get_running_loop()
-    told: asyncio.Future[Ring | ButterflyError] = loop.create_future()
+    told: asyncio.Future[T | ButterflyError] = loop.create_future()
 
     def work() -> None:
-        found: Ring | ButterflyError
+        found: T | ButterflyError
         try:
             found = join()
         except ButterflyError as exc:

@@ -21,6 +21,7 @@ class Member:
         is_ready: Whether it is on the ring.
         told: What its last heartbeat said.
         is_asleep: Whether it gave its layers away.
+        answers: What it measured, by the key that it was asked with.
         adapters: Why it could not load an adapter, empty if it could, by number.
         prepared: The layers that it was asked to load as a standby.
         has_served: Whether an epoch with it was whole.
@@ -36,6 +37,7 @@ class Member:
     is_ready: bool = False
     told: dict[str, Any] = field(default_factory=dict)
     is_asleep: bool = False
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     adapters: dict[int, str] = field(default_factory=dict)
     prepared: tuple[int, int] | None = None
     has_served: bool = False

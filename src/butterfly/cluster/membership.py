@@ -40,8 +40,7 @@ class Membership:
         watcher: Who is told what nodes do.
 
     Attributes:
-        members: The nodes: first the stages in the order of their ring, then standbys
-            in the order in which they came.
+        members: The nodes, in the order in which they came.
     """
 
     def __init__(self, options: HeadOptions, watcher: Watcher) -> None:

@@ -22,6 +22,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from butterfly.cluster.measuring import answered
+from butterfly.cluster.profile import free_memory
 from butterfly.cluster.roles import Role
 from butterfly.communication.control import Connection
 from butterfly.communication.links import Ring
@@ -44,7 +46,7 @@ class NodeOptions:
         secret: The cluster's secret.
         name: What the node is called; empty for the name of the host.
         address: The address of the interface that frames come in at.
-        memory: Bytes that it offers; 0 for what the machine has.
+        memory: Bytes that it offers; 0 for what is free.
         device: Where to compute.
         threads: How many threads compute.
     """
@@ -113,6 +115,8 @@ class NodeAgent:
             self._start(self._prepare, Role.of(message))
         elif message.get("do") == "adapt" and self._role is not None:
             self._adapt(message)
+        elif message.get("do") == "measure":
+            self._measure(message)
         elif message.get("do") == "sleep":
             self._sleep()
         elif message.get("do") == "wake" and self._role is not None:
@@ -122,7 +126,8 @@ class NodeAgent:
         return {
             "name": self.options.name or socket.gethostname(),
             "address": self.options.address,
-            "memory": self.options.memory or _memory(),
+            "host": socket.gethostname(),
+            "memory": self.options.memory or free_memory(self.options.device),
             "device": self.options.device,
             "pid": os.getpid(),
         }
@@ -159,6 +164,16 @@ class NodeAgent:
 
         name = f"epoch-{role.epoch}"
         threading.Thread(target=run, name=name, daemon=True).start()
+
+    def _measure(self, message: dict[str, Any]) -> None:
+        """Measure what the head asks for, in a thread of its own."""
+        o = self.options
+        machine = {"name": o.name or "node", "device": o.device, "memory": o.memory}
+
+        def run() -> None:
+            self._tell(answered(message, o.host, o.address, **machine))
+
+        threading.Thread(target=run, name="measuring", daemon=True).start()
 
     def _prepare(self, role: Role) -> None:
         """Load the layers of a role that comes later."""
@@ -263,10 +278,6 @@ def _failure(exc: Exception, role: Role) -> dict[str, Any]:
     elif is_final:
         said = str(exc)
     return {"error": said[:500], "is_final": is_final}
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _traffic(traffic: Any) -> list[float]:

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from butterfly.partitioning import Plan
+
+SPLITS = ("balanced", "even", "measured")
+
 
 @dataclass(frozen=True, slots=True)
 class HeadOptions:
@@ -15,11 +19,18 @@ class HeadOptions:
         control_port: The port for nodes, 0 for any.
         lanes: How many sequences there is room for at once.
         positions: How many positions each.
-        chunk: The most rows of prompts in a frame.
-        frames: How many frames may be on their way, 0 for one a stage.
-        codec: How hidden states travel.
+        rows: The most sequences that decode in a frame, 0 for what the plan says, else
+            as many as deal them out over the frames.
+        chunk: The most rows of prompts in a frame; 0 for 256, and beside sequences
+            that decode for what the plan says.
+        frames: How many frames may be on their way, 0 for what the plan says, else for
+            one a stage.
+        codec: How hidden states travel; a plan says so for each link.
         dtype: The format of weights.
         reuse: Whether the beginning of a prompt that is there already is used again.
+        split: Who gets which layers: one of `SPLITS`; with a plan it is for those that
+            are left when a node of it is gone.
+        plan: What ``butterfly plan`` wrote.
         patience: The least seconds after which a frame that is out counts as stuck.
         wait: Seconds that open requests wait for a node when there is none.
         rebalance: The least seconds between two epochs of which the second gives a slow
@@ -33,11 +44,14 @@ class HeadOptions:
     control_port: int = 0
     lanes: int = 16
     positions: int = 1024
-    chunk: int = 256
+    rows: int = 0
+    chunk: int = 0
     frames: int = 0
     codec: str = "f32"
     dtype: str = "float32"
     reuse: bool = True
+    split: str = "balanced"
+    plan: Plan | None = None
     patience: float = 10.0
     wait: float = 60.0
     rebalance: float = 60.0

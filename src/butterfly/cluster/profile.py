@@ -7,9 +7,10 @@ and a line is laid through them.
 """
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
 
@@ -18,13 +19,51 @@ from butterfly.communication.links import Ring
 from butterfly.engine.library import head_size
 from butterfly.engine.stage import Shape, Stage
 from butterfly.engine.weights import Checkpoint
-from butterfly.partitioning import Layer, LayerTime, Link, ModelShape
+from butterfly.partitioning import Layer, LayerTime, Link, ModelShape, Node
 
 _CONTEXT = 64  # positions that decoding rows look back on
 _BATCHES = (1, 2, 4, 8, 16)
 _PROMPTS = (32, 64, 128)
-_ROUNDS = 5
+_ROUNDS, _MOST_ROUNDS = 5, 50
+_ENOUGH = 0.05  # seconds in which a size is timed again and again
 _LEAST = 1e-9  # seconds
+
+
+def node_of(
+    name: str,
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    memory: int = 0,
+) -> Node:
+    """Measure this machine.
+
+    Args:
+        name: What to call it.
+        checkpoint: The model that it may hold layers of.
+        dtype: Of weights and hidden states.
+        device: Where to compute.
+        memory: Bytes that it offers; 0 for what is free.
+    """
+    layer, head = layer_times(checkpoint, dtype=dtype, device=device)
+    return Node(name, float(memory or free_memory(device)), layer, head)
+
+
+def free_memory(device: str = "cpu") -> int:
+    """Return the bytes that a program could still take.
+
+    Args:
+        device: Where.
+    """
+    if device != "cpu":
+        return int(torch.cuda.mem_get_info(device)[0])
+    told = Path("/proc/meminfo")
+    if told.is_file():  # what is only cached counts as free there
+        lines = dict(line.split(":") for line in told.read_text().splitlines())
+        if "MemAvailable" in lines:
+            return 1024 * int(lines["MemAvailable"].split()[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def shape_of(
@@ -76,11 +115,11 @@ def layer_times(
     def layers(segments: Sequence[Segment]) -> float:
         rows = sum(segment.length for segment in segments)
         hidden = torch.randn(rows, stage.hidden).to(device, dtype)
-        return _least(lambda: stage.forward(hidden, segments)) / count
+        return _least(lambda: stage.forward(hidden, segments), device) / count
 
     def head(rows: int) -> float:
         hidden = torch.randn(rows, stage.hidden).to(device, dtype)
-        return _least(lambda: stage.logits(hidden).argmax(-1))
+        return _least(lambda: stage.logits(hidden).argmax(-1), device)
 
     decoding = [layers([Segment(k, _CONTEXT, 1) for k in range(n)]) for n in _BATCHES]
     fixed, row = line(_BATCHES, decoding)
@@ -141,12 +180,16 @@ def _there_and_back(ring: Ring, is_first: bool, rounds: int, size: int) -> float
     return best
 
 
-def _least(work: Any) -> float:
-    """Return the least seconds that some work took."""
-    work()
-    best = math.inf
-    for _ in range(_ROUNDS):
+def _least(work: Callable[[], object], device: str) -> float:
+    """Return the least seconds that some work took: often, where it is short."""
+    best, left = math.inf, _ENOUGH
+    for number in range(_MOST_ROUNDS):
         began = perf_counter()
         work()
-        best = min(best, perf_counter() - began)
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+        took = perf_counter() - began
+        best, left = min(best, took), left - took
+        if number >= _ROUNDS and left < 0:  # the first one warms up
+            break
     return best

@@ -18,7 +18,7 @@ from butterfly.communication.frames import Frame, Hop, Kind
 from butterfly.communication.links import Ring
 from butterfly.engine.sampling import Drawn, unpack
 from butterfly.errors import ButterflyError
-from butterfly.scheduling import Batch, Scheduler, Sequence
+from butterfly.scheduling import Batch, Limits, Scheduler, Sequence
 
 
 class Pump:
@@ -52,15 +52,15 @@ class Pump:
         self._listener: threading.Thread | None = None
         self._news = asyncio.Event()
 
-    def begin(self, ring: Ring, frames: int) -> None:
+    def begin(self, ring: Ring, limits: Limits) -> None:
         """Go on over a new ring; what is open runs again from its tokens.
 
         Args:
             ring: The ring.
-            frames: How many frames may be on their way.
+            limits: How much may travel at once.
         """
         self.ring = ring
-        self.scheduler.reset(frames=frames)
+        self.scheduler.reset(limits)
         self._out.clear()
         told = ring, asyncio.get_running_loop()
         self._listener = threading.Thread(
@@ -159,7 +159,7 @@ class Pump:
         try:
             while (batch := self.scheduler.plan()) is not None:
                 tokens = np.array(batch.tokens, "<i4").tobytes()
-                self._out[batch.step] = time.monotonic(), self.scheduler.rows
+                self._out[batch.step] = time.monotonic(), self.scheduler.flying_rows
                 ring.send(
                     Frame(ring.epoch, batch.step, batch.segments, Kind.TOKENS, tokens)
                 )

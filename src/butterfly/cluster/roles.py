@@ -1,6 +1,6 @@
 """`Role`: what the head tells a node to be in an epoch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,7 +8,10 @@ from butterfly.cluster.options import HeadOptions
 from butterfly.communication.codecs import CODECS, codec_number
 from butterfly.communication.frames import largest
 from butterfly.engine.library import head_size
+from butterfly.partitioning import Chain, Stage
+from butterfly.scheduling import Limits
 
+CHUNK = 256  # rows of prompts in a frame, where no plan says how many
 _RESULT_BYTES = 16 + 8 * 20  # of a token with the log probabilities of 20 others
 
 
@@ -74,7 +77,7 @@ class Role:
 
 
 def roles_of(
-    options: HeadOptions, config: Any, place: tuple[int, str, int], count: int
+    options: HeadOptions, config: Any, place: tuple[int, str, int], chain: Chain
 ) -> list[Role]:
     """Return the roles of an epoch, in the order of the ring.
 
@@ -82,26 +85,67 @@ def roles_of(
         options: What the head was told.
         config: The transformers configuration of the model.
         place: The number of the epoch, its name, the port of the store.
-        count: How many stages.
+        chain: Who holds what, and how it is used.
 
     Raises:
-        ConfigurationError: If the codec is not known.
+        ConfigurationError: If a codec is not known.
     """
-    (epoch, name, port), o = place, options
-    codec = codec_number(o.codec)
-    row = max(CODECS[codec].row_bytes(config.hidden_size), _RESULT_BYTES)
-    ranges = balanced(config.num_hidden_layers, count, head_layers(config))
+    (epoch, name, port), o, limits = place, options, limits_of(options, chain)
+    codecs = [codec_number(codec) for codec in (*chain.codecs, o.codec)]
+    sizes = [CODECS[codec].row_bytes(config.hidden_size) for codec in codecs]
+    rows = max(limits.chunk, limits.beside) + limits.lanes
     return [
         Role(
-            *(epoch, name, rank, count + 1, port, o.model, first, last),
-            *(o.lanes, o.positions, o.chunk + o.lanes, row),
-            depth=max(2, o.frames or count) + 1,
-            codec=codec,
+            *(epoch, name, rank, len(chain.stages) + 1, port, o.model),
+            *(stage.first, stage.last + 1, limits.lanes, o.positions),
+            *(rows, max(*sizes, _RESULT_BYTES)),
+            depth=max(2, limits.frames) + 1,
+            codec=codecs[rank - 1],
             dtype=o.dtype,
             extra=8192 + config.vocab_size // 8,
         )
-        for rank, (first, last) in enumerate(ranges, 1)
+        for rank, stage in enumerate(chain.stages, 1)
     ]
+
+
+def limits_of(options: HeadOptions, chain: Chain) -> Limits:
+    """Return how much may travel at once: what the head was told, else the chain.
+
+    Args:
+        options: What the head was told.
+        chain: How the stages are to be used.
+    """
+    return Limits(
+        chain.lanes,
+        options.frames or chain.frames,
+        options.rows or chain.micro_batch,
+        options.chunk or CHUNK,
+        options.chunk or chain.chunk,
+    )
+
+
+def chain_of(
+    options: HeadOptions, names: Sequence[str], depth: int, head: float
+) -> Chain:
+    """Return a chain over nodes whose parts cost about the same.
+
+    Args:
+        options: What the head was told.
+        names: The nodes, in order.
+        depth: How many layers the model has.
+        head: What the head costs, in layers; 0 for an even split.
+    """
+    o, ranges = options, balanced(depth, len(names), head)
+    pairs = zip(names, ranges, strict=True)
+    frames = o.frames or len(names)
+    return Chain(
+        tuple([Stage(name, first, last - 1) for name, (first, last) in pairs]),
+        (o.codec,) * (len(names) - 1),
+        o.lanes,
+        -(-o.lanes // frames),
+        CHUNK,
+        frames,
+    )
 
 
 def balanced(depth: int, count: int, head_layers: float) -> list[tuple[int, int]]:

@@ -31,6 +31,8 @@ class StageState:
         sent_waited: Seconds that it stood still to send.
         received_bytes: Bytes that came in.
         received_waited: Seconds that it waited for them.
+        codec: How it writes hidden states.
+        memory: Bytes that the node offers.
     """
 
     stage: int
@@ -43,6 +45,8 @@ class StageState:
     sent_waited: float = 0.0
     received_bytes: float = 0.0
     received_waited: float = 0.0
+    codec: str = "f32"
+    memory: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class State:
         room: Positions that there are.
         reused: Tokens of prompts whose keys and values were there already.
         stages: The stages, in order.
+        split: What shared the layers out: ``plan``, ``balanced``, ...
     """
 
     epoch: int
@@ -74,6 +79,7 @@ class State:
     room: int
     reused: int
     stages: tuple[StageState, ...] = ()
+    split: str = ""
 
 
 class Metrics:

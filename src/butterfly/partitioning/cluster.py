@@ -1,4 +1,4 @@
-"""Machines and links as numbers, measured by ``butterfly probe``.
+"""Machines and links as numbers; ``butterfly probe`` measures a machine.
 
 Time is linear: a frame with some decoding rows and some prompt tokens costs a layer
 ``fixed_s + row_s * rows + token_s * tokens``. The fixed part is reading the weights,
@@ -132,8 +132,8 @@ class Cluster:
         found = self.links.get((source, target)) or self.links.get((target, source))
         if found is None and self.default_link is None:
             raise ConfigurationError(
-                f"no link between {source!r} and {target!r}: measure it with "
-                "'butterfly probe', or give a default_link"
+                f"no link between {source!r} and {target!r}: add it to the links, or "
+                "give a default_link (`butterfly plan --link MS:MBIT`)"
             )
         return found or self.default_link or LOCAL
 
@@ -189,6 +189,35 @@ class Cluster:
     def read(cls, path: str | Path) -> "Cluster":
         """Return the cluster that a JSON file holds."""
         return cls.from_json(read_json(path))
+
+    @classmethod
+    def read_all(
+        cls, paths: Iterable[str | Path], default_link: Link | None = None
+    ) -> "Cluster":
+        """Return the cluster of several files, as each machine wrote one.
+
+        Args:
+            paths: The files.
+            default_link: The link of pairs that no file tells of.
+
+        Raises:
+            ConfigurationError: A file cannot be used, or they contradict each other.
+        """
+        whole: dict[str, Any] = {"nodes": [], "links": []}
+        if default_link is not None:
+            whole["default_link"] = asdict(default_link)
+        for path in paths:
+            data = read_json(path)
+            check(data, str(path), ["nodes"], cls.__dataclass_fields__)
+            for key, told in data.items():
+                if key in ("nodes", "links"):
+                    whole[key] += told
+                elif told is not None and whole.setdefault(key, told) != told:
+                    raise ConfigurationError(
+                        f"{path} has another {key!r} than what was told before: "
+                        "keep one"
+                    )
+        return cls.from_json(whole)
 
     def write(self, path: str | Path) -> None:
         """Write a JSON file that `read` understands."""

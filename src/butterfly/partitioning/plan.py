@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from butterfly.errors import ConfigurationError
 from butterfly.partitioning.chain import Chain
 from butterfly.partitioning.form import build, check, read_json, write_json
 from butterfly.partitioning.problem import Problem, gigabytes
@@ -24,6 +25,7 @@ class Plan:
         bound_tokens_per_s: What no placement on these machines can pass.
         binds: What keeps each chain from being faster.
         why: How the plan was found.
+        lane_tokens: Tokens that a lane holds; 0: not said.
     """
 
     model: str
@@ -34,6 +36,7 @@ class Plan:
     bound_tokens_per_s: float
     binds: tuple[str, ...]
     why: tuple[str, ...] = ()
+    lane_tokens: int = 0
 
     @property
     def tokens_per_s(self) -> float:
@@ -66,6 +69,23 @@ class Plan:
         ]
         return "\n".join([*lines, *(f"why: {line}" for line in self.why)])
 
+    def must_fit(self, layers: int) -> None:
+        """Refuse a model that the plan was not made for.
+
+        Args:
+            layers: How many layers it has.
+
+        Raises:
+            ConfigurationError: The plan is for another number of layers.
+        """
+        for chain in self.chains:
+            planned = chain.stages[-1].last + 1
+            if planned != layers:
+                raise ConfigurationError(
+                    f"the plan is for the {planned} layers of {self.model!r}, and the "
+                    f"model has {layers}: plan again with `butterfly plan`"
+                )
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return asdict(self)
@@ -78,7 +98,8 @@ class Plan:
             ConfigurationError: Something is missing, unknown or does not fit.
         """
         known = cls.__dataclass_fields__
-        check(data, "the plan", [name for name in known if name != "why"], known)
+        needed = [name for name in known if name not in ("why", "lane_tokens")]
+        check(data, "the plan", needed, known)
         chains = tuple(
             Chain.from_json(chain, f"chains[{i}]")
             for i, chain in enumerate(data["chains"])

@@ -37,6 +37,7 @@ def partition(
     codecs: Sequence[str] = ("f32",),
     objective: str = "throughput",
     tries: int = 80,
+    most_chains: int = 16,
 ) -> Plan:
     """Place a model on a cluster.
 
@@ -47,6 +48,7 @@ def partition(
         codecs: Wire formats that may be used, the most exact first.
         objective: ``throughput`` of all requests, or ``latency`` of one alone.
         tries: Simulations that the local search may run; 0 leaves it out.
+        most_chains: The largest number of chains; a head serves one.
 
     Returns:
         The plan.
@@ -65,13 +67,13 @@ def partition(
         chains = (fastest_chain(problem),)
         why = ["the exact program over orders and splits, for one sequence alone"]
         return described(problem, chains, why)
-    return _busiest(problem, tries)
+    return _busiest(problem, tries, most_chains)
 
 
-def _busiest(problem: Problem, tries: int) -> Plan:
+def _busiest(problem: Problem, tries: int, most_chains: int) -> Plan:
     """Return the plan with the most simulated tokens a second."""
     judge = Judge(problem, max(tries, 0))
-    ranked = _ranked(judge, candidates(problem))
+    ranked = _ranked(judge, candidates(problem, most_chains))
     word, chains, rate = ranked[0]
     why = [f"{word}, the best of {len(ranked)} candidates in the simulator"]
     if tries:
@@ -92,11 +94,12 @@ def _busiest(problem: Problem, tries: int) -> Plan:
     return described(problem, chains, why)
 
 
-def candidates(problem: Problem) -> list[Candidate]:
+def candidates(problem: Problem, most_chains: int = 16) -> list[Candidate]:
     """Return placements worth a simulation, each with a word on where it is from.
 
     Args:
         problem: What is to be placed.
+        most_chains: The largest number of chains.
 
     Raises:
         InfeasibleError: The model does not fit.
@@ -108,16 +111,33 @@ def candidates(problem: Problem) -> list[Candidate]:
         found.append(("the exact chain for one sequence", (fastest_chain(problem),)))
     except PlanError:
         pass  # too many kinds of nodes: the other candidates do
-    found += [(word, tuple(chains)) for word, chains in placements(problem)]
-    for name, rule in RULES.items():
+    if most_chains > 1:
+        groups = placements(problem, most_chains)
+        found += [(word, tuple(chains)) for word, chains in groups]
+    for name in RULES:
         try:
-            placed = rule(problem)
-            share = -(-problem.workload.requests // len(placed))
-            chains = tuple(chain_of(problem, s, requests=share) for s in placed)
+            found.append((f"the rule {name!r}", by_rule(problem, name)))
         except InfeasibleError:
             continue
-        found.append((f"the rule {name!r}", chains))
-    return found
+    return [entry for entry in found if len(entry[1]) <= most_chains]
+
+
+def by_rule(problem: Problem, name: str) -> tuple[Chain, ...]:
+    """Return the chains of a rule, the requests shared out evenly.
+
+    Args:
+        problem: What is to be placed.
+        name: One of `RULES`.
+
+    Raises:
+        InfeasibleError: A node has not the memory.
+        ConfigurationError: There is no such rule.
+    """
+    if name not in RULES:
+        raise ConfigurationError(f"no rule {name!r}: there are {', '.join(RULES)}")
+    placed = RULES[name](problem)
+    share = -(-problem.workload.requests // len(placed))
+    return tuple([chain_of(problem, stages, requests=share) for stages in placed])
 
 
 def _ranked(
@@ -155,4 +175,5 @@ def described(problem: Problem, chains: Sequence[Chain], why: Sequence[str]) -> 
         bound_tokens_per_s=throughput_bound(problem),
         binds=tuple(what_binds(problem, chain) for chain in chains),
         why=tuple(why),
+        lane_tokens=problem.workload.lane,
     )

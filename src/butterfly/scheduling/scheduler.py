@@ -5,7 +5,7 @@ slow. A sequence is in one frame at a time: its next token is drawn at the end o
 ring. So the sequences that decode are dealt into as many micro-batches as frames may
 fly; a larger one would make a convoy, with all stages but one idle. A prompt travels in
 parts, at most one part a frame, so that nobody's next token waits for somebody's long
-prompt.
+prompt. Where nobody decodes nobody waits, so a part may be larger there.
 
 Sequences get a lane when one is free, those of higher priority and then older ones
 first. What a lane still holds is used again: a prompt that begins like it starts where
@@ -20,6 +20,25 @@ from dataclasses import dataclass
 from butterfly.communication.frames import Segment
 from butterfly.errors import CapacityError, RequestError
 from butterfly.scheduling.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may travel at once.
+
+    Args:
+        lanes: How many sequences there is room for at once.
+        frames: How many frames may be on their way.
+        rows: The most sequences that decode in a frame; 0: dealt out over the frames.
+        chunk: The most rows of prompts in a frame.
+        beside: The most rows of prompts in a frame while others decode; 0: `chunk`.
+    """
+
+    lanes: int
+    frames: int = 1
+    rows: int = 0
+    chunk: int = 256
+    beside: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +65,9 @@ class Scheduler:
         lanes: How many sequences there is room for at once.
         positions: How many positions a lane has.
         frames: How many frames may be on their way.
-        chunk: The most rows of prompts in a frame.
+        rows: As in `Limits`.
+        chunk: As in `Limits`.
+        beside: As in `Limits`.
         most_waiting: How many sequences may wait for a lane.
         reuse: Whether what lanes still hold is used again.
     """
@@ -57,11 +78,14 @@ class Scheduler:
         positions: int,
         *,
         frames: int = 1,
+        rows: int = 0,
         chunk: int = 256,
+        beside: int = 0,
         most_waiting: int = 1024,
         reuse: bool = True,
     ) -> None:
-        self.positions, self.frames, self.chunk = positions, frames, chunk
+        self.positions = positions
+        self.frames, self.rows, self.chunk, self.beside = frames, rows, chunk, beside
         self.most_waiting, self.reuse = most_waiting, reuse
         self.waiting: list[Sequence] = []
         self.running: dict[int, Sequence] = {}  # by lane
@@ -72,12 +96,17 @@ class Scheduler:
         self._step = self._number = 0
 
     @property
+    def lanes(self) -> int:
+        """How many sequences there is room for at once."""
+        return len(self._held)
+
+    @property
     def in_flight(self) -> int:
         """How many frames are on their way."""
         return len(self._flying)
 
     @property
-    def rows(self) -> int:
+    def flying_rows(self) -> int:
         """How many rows are on their way."""
         return sum(len(batch.tokens) for batch in self._flying.values())
 
@@ -157,7 +186,7 @@ class Scheduler:
         batch = Batch(self._step, tuple(segments), tuple(tokens), owners)
         self._flying[batch.step] = batch
         for sequence in owners:
-            sequence.is_flying = True
+            sequence.is_flying, sequence.step = True, batch.step
         return batch
 
     def flying(self, step: int) -> Batch:
@@ -191,18 +220,23 @@ class Scheduler:
                 self._release(sequence)
         return batch
 
-    def reset(self, lanes: int | None = None, frames: int | None = None) -> None:
+    def reset(self, limits: Limits | None = None) -> None:
         """Begin anew: nothing is on its way, no lane holds anything.
 
         Sequences that were running go to the front of the line, with what they have
         generated, which is run again as part of their prompt.
 
         Args:
-            lanes: How many lanes there are now, None for as many as before.
-            frames: How many frames may be on their way now, None for as many.
+            limits: How much may travel from now on, None for as much as before.
         """
-        count = len(self._held) if lanes is None else lanes
-        self.frames = self.frames if frames is None else frames
+        count = len(self._held)
+        if limits is not None:
+            count, self.frames = limits.lanes, limits.frames
+            self.rows, self.chunk, self.beside = (
+                limits.rows,
+                limits.chunk,
+                limits.beside,
+            )
         self._flying.clear()
         for sequence in list(self.running.values()):
             sequence.lane, sequence.computed, sequence.is_flying = None, 0, False
@@ -248,14 +282,19 @@ class Scheduler:
         return min(free, key=lambda n: (len(self._held[n]), n)), 0
 
     def _decoding(self) -> list[Sequence]:
-        """Return the sequences whose next token this frame draws."""
+        """Return the sequences whose next token this frame draws: longest back first.
+
+        Those that travelled together stay so, in neighbouring lanes.
+        """
         each = [s for _, s in sorted(self.running.items()) if s.is_decoding]
-        ready = [s for s in each if not s.is_flying]
-        return ready[: math.ceil(len(each) / self.frames)]
+        ready = sorted((s for s in each if not s.is_flying), key=lambda s: s.step)
+        share = math.ceil(len(each) / self.frames)
+        return ready[: min(share, self.rows or share)]
 
     def _prompts(self) -> list[tuple[Sequence, int]]:
         """Return parts of prompts for this frame, with how many rows each."""
-        left, chosen = self.chunk, []
+        is_beside = any(s.is_decoding for s in self.running.values())
+        left, chosen = (self.beside if is_beside else 0) or self.chunk, []
         waiting = [s for s in self.running.values() if not s.is_decoding]
         waiting = [s for s in waiting if not s.is_flying]
         for s in sorted(waiting, key=lambda s: (-s.priority, s.number)):

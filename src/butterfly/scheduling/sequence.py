@@ -37,6 +37,7 @@ class Sequence:
         lane: Where its keys and values are, None while it waits.
         computed: How many positions have keys and values there.
         is_flying: Whether rows of it are in a frame that is on its way.
+        step: The last frame that rows of it were in.
         finish: Why it ended, empty while it runs: ``stop``, ``length``, ``abort``.
         reused: How many tokens of the prompt had their keys and values already.
         number: The order in which sequences came.
@@ -54,6 +55,7 @@ class Sequence:
     lane: int | None = None
     computed: int = 0
     is_flying: bool = False
+    step: int = 0
     finish: str = ""
     reused: int = 0
     number: int = 0

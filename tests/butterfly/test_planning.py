@@ -1,0 +1,368 @@
+"""Plans at work: who becomes which stage, and what travels in a frame."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from tests.butterfly.models import greedy, tiny  # noqa: E402
+from tests.butterfly.server_helpers import until  # noqa: E402
+
+from butterfly.api.state import state_of  # noqa: E402
+from butterfly.cluster.head import Head  # noqa: E402
+from butterfly.cluster.members import Member  # noqa: E402
+from butterfly.cluster.node import NodeAgent, NodeOptions  # noqa: E402
+from butterfly.cluster.options import HeadOptions  # noqa: E402
+from butterfly.communication.control import Connection  # noqa: E402
+from butterfly.communication.frames import Frame, Kind  # noqa: E402
+from butterfly.errors import ClusterError, ConfigurationError  # noqa: E402
+from butterfly.partitioning import (  # noqa: E402
+    CODECS,
+    Chain,
+    Cluster,
+    LayerTime,
+    Link,
+    ModelShape,
+    Node,
+    Plan,
+    Problem,
+    Stage,
+    described,
+)
+from butterfly.scheduling import Sequence as Asked  # noqa: E402
+
+T = TypeVar("T")
+PROMPTS = [[31, 6], *[[(7 * k + 13 * n) % 512 for n in range(12)] for k in (1, 2, 3)]]
+CONNECTION = Connection.__new__(Connection)  # nothing is sent over it
+COUNT = 14
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model."""
+    return tmp_path_factory.mktemp("planned")
+
+
+@pytest.fixture(scope="module")
+def oracle(folder: Path) -> list[list[int]]:
+    """What the whole model says."""
+    torch.set_num_threads(1)
+    whole = tiny(folder, "qwen2", eos_token_id=None, vocab_size=512)
+    return [greedy(whole, prompt, COUNT) for prompt in PROMPTS]
+
+
+def plan_of(*stages: tuple[str, int, int], codecs: Sequence[str] = ()) -> Plan:
+    """Return a plan: four lanes, one frame of two rows and three prompt tokens."""
+    time = LayerTime(1e-3, 1e-5, 1e-5)
+    cluster = Cluster(
+        tuple([Node(name, 1e9, time) for name, _, _ in stages]),
+        default_link=Link(1e-3, 1e8),
+    )
+    last = max(end for _, _, end in stages)
+    model = ModelShape.uniform(
+        "tiny", hidden=32, layers=last + 1, weight_bytes=1e4, kv_token_bytes=64
+    )
+    hops = tuple(codecs) or ("f32",) * (len(stages) - 1)
+    chain = Chain(tuple([Stage(*one) for one in stages]), hops, 4, 2, 3, 1)
+    problem = Problem(cluster, model, codecs=tuple(CODECS.values()))
+    return described(problem, [chain], [])
+
+
+UNEVEN = plan_of(("b", 0, 0), ("a", 1, 3))
+
+
+def told(folder: Path, plan: Plan | None = None, **more: Any) -> HeadOptions:
+    """Return what a head is told."""
+    given: dict[str, Any] = {"stages": 2, "lanes": 4, "positions": 64, **more}
+    return HeadOptions(str(folder), secret="s", plan=plan, **given)
+
+
+class Nodes:
+    """Nodes in this process; `s` has no memory, `x` cannot measure, `m` is mute."""
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
+        self.agents: dict[str, NodeAgent] = {}
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.measured: list[str] = []
+
+    def start(self, *names: str) -> None:
+        """Let nodes of some names come."""
+        for name in names:
+            small = 1000 if name == "s" else 0
+            place = "127.0.0.1", self.head.port, "s"
+            options = NodeOptions(*place, name=name, memory=small)
+            self.agents[name] = agent = NodeAgent(options)
+            agent._measure = self._noted(name, agent._measure)
+            self.tasks[name] = asyncio.ensure_future(agent.run())
+
+    def _noted(self, name: str, measure: Callable[..., None]) -> Callable[..., None]:
+        """Return a way to measure that takes note of it."""
+
+        def noted(message: dict[str, Any]) -> None:
+            self.measured.append(name)
+            if name == "m":
+                return
+            if name == "x":
+                answer = {"event": "measured", "key": message["key"], "error": "ill"}
+                self.agents[name]._tell(answer)
+            else:
+                measure(message)
+
+        return noted
+
+    async def end(self, *names: str) -> None:
+        """Let nodes die."""
+        for name in names:
+            self.tasks[name].cancel()
+            await asyncio.wait([self.tasks.pop(name)])
+
+    async def until(self, what: Callable[[], bool]) -> None:
+        """Wait until something is true of the cluster."""
+        await asyncio.to_thread(until, what)
+
+
+def run(
+    options: HeadOptions, names: str, work: Callable[[Head, Nodes], Awaitable[T]]
+) -> T:
+    """Do something with a head and nodes of some names."""
+
+    async def whole() -> T:
+        head = Head(options)
+        await head.start()
+        nodes = Nodes(head)
+        nodes.start(*names)
+        try:
+            return await work(head, nodes)
+        finally:
+            ring, epoch = head._pump.end(), head.epoch
+            head._epochs._is_closing = True
+            if ring is not None:  # the threads of this process leave the ring
+                ring.send(Frame(epoch, 0, (), Kind.END, b""))
+            await head.close()
+            await asyncio.wait(nodes.tasks.values(), timeout=10)
+
+    return asyncio.run(whole())
+
+
+async def answers(head: Head) -> list[list[int]]:
+    """Return what the cluster says; all but the first prompt come a token later."""
+    begun = asyncio.Event()
+
+    async def one(prompt: list[int]) -> list[int]:
+        sequence = Asked(list(prompt), COUNT)
+        async for _ in head.generate(sequence):
+            begun.set()
+        return sequence.output
+
+    async with asyncio.timeout(60):
+        first = asyncio.ensure_future(one(PROMPTS[0]))
+        await begun.wait()
+        others = await asyncio.gather(*[one(prompt) for prompt in PROMPTS[1:]])
+        return [await first, *others]
+
+
+def watched(agent: NodeAgent) -> list[Frame]:
+    """Return a list that grows by each frame that comes to a node."""
+    worker, seen = agent._worker, list[Frame]()
+    assert worker is not None
+    step = worker.step
+
+    def noted(frame: Frame) -> Any:
+        seen.append(replace(frame, payload=bytes(frame.payload)))
+        return step(frame)
+
+    worker.step = noted  # type: ignore[method-assign]
+    return seen
+
+
+def ranges(head: Head) -> list[tuple[str, int, int, str]]:
+    """Return who has which layers, and how it sends."""
+    return [(s.node, s.first, s.last, s.codec) for s in state_of(head).stages]
+
+
+@pytest.mark.parametrize(("codec", "size"), [("f32", 4), ("f16", 2)])
+def test_a_plan_is_served_as_it_stands(
+    folder: Path, oracle: list[list[int]], codec: str, size: int
+) -> None:
+    """Order, ranges, codec, rows and parts of prompts, seen at the last stage."""
+    plan = plan_of(("b", 0, 0), ("a", 1, 3), codecs=[codec])
+
+    async def work(head: Head, nodes: Nodes) -> list[Frame]:
+        await head.ready(60)
+        assert [one[:3] for one in ranges(head)] == [("b", 0, 1), ("a", 1, 4)]
+        assert ranges(head)[0][3] == codec
+        assert (state_of(head).split, head.scheduler.frames) == ("plan", 1)
+        await nodes.until(lambda: nodes.agents["a"]._worker is not None)
+        seen = watched(nodes.agents["a"])
+        said = await answers(head)
+        assert said == oracle or codec != "f32"
+        return seen
+
+    seen = run(told(folder, plan), "acb", work)
+    assert all(len(frame.payload) == frame.rows * 32 * size for frame in seen)
+    counts = [counted(frame) for frame in seen]
+    assert max(rows for rows, _ in counts) == 2
+    assert max(tokens for rows, tokens in counts if rows) == 3
+
+
+def counted(frame: Frame) -> tuple[int, int]:
+    """Return how many sequences decode in a frame, and its rows of prompts."""
+    own = [s.start >= len(PROMPTS[min(s.lane, 1)]) for s in frame.segments]
+    return sum(own), sum(
+        s.length for s, is_own in zip(frame.segments, own, strict=True) if not is_own
+    )
+
+
+def test_what_the_head_is_told_goes_before_the_plan(
+    folder: Path, oracle: list[list[int]]
+) -> None:
+    """Rows, parts of prompts and frames."""
+
+    async def work(head: Head, nodes: Nodes) -> list[Frame]:
+        await head.ready(60)
+        assert head.scheduler.frames == 2
+        await nodes.until(lambda: nodes.agents["a"]._worker is not None)
+        seen = watched(nodes.agents["a"])
+        assert await answers(head) == oracle
+        return seen
+
+    options = told(folder, UNEVEN, rows=1, chunk=5, frames=2)
+    counts = [counted(frame) for frame in run(options, "ab", work)]
+    assert max(rows for rows, _ in counts) == 1
+    assert max(tokens for _, tokens in counts) == 5
+
+
+def test_after_a_death_and_a_return(folder: Path, oracle: list[list[int]]) -> None:
+    """Who is left splits by cost; when all are here again, the plan holds again."""
+
+    async def work(head: Head, nodes: Nodes) -> None:
+        await head.ready(60)
+        assert head.scheduler.lanes == 3
+        await nodes.end("b")
+        await nodes.until(lambda: head.is_serving and len(head.stages) == 1)
+        assert state_of(head).split == "balanced"
+        nodes.start("b")
+        await nodes.until(lambda: head.is_serving and state_of(head).split == "plan")
+        assert [one[:3] for one in ranges(head)] == [("b", 0, 1), ("a", 1, 4)]
+        assert await answers(head) == oracle
+
+    run(told(folder, UNEVEN, lanes=3), "ab", work)
+
+
+def test_nodes_measure_themselves_once(folder: Path, oracle: list[list[int]]) -> None:
+    """The planner decides; who is left after a death is not measured again."""
+
+    async def work(head: Head, nodes: Nodes) -> None:
+        await head.ready(60)
+        assert state_of(head).split == "measured"
+        assert await answers(head) == oracle
+        asked = sorted(nodes.measured)
+        assert asked == ["a"] * 3 + ["b"] * 3  # itself, the other one, the head
+        first = head.stages[0].name
+        await nodes.end(first)
+        await nodes.until(lambda: head.is_serving and len(head.members) == 1)
+        assert sorted(nodes.measured) == asked
+        assert state_of(head).split == "measured"
+        assert await answers(head) == oracle
+
+    run(told(folder, split="measured"), "ab", work)
+
+
+def test_a_node_that_leaves_while_it_is_measured(
+    folder: Path, oracle: list[list[int]]
+) -> None:
+    """The others serve on, and the next one that comes is taken."""
+
+    async def work(head: Head, nodes: Nodes) -> None:
+        await head.ready(60)
+        await nodes.end("b")
+        await nodes.until(lambda: head.is_serving and len(head.members) == 1)
+        epoch = head.epoch
+        nodes.start("m")
+        await nodes.until(lambda: "m" in nodes.measured)
+        await nodes.end("m")
+        assert await answers(head) == oracle and head.epoch == epoch
+        nodes.start("c")
+        await nodes.until(lambda: head.is_serving and head.epoch > epoch)
+        assert head.planning.current is not None
+        assert head.planning.current.considered == 2
+        assert await answers(head) == oracle
+
+    run(told(folder, split="measured"), "ab", work)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [("x", "x could not measure: ill"), ("s", "does not fit: its weights take")],
+)
+def test_what_cannot_be_planned_is_split_by_cost(
+    folder: Path,
+    oracle: list[list[int]],
+    names: str,
+    said: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The log says why."""
+
+    async def work(head: Head, nodes: Nodes) -> None:
+        await head.ready(60)
+        assert state_of(head).split == "balanced"
+        assert await answers(head) == oracle
+
+    run(told(folder, split="measured", stages=1), names, work)
+    assert "layers are split by cost, since" in caplog.text and said in caplog.text
+
+
+def test_even_counts_layers_and_balanced_prices_the_head(
+    folder: Path, oracle: Any
+) -> None:
+    """No node is measured for that."""
+    found = {}
+    for split in ("even", "balanced"):
+        head = Head(told(folder, split=split))
+        head.members.extend([Member(CONNECTION, name, {}) for name in "aa"])
+        one = asyncio.run(head.planning.split(head._epochs))
+        found[split] = [(s.node, s.first, s.last) for s in one.chain.stages]
+        assert one.members == tuple(head.members)
+    assert found == {
+        "even": [("a", 0, 1), ("a-2", 2, 3)],
+        "balanced": [("a", 0, 2), ("a-2", 3, 3)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("plan", "more", "said"),
+    [
+        (plan_of(("a", 0, 1), ("b", 2, 5)), {}, "for the 6 layers of 'tiny', and the"),
+        (UNEVEN, {"stages": 3}, "the plan has 2 stages, and 3 were asked for"),
+        (replace(UNEVEN, chains=UNEVEN.chains * 2), {}, "has 2 chains and a head ser"),
+        (None, {"split": "odd"}, "no split 'odd': there are balanced, even, measured"),
+        (None, {"stages": 5}, "the model has 4 layers: 5 --stages are too many"),
+        (None, {"codec": "zip"}, "unknown codec 'zip'"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_at_once(
+    folder: Path, oracle: Any, plan: Plan | None, more: dict[str, Any], said: str
+) -> None:
+    """Before any node is asked."""
+    with pytest.raises(ConfigurationError, match=said):
+        Head(told(folder, plan, **more))
+
+
+def test_a_node_that_has_not_joined_is_named(folder: Path, oracle: Any) -> None:
+    """Others are no replacement at first."""
+
+    async def work(head: Head, nodes: Nodes) -> None:
+        await nodes.until(lambda: len(head.members) == 2)
+        with pytest.raises(ClusterError, match="the plan names b, and there is a, c:"):
+            await head.ready(0.01)
+        assert head.epoch == 0
+
+    run(told(folder, UNEVEN), "ac", work)
