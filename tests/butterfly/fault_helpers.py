@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -63,7 +63,9 @@ def connections(pid: int) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def slowed(pid: int, stopped: float = 0.03, running: float = 0.01) -> Iterator[None]:
+def slowed(
+    pid: int, stopped: float = 0.03, running: float = 0.01
+) -> Generator[None, None, None]:
     """Stop a process again and again.
 
     Args:
