@@ -184,8 +184,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         *("--chunk",),
         type=_count,
         default=0,
-        help="the most rows of prompts in a frame (0: 256; beside sequences that "
-        "decode as the plan has)",
+        help="the most rows of prompts in a frame (0: as the plan has, else 256 over "
+        "the frames)",
     )
     add(
         *("--frames",),

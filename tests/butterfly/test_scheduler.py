@@ -76,7 +76,7 @@ def test_sequences_are_dealt_into_as_many_frames_as_may_fly() -> None:
 
 def test_a_cap_on_rows_takes_turns() -> None:
     """However few may travel: nobody goes twice before all went once."""
-    scheduler = Scheduler(6, 64, frames=2, rows=2)
+    scheduler = Scheduler(6, 64, frames=2, cap=2)
     for k in range(6):
         scheduler.add(sequence(1, limit=9, first=10 * k))
     settled(scheduler, scheduler.plan())
@@ -103,8 +103,8 @@ def test_prompts_are_cut_smaller_beside_those_who_decode() -> None:
 def test_a_new_epoch_may_have_other_limits() -> None:
     """Lanes, frames, rows and parts of prompts."""
     scheduler = Scheduler(1, 64)
-    scheduler.reset(Limits(4, frames=3, rows=1, chunk=5, beside=2))
-    assert (scheduler.lanes, scheduler.frames, scheduler.rows) == (4, 3, 1)
+    scheduler.reset(Limits(4, frames=3, cap=1, chunk=5, beside=2))
+    assert (scheduler.lanes, scheduler.frames, scheduler.cap) == (4, 3, 1)
     assert (scheduler.chunk, scheduler.beside) == (5, 2)
     scheduler.reset()
     assert (scheduler.lanes, scheduler.frames) == (4, 3)

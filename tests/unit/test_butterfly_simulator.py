@@ -86,8 +86,8 @@ def test_delay_is_part_of_the_cycle() -> None:
 
 
 def test_a_narrow_link_sets_the_beat() -> None:
-    """A row of 8 values in f32 and its header over 128 bytes a second: one second."""
-    outcome = served(2, 4, rows=1, time=LayerTime(0.1, 0, 0), link=Link(0.0, 128.0))
+    """A row of 8 values in f32 and its header over 156 bytes a second: one second."""
+    outcome = served(2, 4, rows=1, time=LayerTime(0.1, 0, 0), link=Link(0.0, 156.0))
     assert outcome.tokens_per_s == pytest.approx(1.0, rel=0.05)
     assert outcome.busy["n0>n1"] > 0.95
 

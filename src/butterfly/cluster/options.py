@@ -21,8 +21,8 @@ class HeadOptions:
         positions: How many positions each.
         rows: The most sequences that decode in a frame, 0 for what the plan says, else
             as many as deal them out over the frames.
-        chunk: The most rows of prompts in a frame; 0 for 256, and beside sequences
-            that decode for what the plan says.
+        chunk: The most rows of prompts in a frame; 0 for what the plan says, else for
+            256 over the frames, which is also the least where nobody decodes.
         frames: How many frames may be on their way, 0 for what the plan says, else for
             one a stage.
         codec: How hidden states travel; a plan says so for each link.

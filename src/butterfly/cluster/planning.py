@@ -23,7 +23,7 @@ from butterfly.cluster.gauge import Gauge, Head
 from butterfly.cluster.members import Member
 from butterfly.cluster.options import SPLITS, HeadOptions
 from butterfly.cluster.profile import shape_of
-from butterfly.cluster.roles import CHUNK, chain_of, head_layers
+from butterfly.cluster.roles import chain_of, head_layers, part
 from butterfly.communication.codecs import codec_number
 from butterfly.engine.weights import Checkpoint
 from butterfly.errors import ClusterError, ConfigurationError, PlanError
@@ -41,13 +41,13 @@ class Split:
         members: The nodes, in the order of the ring.
         chain: Their layers, and how they are used.
         rule: What decided: ``plan``, or one of `SPLITS`.
-        considered: How many nodes were looked at; some may stay idle.
+        considered: The nodes that were looked at; some may stay idle.
     """
 
     members: tuple[Member, ...]
     chain: Chain
     rule: str
-    considered: int
+    considered: tuple[Member, ...]
 
 
 class Planning:
@@ -114,7 +114,8 @@ class Planning:
             return True
         if self._chain is not None and not self.lacks(members):
             return now.rule != "plan"
-        return now.considered < min(self._options.stages, len(members))
+        known = [member for member in now.considered if member in members]
+        return len(known) < min(self._options.stages, len(members))
 
     async def split(self, head: Head) -> Split:
         """Return who is which stage with the nodes that are here.
@@ -151,7 +152,7 @@ class Planning:
 
     def _split(self, named: dict[str, Member], chain: Chain, rule: str) -> Split:
         members = tuple([named[name] for name in chain.nodes])
-        return Split(members, chain, rule, len(named))
+        return Split(members, chain, rule, tuple(named.values()))
 
     async def _busiest(self, cluster: Cluster) -> Chain:
         """Return the chain that serves most; the last one, if nothing changed."""
@@ -171,7 +172,8 @@ class Planning:
             most_chains=1,
         )
         _log.info("measured: %s", plan)
-        return replace(plan.chains[0], chunk=CHUNK)
+        chain = plan.chains[0]
+        return replace(chain, chunk=part(chain.frames))
 
 
 def _planned(options: HeadOptions, depth: int) -> Chain | None:

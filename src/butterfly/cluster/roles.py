@@ -11,7 +11,7 @@ from butterfly.engine.library import head_size
 from butterfly.partitioning import Chain, Stage
 from butterfly.scheduling import Limits
 
-CHUNK = 256  # rows of prompts in a frame, where no plan says how many
+_PROMPT_ROWS, _LEAST_PART = 256, 16
 _RESULT_BYTES = 16 + 8 * 20  # of a token with the log probabilities of 20 others
 
 
@@ -115,13 +115,26 @@ def limits_of(options: HeadOptions, chain: Chain) -> Limits:
         options: What the head was told.
         chain: How the stages are to be used.
     """
+    o, frames = options, options.frames or chain.frames
     return Limits(
         chain.lanes,
-        options.frames or chain.frames,
-        options.rows or chain.micro_batch,
-        options.chunk or CHUNK,
-        options.chunk or chain.chunk,
+        frames,
+        o.rows or chain.micro_batch,
+        o.chunk or max(chain.chunk, part(frames)),
+        o.chunk or chain.chunk,
     )
+
+
+def part(frames: int) -> int:
+    """Return the rows of prompts in a frame where no plan says how many.
+
+    All frames together carry the same: small parts starve lanes behind few frames,
+    large ones are bubbles that visit every stage.
+
+    Args:
+        frames: How many may be on their way.
+    """
+    return max(_LEAST_PART, _PROMPT_ROWS // frames)
 
 
 def chain_of(
@@ -143,7 +156,7 @@ def chain_of(
         (o.codec,) * (len(names) - 1),
         o.lanes,
         -(-o.lanes // frames),
-        CHUNK,
+        part(frames),
         frames,
     )
 

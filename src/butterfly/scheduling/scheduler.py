@@ -29,14 +29,14 @@ class Limits:
     Args:
         lanes: How many sequences there is room for at once.
         frames: How many frames may be on their way.
-        rows: The most sequences that decode in a frame; 0: dealt out over the frames.
+        cap: The most sequences that decode in a frame; 0: dealt out over the frames.
         chunk: The most rows of prompts in a frame.
         beside: The most rows of prompts in a frame while others decode; 0: `chunk`.
     """
 
     lanes: int
     frames: int = 1
-    rows: int = 0
+    cap: int = 0
     chunk: int = 256
     beside: int = 0
 
@@ -65,7 +65,7 @@ class Scheduler:
         lanes: How many sequences there is room for at once.
         positions: How many positions a lane has.
         frames: How many frames may be on their way.
-        rows: As in `Limits`.
+        cap: As in `Limits`.
         chunk: As in `Limits`.
         beside: As in `Limits`.
         most_waiting: How many sequences may wait for a lane.
@@ -78,14 +78,14 @@ class Scheduler:
         positions: int,
         *,
         frames: int = 1,
-        rows: int = 0,
+        cap: int = 0,
         chunk: int = 256,
         beside: int = 0,
         most_waiting: int = 1024,
         reuse: bool = True,
     ) -> None:
         self.positions = positions
-        self.frames, self.rows, self.chunk, self.beside = frames, rows, chunk, beside
+        self.frames, self.cap, self.chunk, self.beside = frames, cap, chunk, beside
         self.most_waiting, self.reuse = most_waiting, reuse
         self.waiting: list[Sequence] = []
         self.running: dict[int, Sequence] = {}  # by lane
@@ -232,11 +232,8 @@ class Scheduler:
         count = len(self._held)
         if limits is not None:
             count, self.frames = limits.lanes, limits.frames
-            self.rows, self.chunk, self.beside = (
-                limits.rows,
-                limits.chunk,
-                limits.beside,
-            )
+            self.cap, self.chunk = limits.cap, limits.chunk
+            self.beside = limits.beside
         self._flying.clear()
         for sequence in list(self.running.values()):
             sequence.lane, sequence.computed, sequence.is_flying = None, 0, False
@@ -289,7 +286,7 @@ class Scheduler:
         each = [s for _, s in sorted(self.running.items()) if s.is_decoding]
         ready = sorted((s for s in each if not s.is_flying), key=lambda s: s.step)
         share = math.ceil(len(each) / self.frames)
-        return ready[: min(share, self.rows or share)]
+        return ready[: min(share, self.cap or share)]
 
     def _prompts(self) -> list[tuple[Sequence, int]]:
         """Return parts of prompts for this frame, with how many rows each."""
