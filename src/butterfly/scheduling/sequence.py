@@ -36,6 +36,8 @@ class Sequence:
         output: The tokens that were generated.
         lane: Where its keys and values are, None while it waits.
         computed: How many positions have keys and values there.
+        source: The lane whose first positions it begins with, -1 for its own.
+        is_begun: Whether rows of it were sent.
         is_flying: Whether rows of it are in a frame that is on its way.
         finish: Why it ended, empty while it runs: ``stop``, ``length``, ``abort``.
         reused: How many tokens of the prompt had their keys and values already.
@@ -53,6 +55,8 @@ class Sequence:
     output: list[int] = field(default_factory=list)
     lane: int | None = None
     computed: int = 0
+    source: int = -1
+    is_begun: bool = False
     is_flying: bool = False
     finish: str = ""
     reused: int = 0
@@ -72,6 +76,11 @@ class Sequence:
     def is_decoding(self) -> bool:
         """Whether all but the newest token have their keys and values."""
         return self.computed == self.length - 1 and bool(self.output)
+
+    def leave(self) -> None:
+        """Forget what was sent: the ring is another one."""
+        self.lane, self.computed, self.source = None, 0, -1
+        self.is_begun = self.is_flying = False
 
     def take(self, token: int) -> None:
         """Take a token that was drawn, and end if it is the last one.
