@@ -20,7 +20,11 @@ LONG: dict[str, Any] = {
     "max_tokens": 200,
     "temperature": 0.8,
     "seed": 5,
-    "extra_body": {"ignore_eos": True, "return_token_ids": True},
+    "presence_penalty": 0.2,
+    "extra_body": {
+        **{"ignore_eos": True, "return_token_ids": True},
+        **{"repetition_penalty": 1.05, "logit_bias": {"9": -1}},
+    },
 }
 
 

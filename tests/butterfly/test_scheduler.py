@@ -214,7 +214,7 @@ def test_little_in_common_is_not_waited_for() -> None:
     assert rows(scheduler.plan()) == [(0, 0, 11), (1, 0, 11)]
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.lists(st.integers(0, 1), min_size=1, max_size=9), st.booleans()),

@@ -11,14 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from butterfly.api.refusals import Refusal
 from butterfly.communication.frames import Sampling
+from butterfly.communication.penalties import Penalties
 
 MOST_LOGPROBS = 20
+MOST_BIASES = 1024
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "bad_words": (None, []),
     "chat_template": (None, ""),
     "documents": (None, []),
-    "frequency_penalty": (None, 0),
     "function_call": (None, "none"),
     "functions": (None, []),
     "guided_choice": (None,),
@@ -26,11 +27,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "guided_json": (None,),
     "guided_regex": (None,),
     "length_penalty": (None, 1),
-    "logit_bias": (None, {}),
     "min_tokens": (None, 0),
-    "presence_penalty": (None, 0),
     "prompt_embeds": (None,),
-    "repetition_penalty": (None, 1),
     "structured_outputs": (None,),
     "suffix": (None, ""),
     "tool_choice": (None, "none", "auto"),
@@ -40,6 +38,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 Logprobs = Annotated[int, Field(ge=0, le=MOST_LOGPROBS)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 Stop = Annotated[str, Field(min_length=1)]
 
 
@@ -65,6 +64,11 @@ class GenerationRequest(BaseModel):
         top_p: The probability that the tokens to choose from have together.
         top_k: How many tokens to choose from; -1 or 0 for all.
         min_p: The least probability, as a share of the most probable token's.
+        presence_penalty: What is taken off the logits of tokens of the answer.
+        frequency_penalty: What is taken off for each time that they are in it.
+        repetition_penalty: What positive logits of tokens of prompt and answer are
+            divided by, and negative ones multiplied with.
+        logit_bias: What is added to the logits of tokens, by their numbers.
         seed: The same seed gives the same answer.
         stop: Texts that end an answer, and are not in it.
         stop_token_ids: Tokens that end it.
@@ -90,6 +94,10 @@ class GenerationRequest(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    logit_bias: Annotated[dict[int, Bias], Field(max_length=MOST_BIASES)] | None = None
     seed: int | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     stop_token_ids: list[int] | None = None
@@ -142,6 +150,16 @@ class GenerationRequest(BaseModel):
                 "'prompt_logprobs' cannot be streamed: leave out 'stream'.",
                 param="prompt_logprobs",
             )
+
+    def penalties(self) -> Penalties | None:
+        """Return how what was said changes what is said next; None for not at all."""
+        found = Penalties(
+            tuple((self.logit_bias or {}).items()),
+            self.repetition_penalty or 1.0,
+            self.frequency_penalty or 0.0,
+            self.presence_penalty or 0.0,
+        )
+        return None if found == Penalties() else found
 
     def samplings(self) -> list[Sampling]:
         """Return how to sample each of the answers to a prompt."""

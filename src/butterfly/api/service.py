@@ -132,6 +132,7 @@ class Service:
     def _check(self, request: GenerationRequest) -> None:
         request.check()
         self.adapter(request.model)
+        self.tokenizer.check(list(request.logit_bias or ()), "logit_bias")
         self.must_serve()
 
     async def _jobs(
@@ -157,6 +158,7 @@ class Service:
                     -request.priority,
                     self.adapter(request.model),
                     told,
+                    penalties=request.penalties(),
                 )
                 if rules:
                     sequence.constraint = rules[len(jobs)]

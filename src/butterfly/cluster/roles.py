@@ -32,7 +32,8 @@ class Role:
         depth: How many frames may be on their way over a link.
         codec: The number of the codec for what it sends.
         dtype: The format of weights, ``float32`` or ``bfloat16``.
-        extra: The most bytes that a segment has besides: the tokens it may draw.
+        extra: The most bytes that a segment has besides: the tokens it may draw,
+            and what was said before.
         adapters: The numbers and folders of adapters.
     """
 
@@ -98,7 +99,7 @@ def roles_of(
             depth=max(2, o.frames or count) + 1,
             codec=codec,
             dtype=o.dtype,
-            extra=8192 + config.vocab_size // 8,
+            extra=8192 + config.vocab_size // 8 + 4 * o.positions,
         )
         for rank, (first, last) in enumerate(ranges, 1)
     ]

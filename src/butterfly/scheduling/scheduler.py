@@ -321,6 +321,7 @@ class Scheduler:
             sampling=sequence.sampling,
             targets=targets,
             allowed=b"" if rule is None else rule.allowed(),
+            past=sequence.past() if is_sampled else b"",
         )
 
     def _release(self, sequence: Sequence) -> None:

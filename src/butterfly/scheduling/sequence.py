@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from butterfly.communication.frames import GREEDY, Sampling
+from butterfly.communication.penalties import Past, Penalties
 
 
 class Constraint(Protocol):
@@ -31,6 +32,7 @@ class Sequence:
         adapter: The number of the adapter, 0 for none.
         prompt_logprobs: Whether the log probabilities of the prompt are wanted.
         constraint: What says which tokens may be drawn, None for all.
+        penalties: How what was said changes what is drawn, None for not at all.
 
     Attributes:
         output: The tokens that were generated.
@@ -38,6 +40,8 @@ class Sequence:
         computed: How many positions have keys and values there.
         source: The lane whose first positions it begins with, -1 for its own.
         is_begun: Whether rows of it were sent.
+        heard: How many tokens of the output the last stage was told of for penalties,
+            -1 if it knows nothing.
         is_flying: Whether rows of it are in a frame that is on its way.
         finish: Why it ended, empty while it runs: ``stop``, ``length``, ``abort``.
         reused: How many tokens of the prompt had their keys and values already.
@@ -52,11 +56,13 @@ class Sequence:
     adapter: int = 0
     prompt_logprobs: bool = False
     constraint: Constraint | None = None
+    penalties: Penalties | None = None
     output: list[int] = field(default_factory=list)
     lane: int | None = None
     computed: int = 0
     source: int = -1
     is_begun: bool = False
+    heard: int = -1
     is_flying: bool = False
     finish: str = ""
     reused: int = 0
@@ -81,6 +87,15 @@ class Sequence:
         """Forget what was sent: the ring is another one."""
         self.lane, self.computed, self.source = None, 0, -1
         self.is_begun = self.is_flying = False
+        self.heard = -1
+
+    def past(self) -> bytes:
+        """Return what the last stage must know to draw, and count it as told."""
+        if self.penalties is None:
+            return b""
+        told = Past.of(self.penalties, self.heard, self.prompt, self.output)
+        self.heard = len(self.output)
+        return told.encode()
 
     def take(self, token: int) -> None:
         """Take a token that was drawn, and end if it is the last one.
