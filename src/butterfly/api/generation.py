@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from butterfly.api.calls import Call, CallReader
 from butterfly.api.text import TextStream
 from butterfly.cluster.head import Head
 from butterfly.cluster.token import Token
@@ -83,8 +84,11 @@ class Job:
         text: What makes text of it.
         echo: The text of the prompt, if it is part of the answer.
         is_silent: Whether only the prompt is wanted, and no token after it.
+        reader: What finds calls of functions in the text, None if there are none.
+        tells_calls: Whether calls are why it ended.
 
     Attributes:
+        has_called: Whether there was a call.
         prompt: How probable the tokens of the prompt were, None for the first one.
         trace: What the stages did.
     """
@@ -94,6 +98,9 @@ class Job:
     text: TextStream
     echo: str | None = None
     is_silent: bool = False
+    reader: CallReader | None = None
+    tells_calls: bool = True
+    has_called: bool = False
     prompt: list[Logprob | None] = field(init=False)
     trace: Trace = field(default_factory=Trace)
 
@@ -128,6 +135,7 @@ class Piece:
             them where it is echoed.
         finish: Why the answer ended, empty if it goes on.
         stop: The text or the token that ended it, None for the end of text.
+        calls: The functions to be called that it adds.
     """
 
     index: int
@@ -136,6 +144,7 @@ class Piece:
     chances: tuple[Chance, ...] = ()
     finish: str = ""
     stop: str | int | None = None
+    calls: tuple[Call, ...] = ()
 
 
 async def run(
@@ -193,7 +202,14 @@ def _piece(job: Job, token: Token, ends: frozenset[int], is_first: bool) -> Piec
         finish = "stop"
     elif finish == "stop" and number not in ends:
         found = number
-    return Piece(job.index, before + text, (number,), tuple(chances), finish, found)
+    calls: tuple[Call, ...] = ()
+    if job.reader is not None:
+        text, calls = job.reader.feed(text, is_last=bool(finish))
+        job.has_called = job.has_called or bool(calls)
+        if finish == "stop" and job.has_called and job.tells_calls:
+            finish = "tool_calls"
+    told = before + text, (number,), tuple(chances)
+    return Piece(job.index, *told, finish, found, calls)
 
 
 async def merged(

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from butterfly.api.refusals import Refusal
+from butterfly.api.tools import Toolbox, toolbox_of
 from butterfly.communication.frames import Sampling
 from butterfly.communication.penalties import Penalties
 
@@ -136,6 +137,14 @@ class GenerationRequest(BaseModel):
         """Of how many tokens to report the log probability; None for no report."""
         return None
 
+    def toolbox(self) -> Toolbox | None:
+        """Return the functions that may be called; None if there are none.
+
+        Raises:
+            Refusal: If they are not as OpenAI has them.
+        """
+        return None
+
     def check(self) -> None:
         """Refuse what would be left out silently.
 
@@ -189,6 +198,9 @@ class ChatRequest(GenerationRequest):
         add_generation_prompt: Whether the assistant's turn is begun.
         continue_final_message: Whether the last message is gone on with.
         chat_template_kwargs: What the chat template is given besides.
+        tools: The functions that may be called.
+        tool_choice: Which of them, and whether one must be.
+        parallel_tool_calls: Whether there may be several calls.
     """
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
@@ -198,6 +210,18 @@ class ChatRequest(GenerationRequest):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = True
+
+    def toolbox(self) -> Toolbox | None:
+        """Return the functions that may be called; None if there are none.
+
+        Raises:
+            Refusal: If they are not as OpenAI has them.
+        """
+        is_single = self.parallel_tool_calls is False
+        return toolbox_of(self.tools, self.tool_choice, is_single=is_single)
 
     def check(self) -> None:
         """Refuse what does not fit together.
@@ -292,6 +316,7 @@ class TokenizeRequest(BaseModel):
         add_generation_prompt: Whether the assistant's turn is begun.
         continue_final_message: Whether the last message is gone on with.
         chat_template_kwargs: What the chat template is given besides.
+        tools: The functions that may be called.
         return_token_strs: Whether the text of each token is wanted.
     """
 
@@ -302,6 +327,7 @@ class TokenizeRequest(BaseModel):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
     return_token_strs: bool | None = False
 
 

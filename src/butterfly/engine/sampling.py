@@ -71,7 +71,8 @@ def draw(logits: torch.Tensor, sampling: Sampling, position: int) -> int:
         chances = chances[: sampling.top_k]
     if sampling.top_p < 1.0:  # of what is left
         before = chances.cumsum(-1) - chances
-        chances = chances[: max(1, int((before < sampling.top_p * chances.sum()).sum()))]
+        count = int((before < sampling.top_p * chances.sum()).sum())
+        chances = chances[: max(1, count)]
     sums = chances.cumsum(-1)
     drawn = torch.searchsorted(sums, uniform(sampling.seed, position) * sums[-1])
     return int(order[min(int(drawn), len(sums) - 1)])
