@@ -17,7 +17,7 @@ from butterfly.communication.penalties import Penalties
 MOST_LOGPROBS = 20
 MOST_BIASES = 1024
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "best_of": (None, 1),
+    "audio": (None,),
     "bad_words": (None, []),
     "chat_template": (None, ""),
     "documents": (None, []),
@@ -29,6 +29,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "guided_regex": (None,),
     "length_penalty": (None, 1),
     "min_tokens": (None, 0),
+    "modalities": (None, [], ["text"]),
     "prompt_embeds": (None,),
     "structured_outputs": (None,),
     "suffix": (None, ""),
@@ -36,6 +37,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tools": (None, []),
     "truncate_prompt_tokens": (None,),
     "use_beam_search": (None, False),
+    "web_search_options": (None,),
 }
 
 Logprobs = Annotated[int, Field(ge=0, le=MOST_LOGPROBS)]
@@ -72,6 +74,7 @@ class GenerationRequest(BaseModel):
         logit_bias: What is added to the logits of tokens, by their numbers.
         seed: The same seed gives the same answer.
         stop: Texts that end an answer, and are not in it.
+        best_of: As `n`: all answers that are made are given.
         stop_token_ids: Tokens that end it.
         ignore_eos: Whether the model's end of text does not end it.
         include_stop_str_in_output: Whether the stop is in the answer.
@@ -100,7 +103,8 @@ class GenerationRequest(BaseModel):
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
     logit_bias: Annotated[dict[int, Bias], Field(max_length=MOST_BIASES)] | None = None
     seed: int | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    stop: Annotated[list[Stop], Field(max_length=16)] | None = None
+    best_of: int | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
@@ -112,10 +116,10 @@ class GenerationRequest(BaseModel):
     response_format: dict[str, Any] | None = None
     butterfly: bool | None = False
 
-    @field_validator("stop", mode="after")
+    @field_validator("stop", mode="before")
     @classmethod
-    def _listed(cls, stop: str | list[str] | None) -> list[str]:
-        return [stop] if isinstance(stop, str) else stop or []
+    def _listed(cls, stop: Any) -> Any:
+        return [stop] if isinstance(stop, str) else stop
 
     @property
     def stops(self) -> list[str]:
@@ -154,6 +158,16 @@ class GenerationRequest(BaseModel):
         for name, value in (self.model_extra or {}).items():
             if name in _NEUTRAL and value not in _NEUTRAL[name]:
                 raise Refusal(f"{name!r} is not supported: leave it out.", param=name)
+        if self.best_of not in (None, self.count):
+            raise Refusal(
+                f"'best_of' is {self.best_of}, and 'n' {self.count}: all answers that "
+                "are made are given, so leave it out.",
+                param="best_of",
+            )
+        if self.stream_options is not None and not self.stream:
+            raise Refusal(
+                "'stream_options' needs 'stream': true.", param="stream_options"
+            )
         if self.stream and self.prompt_logprobs is not None:
             raise Refusal(
                 "'prompt_logprobs' cannot be streamed: leave out 'stream'.",
@@ -264,6 +278,16 @@ class CompletionRequest(GenerationRequest):
     logprobs: Logprobs | None = None
     add_special_tokens: bool = True
 
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _known(cls, prompt: Any) -> Any:
+        if not isinstance(prompt, str) and not _are_prompts(prompt):
+            raise ValueError(
+                "send a text, a list of tokens, or a list of either; no mixture, and "
+                "at least one"
+            )
+        return prompt
+
     @property
     def prompts(self) -> list[str] | list[list[int]]:
         """The prompts, each a text or a list of tokens."""
@@ -280,6 +304,19 @@ class CompletionRequest(GenerationRequest):
     def chances(self) -> int | None:
         """Of how many tokens to report the log probability; None for no report."""
         return self.logprobs
+
+
+def _are_prompts(given: Any) -> bool:
+    """Say whether something is a list of texts, of tokens, or of lists of tokens."""
+    if not isinstance(given, list) or not given:
+        return False
+    if isinstance(given[0], list):
+        return all(isinstance(part, list) and _are_tokens(part) for part in given)
+    return _are_tokens(given) or all(isinstance(part, str) for part in given)
+
+
+def _are_tokens(given: list[Any]) -> bool:
+    return all(type(token) is int for token in given)
 
 
 class LoadAdapterRequest(BaseModel):

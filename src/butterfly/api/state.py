@@ -1,12 +1,14 @@
 """`state_of`: what a cluster is like, for those who watch."""
 
+import asyncio
+
 from butterfly.cluster.head import Head
 from butterfly.cluster.members import Member
 from butterfly.monitoring.metrics import StageState, State
 
 
 def state_of(head: Head) -> State:
-    """Return what the cluster of a head is like at the moment.
+    """Return what the cluster of a head is like; for the thread of its event loop.
 
     Args:
         head: The head.
@@ -25,6 +27,8 @@ def state_of(head: Head) -> State:
         used=sum(sequence.length for sequence in line.running.values()),
         room=options.lanes * options.positions,
         reused=line.reused,
+        rows=line.rows,
+        tasks=len(asyncio.all_tasks()),
         stages=tuple([_stage(member) for member in members]),
     )
 

@@ -22,7 +22,7 @@ import math
 from dataclasses import dataclass
 
 from butterfly.communication.frames import Segment
-from butterfly.errors import CapacityError, RequestError
+from butterfly.errors import CapacityError, LengthError, RequestError
 from butterfly.scheduling.sequence import Sequence
 
 
@@ -88,7 +88,8 @@ class Scheduler:
             sequences: The sequences.
 
         Raises:
-            RequestError: If a prompt is empty, or does not fit a lane.
+            RequestError: If a prompt is empty.
+            LengthError: If it does not fit a lane.
             CapacityError: If too many wait already.
         """
         for sequence in sequences:
@@ -96,7 +97,7 @@ class Scheduler:
             if not count:
                 raise RequestError("the prompt has no tokens: send at least one.")
             if count >= self.positions:
-                raise RequestError(
+                raise LengthError(
                     f"the prompt has {count} tokens, and there is room for "
                     f"{self.positions - 1}: shorten it, or serve with more --positions."
                 )
