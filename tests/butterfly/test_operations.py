@@ -1,9 +1,9 @@
 """What those who run a server ask for, and what happens when things end."""
 
-import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from typing import Any
@@ -104,8 +104,10 @@ def test_metrics_are_what_the_stages_did(http: httpx.Client) -> None:
     body = {"prompt": "The fox", "max_tokens": 30, "butterfly": True}
     body |= {"ignore_eos": True}
     found = http.post("/v1/completions", json=body).json()
-    first, second = found["butterfly"]["answers"][0]["hops"]
-    source, target = [s["node"] for s in http.get("/state").json()["stages"]]
+    told = found["butterfly"]["answers"][0]
+    first, second = told["hops"]
+    state = http.get("/state").json()
+    source, target = [stage["node"] for stage in state["stages"]]
     size = "butterfly_link_bytes_total"
     until(lambda: grown(size, "head", source) >= first["bytes"])
     until(lambda: grown(size, source, target) >= second["bytes"])
@@ -115,15 +117,12 @@ def test_metrics_are_what_the_stages_did(http: httpx.Client) -> None:
     waits = "butterfly_link_waited_seconds_total"
     for hop, place in ((first, ("head", source)), (second, (source, target))):
         waited = grown(waits, *place, "target")
-        assert waited == pytest.approx(hop["waited_ms"] / 1e3, rel=0.05, abs=1e-3)
-    layers = [
-        f"{s['first']}-{s['last'] - 1}" for s in http.get("/state").json()["stages"]
-    ]
+        assert waited > hop["waited_ms"] / 1e3 - 1e-3  # and without work, too
+        assert 0 < hop["waited_ms"] <= told["total_ms"]
     busy = "butterfly_stage_busy_seconds_total"
-    for hop, place in zip(
-        (first, second), zip("12", (source, target), layers), strict=True
-    ):
-        computed = grown(busy, *place)
+    for hop, stage in zip((first, second), state["stages"], strict=True):
+        layers = f"{stage['first']}-{stage['last'] - 1}"
+        computed = grown(busy, str(stage["stage"]), stage["node"], layers)
         assert computed == pytest.approx(hop["computed_ms"] / 1e3, rel=0.01)
 
 
@@ -131,7 +130,7 @@ def test_queue_and_lanes_are_seen(http: httpx.Client, client: openai.OpenAI) -> 
     """Who runs, who waits, and how much of the lanes is in use, while they are."""
 
     def ask() -> None:
-        client.completions.create(**{**LONG, "n": 6})
+        client.completions.create(**{**LONG, "n": 6, "max_tokens": 60})
 
     thread = threading.Thread(target=ask)
     thread.start()
@@ -238,28 +237,16 @@ def test_clients_that_leave_the_queue_leave_nothing(
     """Neither lanes nor tasks, before their first token, too; metrics count them."""
     aborts = "butterfly_answers_total", "abort"
     before, tasks = samples(http).get(aborts, 0), metrics(http)["butterfly_tasks"]
-    body = {**LONG, **LONG["extra_body"], "n": 9, "stream": is_stream}
-    body["max_tokens"] = 450
-    headers = {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(headers=headers, timeout=30) as leaving:
-        url = f"{server.url}/v1/completions"
-
-        def leave() -> None:
-            with contextlib.suppress(httpx.HTTPError):
-                with leaving.stream("POST", url, json=body) as answer:
-                    for _ in answer.iter_lines():
-                        if gone.is_set():
-                            return
-
-        gone = threading.Event()
-        thread = threading.Thread(target=leave)
-        thread.start()
-        until(lambda: http.get("/state").json()["waiting"] == 5)
-        gone.set()
-        leaving.close() if not is_stream else None
-        until(lambda: metrics(http)["butterfly_requests_waiting"] == 0)
-        until(lambda: metrics(http)["butterfly_requests_running"] == 0)
-        thread.join(60)
+    given = {**LONG, **LONG["extra_body"], "n": 9, "stream": is_stream}
+    body = json.dumps({**given, "max_tokens": 450}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}"
+    head += f"\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    url = httpx.URL(server.url)
+    with socket.create_connection((url.host, url.port or 80)) as leaving:
+        leaving.sendall(f"{head}\r\n\r\n".encode() + body)
+        until(lambda: metrics(http)["butterfly_requests_waiting"] == 5)
+    until(lambda: metrics(http)["butterfly_requests_waiting"] == 0)
+    until(lambda: metrics(http)["butterfly_requests_running"] == 0)
     assert samples(http)[aborts] - before == 9
     until(lambda: metrics(http)["butterfly_tasks"] <= tasks)
 

@@ -28,7 +28,8 @@ class Trace:
     Args:
         frames: How many frames carried it.
         computed: Microseconds that each stage computed them.
-        waited: Microseconds that each stage waited for them.
+        waited: Microseconds that each stage waited for them; at most since the frame
+            before, or the request, as a ring without work waits, too.
         bytes: The bytes that came in at each stage.
         first: Seconds until the first token.
         total: Seconds until the last one.
@@ -41,18 +42,20 @@ class Trace:
     first: float = 0.0
     total: float = 0.0
 
-    def add(self, hops: tuple[Hop, ...]) -> None:
+    def add(self, hops: tuple[Hop, ...], seconds: float) -> None:
         """Count a frame.
 
         Args:
             hops: What it took at each stage.
+            seconds: The time since the frame before, or the request.
         """
+        most = round(seconds * 1e6)
         self.frames += 1
         for counts in (self.computed, self.waited, self.bytes):
             counts += [0] * (len(hops) - len(counts))
         for number, hop in enumerate(hops):
             self.computed[number] += hop.computed
-            self.waited[number] += hop.waited
+            self.waited[number] += min(hop.waited, most)
             self.bytes[number] += hop.bytes
 
     def body(self) -> dict[str, Any]:
@@ -161,16 +164,17 @@ async def run(
     Raises:
         ButterflyError: If it cannot be made.
     """
-    began = last = perf_counter()
+    began = last = framed = perf_counter()
     is_first, finish = True, ""
     try:
         async with aclosing(head.generate(job.sequence)) as tokens:
             async for token in tokens:
                 job.learn(token)
-                job.trace.add(token.hops)
+                now = perf_counter()
+                job.trace.add(token.hops, now - framed)
+                framed = now
                 if token.drawn.token is None:
                     continue
-                now = perf_counter()
                 metrics.token(is_first, now - last)
                 piece = _piece(job, token, ends, is_first)
                 last, is_first, finish = now, False, piece.finish

@@ -216,5 +216,5 @@ def _names(stages: tuple[StageState, ...]) -> list[str]:
     """Return what nodes are called; Prometheus refuses two links of the same names."""
     nodes = [s.node for s in stages]
     return [
-        s.node if nodes.count(s.node) < 2 else f"{s.node}/{s.stage}" for s in stages
+        s.node if nodes.count(s.node) == 1 else f"{s.node}/{s.stage}" for s in stages
     ]
