@@ -3,7 +3,7 @@
 The last stage keeps what was said in a lane; a frame brings only what it has not heard
 yet: everything with the first token that is drawn in an epoch, then one token a frame.
 
-    past       32 bytes   the penalties, how much was heard, counts
+    past       28 bytes   the penalties, how much was heard, counts
                8 bytes for each bias, 4 for each token of the prompt and of the output
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from butterfly.errors import FrameError
 
-_HEAD = struct.Struct("<dddiIII")
+_HEAD = struct.Struct("<fffiIII")
 _BIAS = np.dtype([("token", "<i4"), ("bias", "<f4")])
 
 
