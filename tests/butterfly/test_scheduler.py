@@ -51,6 +51,27 @@ def test_a_prompt_travels_in_parts() -> None:
     assert one.output == [7, 7] and one.finish == "length"
 
 
+def test_parts_of_a_prompt_follow_each_other() -> None:
+    """All stages compute parts of it at the same time; its draw is waited for."""
+    scheduler = Scheduler(2, 64, frames=3, chunk=4)
+    one, gone = sequence(10, limit=3), sequence(10, first=50)
+    scheduler.add(one)
+    flying = [scheduler.plan() for _ in range(3)]
+    assert [rows(batch) for batch in flying] == [[(0, 0, 4)], [(0, 4, 4)], [(0, 8, 2)]]
+    assert scheduler.plan() is None
+    for batch in flying:
+        settled(scheduler, batch)
+    assert rows(scheduler.plan()) == [(0, 10, 1)]
+    scheduler.add(gone)
+    flying = [scheduler.plan(), scheduler.plan()]
+    scheduler.abort(gone)
+    assert scheduler.plan() is None  # no part of it follows
+    settled(scheduler, flying[0])
+    assert gone.lane == 1  # the other part still writes there
+    settled(scheduler, flying[1])
+    assert gone.lane is None
+
+
 def test_a_long_prompt_does_not_stop_the_others() -> None:
     """Each frame has at most a part of it, beside the next tokens of all others."""
     scheduler = Scheduler(4, 64, chunk=4)
@@ -170,15 +191,12 @@ def test_a_new_epoch_sends_what_was_generated_as_prompt() -> None:
 
 def test_answers_to_one_prompt_compute_it_once() -> None:
     """The others wait for its rows, copy its lane, and send one row each."""
-    scheduler = Scheduler(4, 64, frames=2, chunk=8)
+    scheduler = Scheduler(4, 64, frames=3, chunk=8)
     for _ in range(4):
         scheduler.add(sequence(12, limit=2))
-    first = scheduler.plan()
-    assert rows(first) == [(0, 0, 8)]
-    assert scheduler.plan() is None  # nobody computes the rest a second time
-    settled(scheduler, first)
+    assert rows(scheduler.plan()) == [(0, 0, 8)]
     assert rows(scheduler.plan()) == [(0, 8, 4)]
-    others = scheduler.plan()  # though the frame before is still on its way
+    others = scheduler.plan()  # though the frames before are still on their way
     assert others is not None
     assert [(s.lane, s.source, s.shared, s.start) for s in others.segments] == [
         (lane, 0, 11, 11) for lane in (1, 2, 3)
@@ -288,10 +306,10 @@ def test_every_sequence_gets_all_its_tokens_in_order(
     while not all(one.finish for one in sequences):
         while (batch := scheduler.plan()) is not None:
             flying.append(batch)
+            for one, part in zip(batch.sequences, batch.segments, strict=True):
+                done[id(one)] += range(part.start, part.start + part.length)
         assert 0 < len(flying) <= frames
         batch = flying.pop(data.draw(st.integers(0, len(flying) - 1)))
-        for one, part in zip(batch.sequences, batch.segments, strict=True):
-            done[id(one)] += range(part.start, part.start + part.length)
         assert sum(s.length for s in batch.segments) <= chunk + lanes
         settled(scheduler, batch)
     for one, (_, limit) in zip(sequences, asked, strict=True):

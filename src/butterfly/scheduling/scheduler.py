@@ -5,7 +5,7 @@ slow. A sequence is in one frame at a time: its next token is drawn at the end o
 ring. So the sequences that decode are dealt into as many micro-batches as frames may
 fly; a larger one would make a convoy, with all stages but one idle. A prompt travels in
 parts, at most one part a frame, so that nobody's next token waits for somebody's long
-prompt.
+prompt; the next part follows in the next frame, while the one before is on its way.
 
 Sequences get a lane when one is free, those of higher priority and then older ones
 first. What any lane holds is used again: a prompt that begins like it starts where they
@@ -132,7 +132,7 @@ class Scheduler:
         sequence.finish = sequence.finish or "abort"
         if sequence in self.waiting:
             self.waiting.remove(sequence)
-        if not sequence.is_flying:
+        if not sequence.flying:
             self._release(sequence)
 
     def plan(self) -> Batch | None:
@@ -158,8 +158,6 @@ class Scheduler:
         owners = tuple([s for s, _ in chosen])
         batch = Batch(self._step, tuple(segments), tuple(tokens), owners)
         self._flying[batch.step] = batch
-        for sequence in owners:
-            sequence.is_flying = True
         return batch
 
     def flying(self, step: int) -> Batch:
@@ -182,12 +180,11 @@ class Scheduler:
         """
         batch = self._flying.pop(step)
         for sequence, part in zip(batch.sequences, batch.segments, strict=True):
-            sequence.is_flying = False
-            sequence.computed = part.start + part.length
+            sequence.flying -= 1
             token = drawn.get(part.lane)
             if token is not None and not sequence.finish:
                 sequence.take(token)
-            if sequence.finish:
+            if sequence.finish and not sequence.flying:
                 self._release(sequence)
         return batch
 
@@ -249,20 +246,21 @@ class Scheduler:
     def _decoding(self) -> list[Sequence]:
         """Return the sequences whose next token this frame draws."""
         each = [s for _, s in sorted(self.running.items()) if s.is_decoding]
-        ready = [s for s in each if not s.is_flying]
+        ready = [s for s in each if not s.flying]
         return ready[: math.ceil(len(each) / self.frames)]
 
     def _prompts(self) -> list[tuple[Sequence, int]]:
         """Return parts of prompts for this frame, with how many rows each."""
         left, chosen = self.chunk, []
         each = [s for s in self.running.values() if not s.is_decoding]
+        each = [s for s in each if not s.finish]
         each.sort(key=lambda s: (-s.priority, s.number))
         for place, s in enumerate(each):
-            if not s.is_begun and not s.is_flying:
+            if not s.is_begun:
                 self._share(s)
                 if any(self._goes_first(other, s) for other in each[:place]):
                     continue
-            rows = 0 if s.is_flying else min(left, s.length - s.computed)
+            rows = min(left, s.length - s.computed)
             if rows:
                 chosen.append((s, rows))
                 left -= rows
@@ -282,7 +280,7 @@ class Scheduler:
         """Say whether another prompt computes most of what a sequence needs."""
         if not self.reuse or sequence.prompt_logprobs:
             return False
-        if other.adapter != sequence.adapter or other.finish:
+        if other.adapter != sequence.adapter:
             return False
         left = sequence.length - sequence.computed
         shared = _common(other.tokens, sequence.tokens[:-1])
@@ -295,11 +293,12 @@ class Scheduler:
             end = sequence.computed + rows
             self._held[sequence.lane] = sequence.tokens[:end]
             self.rows += rows
+            sequence.flying += 1
             if not sequence.is_begun:
                 self.reused += sequence.computed
                 if not sequence.output:
                     sequence.reused = sequence.computed
-            sequence.is_begun = True
+            sequence.computed, sequence.is_begun = end, True
 
     def _segment(self, sequence: Sequence, rows: int) -> Segment:
         start, end = sequence.computed, sequence.computed + rows

@@ -37,12 +37,13 @@ class Sequence:
     Attributes:
         output: The tokens that were generated.
         lane: Where its keys and values are, None while it waits.
-        computed: How many positions have keys and values there.
+        computed: How many positions have keys and values there once all that was sent
+            is computed.
         source: The lane whose first positions it begins with, -1 for its own.
         is_begun: Whether rows of it were sent.
         heard: How many tokens of the output the last stage was told of for penalties,
             -1 if it knows nothing.
-        is_flying: Whether rows of it are in a frame that is on its way.
+        flying: How many frames with rows of it are on their way.
         finish: Why it ended, empty while it runs: ``stop``, ``length``, ``abort``.
         reused: How many tokens of the prompt had their keys and values already.
         number: The order in which sequences came.
@@ -63,7 +64,7 @@ class Sequence:
     source: int = -1
     is_begun: bool = False
     heard: int = -1
-    is_flying: bool = False
+    flying: int = 0
     finish: str = ""
     reused: int = 0
     number: int = 0
@@ -80,14 +81,13 @@ class Sequence:
 
     @property
     def is_decoding(self) -> bool:
-        """Whether all but the newest token have their keys and values."""
-        return self.computed == self.length - 1 and bool(self.output)
+        """Whether all but the newest token have their keys and values, or will have."""
+        return self.computed >= self.length - 1 and bool(self.output)
 
     def leave(self) -> None:
         """Forget what was sent: the ring is another one."""
         self.lane, self.computed, self.source = None, 0, -1
-        self.is_begun = self.is_flying = False
-        self.heard = -1
+        self.is_begun, self.flying, self.heard = False, 0, -1
 
     def past(self) -> bytes:
         """Return what the last stage must know to draw, and count it as told."""
