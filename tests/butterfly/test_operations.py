@@ -32,9 +32,9 @@ LONG: dict[str, Any] = {
 
 
 def samples(http: httpx.Client) -> dict[tuple[str, ...], float]:
-    """Return the metrics of the server by name and labels."""
+    """Return the metrics by name and labels, these in the order of their names."""
     return {
-        (sample.name, *sample.labels.values()): sample.value
+        (sample.name, *[v for _, v in sorted(sample.labels.items())]): sample.value
         for family in text_string_to_metric_families(http.get("/metrics").text)
         for sample in family.samples
     }
@@ -116,13 +116,13 @@ def test_metrics_are_what_the_stages_did(http: httpx.Client) -> None:
     assert grown(size, source, target) == second["bytes"]
     waits = "butterfly_link_waited_seconds_total"
     for hop, place in ((first, ("head", source)), (second, (source, target))):
-        waited = grown(waits, *place, "target")
+        waited = grown(waits, "target", *place)
         assert waited > hop["waited_ms"] / 1e3 - 1e-3  # and without work, too
         assert 0 < hop["waited_ms"] <= told["total_ms"]
     busy = "butterfly_stage_busy_seconds_total"
     for hop, stage in zip((first, second), state["stages"], strict=True):
         layers = f"{stage['first']}-{stage['last'] - 1}"
-        computed = grown(busy, str(stage["stage"]), stage["node"], layers)
+        computed = grown(busy, layers, stage["node"], str(stage["stage"]))
         assert computed == pytest.approx(hop["computed_ms"] / 1e3, rel=0.01)
 
 
