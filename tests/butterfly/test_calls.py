@@ -63,8 +63,16 @@ READ: list[tuple[str, str, list[Any]]] = [
     ('<tool_call>{"name": "gr', '<tool_call>{"name": "gr', []),
     ("ends with <tool", "ends with <tool", []),
     ("  space around  ", "  space around  ", []),
-    ('{"name": "stop", "arguments": {"x": NaN}}',) * 2 + ([],),
-    ('{"name": "stop", "arguments": {"x": "\\ud800"}}',) * 2 + ([],),
+    (
+        '{"name": "stop", "arguments": {"x": NaN}}',
+        '{"name": "stop", "arguments": {"x": NaN}}',
+        [],
+    ),
+    (
+        '{"name": "stop", "arguments": {"x": "\\ud800"}}',
+        '{"name": "stop", "arguments": {"x": "\\ud800"}}',
+        [],
+    ),
 ]
 
 

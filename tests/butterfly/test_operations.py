@@ -130,7 +130,8 @@ def test_queue_and_lanes_are_seen(http: httpx.Client, client: openai.OpenAI) -> 
     """Who runs, who waits, and how much of the lanes is in use, while they are."""
 
     def ask() -> None:
-        client.completions.create(**{**LONG, "n": 6, "max_tokens": 60})
+        given: dict[str, Any] = {**LONG, "n": 6, "max_tokens": 60}
+        client.completions.create(**given)
 
     thread = threading.Thread(target=ask)
     thread.start()
@@ -159,10 +160,10 @@ def test_answers_to_one_prompt_send_its_rows_once(
     http: httpx.Client, client: openai.OpenAI
 ) -> None:
     """And say what separate requests with their seeds say."""
-    given: dict[str, Any] = {**LONG, "prompt": "a river in the hills " * 9}
+    given: dict[str, Any] = {**LONG, "prompt": "a river in the hills " * 9, "n": 4}
     given["max_tokens"] = 12
     before = metrics(http)
-    found: Any = client.completions.create(**{**given, "n": 4})
+    found: Any = client.completions.create(**given)
     after = metrics(http)
     rows, prompt = after["butterfly_rows_total"], found.usage.prompt_tokens
     assert prompt > 40
@@ -170,7 +171,8 @@ def test_answers_to_one_prompt_send_its_rows_once(
     key = "butterfly_reused_tokens_total"
     assert after[key] - before[key] == 3 * (prompt - 1)
     for number, choice in enumerate(found.choices):
-        alone: Any = client.completions.create(**{**given, "seed": 5 + number})
+        given |= {"seed": 5 + number, "n": 1}
+        alone: Any = client.completions.create(**given)
         assert alone.choices[0].token_ids == choice.token_ids
 
 
