@@ -163,7 +163,7 @@ def test_answers_are_those_of_the_whole_model(http: httpx.Client, oracle: Any) -
         )
         assert tokens == expected(oracle, prompt, how, 48), more
     assert len({tuple(tokens) for tokens in found}) >= len(fields) - 1
-    assert found[4][:2] == [17, 23]
+    assert set(found[4][:6]) == {17, 23}
 
 
 @pytest.mark.parametrize(
