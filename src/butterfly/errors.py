@@ -5,6 +5,7 @@
     ├── PlanError             the caller: the planner was asked for what it cannot do
     │   └── InfeasibleError   the model does not fit: which constraint, by how much
     ├── RequestError          the client: a request that cannot be answered
+    │   ├── LengthError       the client: a prompt has no room
     │   └── CapacityError     nobody: too many requests at the moment
     ├── FrameError            us, or a stranger: bytes that are no frame of this epoch
     ├── LinkError             the network: a hop is stuck or closed
@@ -63,6 +64,16 @@ class InfeasibleError(PlanError):
 
 class RequestError(ButterflyError):
     """A request cannot be answered as it is."""
+
+
+class LengthError(RequestError):
+    """A prompt is longer than there is room for.
+
+    Attributes:
+        code: What clients of OpenAI look for.
+    """
+
+    code = "context_length_exceeded"
 
 
 class CapacityError(RequestError):

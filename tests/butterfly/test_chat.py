@@ -193,11 +193,13 @@ def test_an_answer_has_the_form_of_its_schema(client: openai.OpenAI) -> None:
         ),
         ({"temperature": -1}, "temperature: Input should be greater"),
         ({"n": 0}, "n: Input should be greater"),
-        ({"stop": ""}, "stop"),
+        ({"stop": ""}, "stop.0: String should have at least 1 character"),
+        ({"stop": ["a"] * 17}, "stop: List should have at most 16 items"),
+        ({"stream_options": {}}, "'stream_options' needs 'stream'"),
+        ({"modalities": ["text", "audio"]}, "'modalities' is not supported"),
         ({"top_logprobs": 2}, "'top_logprobs' needs 'logprobs'"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs: Input should be less"),
-        ({"logit_bias": {"3": 1}}, "'logit_bias' is not supported"),
-        ({"frequency_penalty": 1}, "'frequency_penalty' is not supported"),
+        ({"guided_regex": "a"}, "'guided_regex' is not supported"),
         ({"response_format": {"type": "xml"}}, "response_format 'xml' is not known"),
         (
             {
@@ -264,6 +266,13 @@ def test_neutral_and_unknown_fields_are_let_through(client: openai.OpenAI) -> No
     body = {"never_heard_of": 1, "tools": [], "tool_choice": "none", "user": "me"}
     found = ask(client, presence_penalty=0, logit_bias={}, extra_body=body)
     assert found.choices[0].message.content
+
+
+def test_a_prompt_without_room_has_openai_s_code(client: openai.OpenAI) -> None:
+    """Clients look for it, to shorten and try again."""
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, messages=[{"role": "user", "content": "fox " * 600}])
+    assert caught.value.code == "context_length_exceeded"
 
 
 def test_another_model_is_not_found(client: openai.OpenAI) -> None:

@@ -124,7 +124,12 @@ def test_many_requests_at_once_are_answered_alike(client: openai.OpenAI) -> None
     [
         ([[1, 320]], {}, "320 is no token of the model: tokens are 0 to 319"),
         ([-1], {}, "-1 is no token"),
-        ([], {}, "prompt"),
+        ([], {}, "prompt: send a text, a list of tokens, or a list of either"),
+        (["a", [1]], {}, "no mixture"),
+        ([True, False], {}, "no mixture"),
+        ([[1], []], {}, "the prompt has no tokens"),
+        ("a", {"best_of": 3, "n": 2}, "'best_of' is 3, and 'n' 2"),
+        ("fox " * 600, {}, "the prompt has 601 tokens, and there is room for 511"),
         ("", {}, "the prompt has no tokens"),
         ("a", {"suffix": "b"}, "'suffix' is not supported"),
         ("a", {"logprobs": 99}, "logprobs: Input should be less"),

@@ -43,6 +43,7 @@ def segments(draw: st.DrawFn) -> Segment:
         draw(SAMPLINGS),
         tuple(targets) if draw(st.booleans()) else (),
         draw(st.binary(max_size=9)),
+        draw(st.binary(max_size=9)),
     )
 
 
@@ -83,7 +84,7 @@ def test_strangers_are_refused() -> None:
         Frame.decode(b"x" * 100, 7)
     with pytest.raises(FrameError, match="of epoch 7 came in epoch 8"):
         Frame.decode(data, 8)
-    with pytest.raises(FrameError, match="of version 9 came, and this is version 1"):
+    with pytest.raises(FrameError, match="of version 9 came, and this is version 2"):
         Frame.decode(data[:4] + b"\x09" + data[5:], 7)
     negative = dataclasses.replace(frame, segments=(Segment(-1, 0, 2),)).encode()
     with pytest.raises(FrameError, match="rows do not add up"):

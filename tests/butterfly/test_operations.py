@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.butterfly.server_helpers import KEY, Server, until
 
+from butterfly.monitoring.metrics import Metrics, StageState, State
+
 MESSAGES: list[Any] = [{"role": "user", "content": "The fox"}]
 LONG: dict[str, Any] = {
     "model": "tiny",
@@ -20,8 +23,21 @@ LONG: dict[str, Any] = {
     "max_tokens": 200,
     "temperature": 0.8,
     "seed": 5,
-    "extra_body": {"ignore_eos": True, "return_token_ids": True},
+    "presence_penalty": 0.2,
+    "extra_body": {
+        **{"ignore_eos": True, "return_token_ids": True},
+        **{"repetition_penalty": 1.05, "logit_bias": {"9": -1}},
+    },
 }
+
+
+def samples(http: httpx.Client) -> dict[tuple[str, ...], float]:
+    """Return the metrics by name and labels, these in the order of their names."""
+    return {
+        (sample.name, *[v for _, v in sorted(sample.labels.items())]): sample.value
+        for family in text_string_to_metric_families(http.get("/metrics").text)
+        for sample in family.samples
+    }
 
 
 def metrics(http: httpx.Client) -> dict[str, float]:
@@ -75,6 +91,89 @@ def test_metrics_count_what_happened(http: httpx.Client, client: openai.OpenAI) 
     assert after["butterfly_requests_running"] == 0
     state = http.get("/state").json()
     assert [s["first"] for s in state["stages"]] == [0, state["stages"][0]["last"]]
+
+
+def test_metrics_are_what_the_stages_did(http: httpx.Client) -> None:
+    """Busy time, bytes and waits of each hop are those that the answer reports."""
+
+    def grown(*name: str) -> float:
+        return samples(http).get(name, 0.0) - before.get(name, 0.0)
+
+    time.sleep(1.1)  # two heartbeats: nothing of others is on its way
+    before = samples(http)
+    body = {"prompt": "The fox", "max_tokens": 30, "butterfly": True}
+    body |= {"ignore_eos": True}
+    found = http.post("/v1/completions", json=body).json()
+    told = found["butterfly"]["answers"][0]
+    first, second = told["hops"]
+    state = http.get("/state").json()
+    source, target = [stage["node"] for stage in state["stages"]]
+    size = "butterfly_link_bytes_total"
+    until(lambda: grown(size, "head", source) >= first["bytes"])
+    until(lambda: grown(size, source, target) >= second["bytes"])
+    until(lambda: grown(size, target, "head") >= 8 * 30)
+    assert grown(size, "head", source) == first["bytes"]
+    assert grown(size, source, target) == second["bytes"]
+    waits = "butterfly_link_waited_seconds_total"
+    for hop, place in ((first, ("head", source)), (second, (source, target))):
+        waited = grown(waits, "target", *place)
+        assert waited > hop["waited_ms"] / 1e3 - 1e-3  # and without work, too
+        assert 0 < hop["waited_ms"] <= told["total_ms"]
+    busy = "butterfly_stage_busy_seconds_total"
+    for hop, stage in zip((first, second), state["stages"], strict=True):
+        layers = f"{stage['first']}-{stage['last'] - 1}"
+        computed = grown(busy, layers, stage["node"], str(stage["stage"]))
+        assert computed == pytest.approx(hop["computed_ms"] / 1e3, rel=0.01)
+
+
+def test_queue_and_lanes_are_seen(http: httpx.Client, client: openai.OpenAI) -> None:
+    """Who runs, who waits, and how much of the lanes is in use, while they are."""
+
+    def ask() -> None:
+        given: dict[str, Any] = {**LONG, "n": 6, "max_tokens": 60}
+        client.completions.create(**given)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    until(lambda: metrics(http)["butterfly_requests_waiting"] == 2)
+    told = metrics(http)
+    assert told["butterfly_requests_running"] == 4
+    assert 0 < told["butterfly_kv_used_ratio"] <= 1
+    assert told["butterfly_frames_in_flight"] <= 2
+    thread.join(60)
+    told = metrics(http)
+    assert told["butterfly_requests_running"] == told["butterfly_kv_used_ratio"] == 0
+
+
+def test_nodes_of_one_name_are_told_apart() -> None:
+    """Prometheus refuses a page with two links of the same names."""
+    stages = tuple([StageState(n, "pc", n, n, n + 1) for n in (1, 2, 3)])
+    state = State(1, True, False, 3, 0, 0, 0, 0, 1, 0, stages=stages)
+    text = Metrics(lambda: state).text().decode()
+    lines = [line for line in text.splitlines() if line.startswith("butterfly_link")]
+    names = [line.rsplit(" ", 1)[0] for line in lines]
+    assert len(names) == len(set(names)) == 4 + 6
+    assert 'butterfly_link_bytes_total{source="pc/1",target="pc/2"}' in names
+
+
+def test_answers_to_one_prompt_send_its_rows_once(
+    http: httpx.Client, client: openai.OpenAI
+) -> None:
+    """And say what separate requests with their seeds say."""
+    given: dict[str, Any] = {**LONG, "prompt": "a river in the hills " * 9, "n": 4}
+    given["max_tokens"] = 12
+    before = metrics(http)
+    found: Any = client.completions.create(**given)
+    after = metrics(http)
+    rows, prompt = after["butterfly_rows_total"], found.usage.prompt_tokens
+    assert prompt > 40
+    assert rows - before["butterfly_rows_total"] == prompt + 3 + 4 * 11
+    key = "butterfly_reused_tokens_total"
+    assert after[key] - before[key] == 3 * (prompt - 1)
+    for number, choice in enumerate(found.choices):
+        given |= {"seed": 5 + number, "n": 1}
+        alone: Any = client.completions.create(**given)
+        assert alone.choices[0].token_ids == choice.token_ids
 
 
 def test_the_page_is_whole_and_asks_for_the_key(server: Server) -> None:
@@ -131,6 +230,27 @@ def test_a_client_that_leaves_frees_its_lane(
         with pytest.raises(httpx.ReadTimeout):
             leaving.post(f"{server.url}/v1/completions", json=body)
     until(lambda: http.get("/state").json()["running"] == 0, 2.0)
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_clients_that_leave_the_queue_leave_nothing(
+    http: httpx.Client, server: Server, is_stream: bool
+) -> None:
+    """Neither lanes nor tasks, before their first token, too; metrics count them."""
+    aborts = "butterfly_answers_total", "abort"
+    before, tasks = samples(http).get(aborts, 0), metrics(http)["butterfly_tasks"]
+    given = {**LONG, **LONG["extra_body"], "n": 9, "stream": is_stream}
+    body = json.dumps({**given, "max_tokens": 450}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}"
+    head += f"\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    url = httpx.URL(server.url)
+    with socket.create_connection((url.host, url.port or 80)) as leaving:
+        leaving.sendall(f"{head}\r\n\r\n".encode() + body)
+        until(lambda: metrics(http)["butterfly_requests_waiting"] == 5)
+    until(lambda: metrics(http)["butterfly_requests_waiting"] == 0)
+    until(lambda: metrics(http)["butterfly_requests_running"] == 0)
+    assert samples(http)[aborts] - before == 9
+    until(lambda: metrics(http)["butterfly_tasks"] <= tasks)
 
 
 @pytest.mark.parametrize("place", [1, pytest.param(0, marks=pytest.mark.slow)])

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 import numpy as np  # noqa: E402
 
 from butterfly.communication.frames import Sampling, Segment  # noqa: E402
+from butterfly.engine.memory import Memory  # noqa: E402
 from butterfly.engine.sampling import (  # noqa: E402
     draw,
     pack,
@@ -49,6 +50,13 @@ def test_settings_leave_tokens_out() -> None:
     assert drawn(temperature=0.5)[0] > drawn()[0]
 
 
+def test_settings_apply_one_after_the_other() -> None:
+    """Each to what the one before left, as in vLLM: 0.6 of 0.9 is two thirds."""
+    assert list(drawn(top_k=2, top_p=0.65)) == [0]
+    assert list(drawn(top_k=2, top_p=0.67)) == [0, 1]
+    assert list(drawn(min_p=0.2, top_p=0.65)) == [0]
+
+
 def test_chance_is_a_function_of_seed_and_position() -> None:
     """So a sequence that is run again draws the same."""
     how = Sampling(temperature=1.0, seed=9)
@@ -65,7 +73,7 @@ def test_only_allowed_tokens_are_drawn() -> None:
     for temperature in (0.0, 1.0):
         how = Sampling(temperature=temperature, seed=1)
         parts = [Segment(0, k, 1, sampling=how, allowed=allowed) for k in range(40)]
-        found = sampled(LOGITS.expand(40, 4), parts)
+        found = sampled(LOGITS.expand(40, 4), parts, Memory())
         assert {one.token for one in found} <= {2, 3}
 
 
@@ -79,7 +87,7 @@ def test_log_probabilities_come_with_what_was_asked() -> None:
         Segment(3, 0, 1, is_sampled=False, targets=(2,)),
     ]
     assert wanted(parts) == [0, 1, 2, 3, 6]
-    found = sampled(LOGITS.expand(5, 4), parts)
+    found = sampled(LOGITS.expand(5, 4), parts, Memory())
     assert [one.lane for one in found] == [0, 1, 3]
     first, second, third = found
     assert first.token == second.token == 0 and third.token is None

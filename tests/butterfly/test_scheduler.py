@@ -51,6 +51,27 @@ def test_a_prompt_travels_in_parts() -> None:
     assert one.output == [7, 7] and one.finish == "length"
 
 
+def test_parts_of_a_prompt_follow_each_other() -> None:
+    """All stages compute parts of it at the same time; its draw is waited for."""
+    scheduler = Scheduler(2, 64, frames=3, chunk=4)
+    one, gone = sequence(10, limit=3), sequence(10, first=50)
+    scheduler.add(one)
+    flying = [scheduler.plan() for _ in range(3)]
+    assert [rows(batch) for batch in flying] == [[(0, 0, 4)], [(0, 4, 4)], [(0, 8, 2)]]
+    assert scheduler.plan() is None
+    for batch in flying:
+        settled(scheduler, batch)
+    assert rows(scheduler.plan()) == [(0, 10, 1)]
+    scheduler.add(gone)
+    flying = [scheduler.plan(), scheduler.plan()]
+    scheduler.abort(gone)
+    assert scheduler.plan() is None  # no part of it follows
+    settled(scheduler, flying[0])
+    assert gone.lane == 1  # the other part still writes there
+    settled(scheduler, flying[1])
+    assert gone.lane is None
+
+
 def test_a_long_prompt_does_not_stop_the_others() -> None:
     """Each frame has at most a part of it, beside the next tokens of all others."""
     scheduler = Scheduler(4, 64, chunk=4)
@@ -204,6 +225,98 @@ def test_a_new_epoch_sends_what_was_generated_as_prompt() -> None:
     assert one.output == [7, 7, 8]
 
 
+def test_answers_to_one_prompt_compute_it_once() -> None:
+    """The others wait for its rows, copy its lane, and send one row each."""
+    scheduler = Scheduler(4, 64, frames=3, chunk=8)
+    for _ in range(4):
+        scheduler.add(sequence(12, limit=2))
+    assert rows(scheduler.plan()) == [(0, 0, 8)]
+    assert rows(scheduler.plan()) == [(0, 8, 4)]
+    others = scheduler.plan()  # though the frames before are still on their way
+    assert others is not None
+    assert [(s.lane, s.source, s.shared, s.start) for s in others.segments] == [
+        (lane, 0, 11, 11) for lane in (1, 2, 3)
+    ]
+    assert scheduler.rows == 12 + 3 and scheduler.reused == 33
+
+
+def test_what_a_lane_in_use_holds_is_copied() -> None:
+    """Also parts of what others generated; not from another adapter, nor if told."""
+    scheduler = Scheduler(2, 64)
+    first = sequence(8, limit=9)
+    scheduler.add(first)
+    for _ in range(3):
+        settled(scheduler, scheduler.plan())
+    again = Sequence([*first.tokens[:9], 99], 1)
+    scheduler.add(again)
+    batch = settled(scheduler, scheduler.plan())
+    assert [(s.lane, s.source, s.start, s.length) for s in batch.segments] == [
+        (0, -1, 10, 1),
+        (1, 0, 9, 1),
+    ]
+    assert again.reused == 9
+    for more in ({"adapter": 1}, {"prompt_logprobs": True}):
+        scheduler.add(sequence(8, limit=1, **more))
+        assert rows(settled(scheduler, scheduler.plan()))[1] == (1, 0, 8)
+
+
+def test_little_in_common_is_not_waited_for() -> None:
+    """Two prompts that part early travel in one frame."""
+    scheduler = Scheduler(2, 64)
+    for last in (1, 2):
+        scheduler.add(Sequence([5, 6, *[last] * 9], 1))
+    assert rows(scheduler.plan()) == [(0, 0, 11), (1, 0, 11)]
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.tuples(st.lists(st.integers(0, 1), min_size=1, max_size=9), st.booleans()),
+        min_size=1,
+        max_size=12,
+    ),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(1, 8),
+    st.data(),
+)
+def test_a_lane_holds_what_its_sequence_says(
+    asked: list[tuple[list[int], bool]],
+    lanes: int,
+    frames: int,
+    chunk: int,
+    data: st.DataObject,
+) -> None:
+    """With copies, ends, new epochs and frames on their way: stages are in order."""
+    scheduler = Scheduler(lanes, 32, frames=frames, chunk=chunk)
+    stage: list[list[tuple[int, int]]] = [[] for _ in range(lanes)]  # adapter, token
+    flying: list[Batch] = []
+    sequences = [Sequence(prompt, 3, adapter=int(b)) for prompt, b in asked]
+    for one in sequences:
+        scheduler.add(one)
+    while not all(one.finish for one in sequences):
+        while (batch := scheduler.plan()) is not None:
+            flying.append(batch)
+            for part in batch.segments:
+                if part.source >= 0:
+                    stage[part.lane][: part.shared] = stage[part.source][: part.shared]
+            at = 0
+            for one, part in zip(batch.sequences, batch.segments, strict=True):
+                lane, end = stage[part.lane], part.start + part.length
+                new = batch.tokens[at : at + part.length]
+                lane[part.start :] = [(part.adapter, token) for token in new]
+                at += part.length
+                assert lane == [(one.adapter, token) for token in one.tokens[:end]]
+        event = data.draw(st.sampled_from(["settle"] * 6 + ["abort", "reset"]))
+        if event == "abort":
+            scheduler.abort(data.draw(st.sampled_from(sequences)))
+        elif event == "reset":
+            scheduler.reset()
+            flying.clear()
+        elif flying:
+            settled(scheduler, flying.pop(0), data.draw(st.integers(0, 1)))
+
+
 @settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 20), st.integers(1, 6)), min_size=1, max_size=9),
@@ -229,10 +342,10 @@ def test_every_sequence_gets_all_its_tokens_in_order(
     while not all(one.finish for one in sequences):
         while (batch := scheduler.plan()) is not None:
             flying.append(batch)
+            for one, part in zip(batch.sequences, batch.segments, strict=True):
+                done[id(one)] += range(part.start, part.start + part.length)
         assert 0 < len(flying) <= frames
         batch = flying.pop(data.draw(st.integers(0, len(flying) - 1)))
-        for one, part in zip(batch.sequences, batch.segments, strict=True):
-            done[id(one)] += range(part.start, part.start + part.length)
         assert sum(s.length for s in batch.segments) <= chunk + lanes
         settled(scheduler, batch)
     for one, (_, limit) in zip(sequences, asked, strict=True):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from butterfly.api.calls import Call
 from butterfly.api.generation import Chance, Job, Piece
 from butterfly.api.requests import (
     ChatRequest,
@@ -28,6 +29,7 @@ class Answer:
         chances: How probable they were.
         finish: Why it ended.
         stop: The text or the token that ended it.
+        calls: The functions to be called.
     """
 
     text: str = ""
@@ -35,6 +37,7 @@ class Answer:
     chances: list[Chance] = field(default_factory=list)
     finish: str = ""
     stop: str | int | None = None
+    calls: list[Call] = field(default_factory=list)
 
     def add(self, piece: Piece) -> None:
         """Take a part of it.
@@ -45,6 +48,7 @@ class Answer:
         self.text += piece.text
         self.tokens += piece.tokens
         self.chances += piece.chances
+        self.calls += piece.calls
         self.finish, self.stop = piece.finish, piece.stop
 
 
@@ -145,7 +149,7 @@ class Form:
     def _is_silent(self, piece: Piece) -> bool:
         """Say whether a chunk of a piece would be empty."""
         told = self.asked.return_token_ids or self.asked.chances is not None
-        return not (piece.text or piece.finish or told)
+        return not (piece.text or piece.finish or piece.calls or told)
 
     def _start(self, kind: str) -> dict[str, Any]:
         body = self._body(kind)
@@ -202,7 +206,16 @@ class ChatForm(Form):
         """
         if self._is_silent(piece):
             return None
-        delta = {"content": piece.text} if piece.text or not piece.finish else {}
+        is_plain = not piece.finish and not piece.calls
+        delta: dict[str, Any] = {}
+        if piece.text or is_plain:
+            delta["content"] = piece.text
+        if piece.calls:
+            first = len(self.answers[piece.index].calls) - len(piece.calls)
+            delta["tool_calls"] = [
+                {"index": n, **_called(call)}
+                for n, call in enumerate(piece.calls, first)
+            ]
         choice: dict[str, Any] = {
             "index": piece.index,
             "delta": delta,
@@ -235,7 +248,13 @@ class ChatForm(Form):
         return body
 
     def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        message = {"role": "assistant", "content": answer.text, "refusal": None}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": answer.text or (None if answer.calls else ""),
+            "refusal": None,
+        }
+        if answer.calls:
+            message["tool_calls"] = [_called(call) for call in answer.calls]
         choice: dict[str, Any] = {
             "index": index,
             "message": message,
@@ -348,6 +367,11 @@ class CompletionForm(Form):
             return piece.decode()
         except UnicodeDecodeError:  # as OpenAI writes a part of a character
             return "bytes:" + "".join([f"\\x{byte:02x}" for byte in piece])
+
+
+def _called(call: Call) -> dict[str, Any]:
+    body = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": body}
 
 
 def _own(told: Logprob) -> tuple[int, float, int]:

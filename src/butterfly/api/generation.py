@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from butterfly.api.calls import Call, CallReader
 from butterfly.api.text import TextStream
 from butterfly.cluster.head import Head
 from butterfly.cluster.token import Token
@@ -27,7 +28,8 @@ class Trace:
     Args:
         frames: How many frames carried it.
         computed: Microseconds that each stage computed them.
-        waited: Microseconds that each stage waited for them.
+        waited: Microseconds that each stage waited for them; at most since the frame
+            before, or the request, as a ring without work waits, too.
         bytes: The bytes that came in at each stage.
         first: Seconds until the first token.
         total: Seconds until the last one.
@@ -40,18 +42,20 @@ class Trace:
     first: float = 0.0
     total: float = 0.0
 
-    def add(self, hops: tuple[Hop, ...]) -> None:
+    def add(self, hops: tuple[Hop, ...], seconds: float) -> None:
         """Count a frame.
 
         Args:
             hops: What it took at each stage.
+            seconds: The time since the frame before, or the request.
         """
+        most = round(seconds * 1e6)
         self.frames += 1
         for counts in (self.computed, self.waited, self.bytes):
             counts += [0] * (len(hops) - len(counts))
         for number, hop in enumerate(hops):
             self.computed[number] += hop.computed
-            self.waited[number] += hop.waited
+            self.waited[number] += min(hop.waited, most)
             self.bytes[number] += hop.bytes
 
     def body(self) -> dict[str, Any]:
@@ -83,8 +87,11 @@ class Job:
         text: What makes text of it.
         echo: The text of the prompt, if it is part of the answer.
         is_silent: Whether only the prompt is wanted, and no token after it.
+        reader: What finds calls of functions in the text, None if there are none.
+        tells_calls: Whether calls are why it ended.
 
     Attributes:
+        has_called: Whether there was a call.
         prompt: How probable the tokens of the prompt were, None for the first one.
         trace: What the stages did.
     """
@@ -94,6 +101,9 @@ class Job:
     text: TextStream
     echo: str | None = None
     is_silent: bool = False
+    reader: CallReader | None = None
+    tells_calls: bool = True
+    has_called: bool = False
     prompt: list[Logprob | None] = field(init=False)
     trace: Trace = field(default_factory=Trace)
 
@@ -128,6 +138,7 @@ class Piece:
             them where it is echoed.
         finish: Why the answer ended, empty if it goes on.
         stop: The text or the token that ended it, None for the end of text.
+        calls: The functions to be called that it adds.
     """
 
     index: int
@@ -136,6 +147,7 @@ class Piece:
     chances: tuple[Chance, ...] = ()
     finish: str = ""
     stop: str | int | None = None
+    calls: tuple[Call, ...] = ()
 
 
 async def run(
@@ -152,16 +164,17 @@ async def run(
     Raises:
         ButterflyError: If it cannot be made.
     """
-    began = last = perf_counter()
+    began = last = framed = perf_counter()
     is_first, finish = True, ""
     try:
         async with aclosing(head.generate(job.sequence)) as tokens:
             async for token in tokens:
                 job.learn(token)
-                job.trace.add(token.hops)
+                now = perf_counter()
+                job.trace.add(token.hops, now - framed)
+                framed = now
                 if token.drawn.token is None:
                     continue
-                now = perf_counter()
                 metrics.token(is_first, now - last)
                 piece = _piece(job, token, ends, is_first)
                 last, is_first, finish = now, False, piece.finish
@@ -193,7 +206,14 @@ def _piece(job: Job, token: Token, ends: frozenset[int], is_first: bool) -> Piec
         finish = "stop"
     elif finish == "stop" and number not in ends:
         found = number
-    return Piece(job.index, before + text, (number,), tuple(chances), finish, found)
+    calls: tuple[Call, ...] = ()
+    if job.reader is not None:
+        text, calls = job.reader.feed(text, is_last=bool(finish))
+        job.has_called = job.has_called or bool(calls)
+        if finish == "stop" and job.has_called and job.tells_calls:
+            finish = "tool_calls"
+    told = before + text, (number,), tuple(chances)
+    return Piece(job.index, *told, finish, found, calls)
 
 
 async def merged(

@@ -20,6 +20,7 @@ from butterfly.api.requests import (
 )
 from butterfly.api.service import Service
 from butterfly.api.state import state_of
+from butterfly.api.tools import toolbox_of
 from butterfly.errors import ConfigurationError
 
 _PAGE = files("butterfly.monitoring") / "page.html"
@@ -99,6 +100,7 @@ def _tokens(service: Service, request: TokenizeRequest) -> list[int]:
             goes_on=request.continue_final_message,
             special=bool(special),
             more=request.chat_template_kwargs,
+            tools=toolbox_of(request.tools, None),
         )
     if request.prompt is None:
         raise Refusal("send a 'prompt', or 'messages'.", param="prompt")

@@ -10,15 +10,17 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from butterfly.api.refusals import Refusal
+from butterfly.api.tools import Toolbox, toolbox_of
 from butterfly.communication.frames import Sampling
+from butterfly.communication.penalties import Penalties
 
 MOST_LOGPROBS = 20
+MOST_BIASES = 1024
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "best_of": (None, 1),
+    "audio": (None,),
     "bad_words": (None, []),
     "chat_template": (None, ""),
     "documents": (None, []),
-    "frequency_penalty": (None, 0),
     "function_call": (None, "none"),
     "functions": (None, []),
     "guided_choice": (None,),
@@ -26,20 +28,20 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "guided_json": (None,),
     "guided_regex": (None,),
     "length_penalty": (None, 1),
-    "logit_bias": (None, {}),
     "min_tokens": (None, 0),
-    "presence_penalty": (None, 0),
+    "modalities": (None, [], ["text"]),
     "prompt_embeds": (None,),
-    "repetition_penalty": (None, 1),
     "structured_outputs": (None,),
     "suffix": (None, ""),
     "tool_choice": (None, "none", "auto"),
     "tools": (None, []),
     "truncate_prompt_tokens": (None,),
     "use_beam_search": (None, False),
+    "web_search_options": (None,),
 }
 
 Logprobs = Annotated[int, Field(ge=0, le=MOST_LOGPROBS)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 Stop = Annotated[str, Field(min_length=1)]
 
 
@@ -65,8 +67,14 @@ class GenerationRequest(BaseModel):
         top_p: The probability that the tokens to choose from have together.
         top_k: How many tokens to choose from; -1 or 0 for all.
         min_p: The least probability, as a share of the most probable token's.
+        presence_penalty: What is taken off the logits of tokens of the answer.
+        frequency_penalty: What is taken off for each time that they are in it.
+        repetition_penalty: What positive logits of tokens of prompt and answer are
+            divided by, and negative ones multiplied with.
+        logit_bias: What is added to the logits of tokens, by their numbers.
         seed: The same seed gives the same answer.
         stop: Texts that end an answer, and are not in it.
+        best_of: As `n`: all answers that are made are given.
         stop_token_ids: Tokens that end it.
         ignore_eos: Whether the model's end of text does not end it.
         include_stop_str_in_output: Whether the stop is in the answer.
@@ -90,8 +98,13 @@ class GenerationRequest(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    logit_bias: Annotated[dict[int, Bias], Field(max_length=MOST_BIASES)] | None = None
     seed: int | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    stop: Annotated[list[Stop], Field(max_length=16)] | None = None
+    best_of: int | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
@@ -103,10 +116,10 @@ class GenerationRequest(BaseModel):
     response_format: dict[str, Any] | None = None
     butterfly: bool | None = False
 
-    @field_validator("stop", mode="after")
+    @field_validator("stop", mode="before")
     @classmethod
-    def _listed(cls, stop: str | list[str] | None) -> list[str]:
-        return [stop] if isinstance(stop, str) else stop or []
+    def _listed(cls, stop: Any) -> Any:
+        return [stop] if isinstance(stop, str) else stop
 
     @property
     def stops(self) -> list[str]:
@@ -128,6 +141,14 @@ class GenerationRequest(BaseModel):
         """Of how many tokens to report the log probability; None for no report."""
         return None
 
+    def toolbox(self) -> Toolbox | None:
+        """Return the functions that may be called; None if there are none.
+
+        Raises:
+            Refusal: If they are not as OpenAI has them.
+        """
+        return None
+
     def check(self) -> None:
         """Refuse what would be left out silently.
 
@@ -137,11 +158,31 @@ class GenerationRequest(BaseModel):
         for name, value in (self.model_extra or {}).items():
             if name in _NEUTRAL and value not in _NEUTRAL[name]:
                 raise Refusal(f"{name!r} is not supported: leave it out.", param=name)
+        if self.best_of not in (None, self.count):
+            raise Refusal(
+                f"'best_of' is {self.best_of}, and 'n' {self.count}: all answers that "
+                "are made are given, so leave it out.",
+                param="best_of",
+            )
+        if self.stream_options is not None and not self.stream:
+            raise Refusal(
+                "'stream_options' needs 'stream': true.", param="stream_options"
+            )
         if self.stream and self.prompt_logprobs is not None:
             raise Refusal(
                 "'prompt_logprobs' cannot be streamed: leave out 'stream'.",
                 param="prompt_logprobs",
             )
+
+    def penalties(self) -> Penalties | None:
+        """Return how what was said changes what is said next; None for not at all."""
+        found = Penalties(
+            tuple((self.logit_bias or {}).items()),
+            self.repetition_penalty or 1.0,
+            self.frequency_penalty or 0.0,
+            self.presence_penalty or 0.0,
+        )
+        return None if found == Penalties() else found
 
     def samplings(self) -> list[Sampling]:
         """Return how to sample each of the answers to a prompt."""
@@ -171,6 +212,9 @@ class ChatRequest(GenerationRequest):
         add_generation_prompt: Whether the assistant's turn is begun.
         continue_final_message: Whether the last message is gone on with.
         chat_template_kwargs: What the chat template is given besides.
+        tools: The functions that may be called.
+        tool_choice: Which of them, and whether one must be.
+        parallel_tool_calls: Whether there may be several calls.
     """
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
@@ -180,6 +224,18 @@ class ChatRequest(GenerationRequest):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = True
+
+    def toolbox(self) -> Toolbox | None:
+        """Return the functions that may be called; None if there are none.
+
+        Raises:
+            Refusal: If they are not as OpenAI has them.
+        """
+        is_single = self.parallel_tool_calls is False
+        return toolbox_of(self.tools, self.tool_choice, is_single=is_single)
 
     def check(self) -> None:
         """Refuse what does not fit together.
@@ -222,6 +278,16 @@ class CompletionRequest(GenerationRequest):
     logprobs: Logprobs | None = None
     add_special_tokens: bool = True
 
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _known(cls, prompt: Any) -> Any:
+        if not isinstance(prompt, str) and not _are_prompts(prompt):
+            raise ValueError(
+                "send a text, a list of tokens, or a list of either; no mixture, and "
+                "at least one"
+            )
+        return prompt
+
     @property
     def prompts(self) -> list[str] | list[list[int]]:
         """The prompts, each a text or a list of tokens."""
@@ -238,6 +304,19 @@ class CompletionRequest(GenerationRequest):
     def chances(self) -> int | None:
         """Of how many tokens to report the log probability; None for no report."""
         return self.logprobs
+
+
+def _are_prompts(given: Any) -> bool:
+    """Say whether something is a list of texts, of tokens, or of lists of tokens."""
+    if not isinstance(given, list) or not given:
+        return False
+    if isinstance(given[0], list):
+        return all(isinstance(part, list) and _are_tokens(part) for part in given)
+    return _are_tokens(given) or all(isinstance(part, str) for part in given)
+
+
+def _are_tokens(given: list[Any]) -> bool:
+    return all(type(token) is int for token in given)
 
 
 class LoadAdapterRequest(BaseModel):
@@ -274,6 +353,7 @@ class TokenizeRequest(BaseModel):
         add_generation_prompt: Whether the assistant's turn is begun.
         continue_final_message: Whether the last message is gone on with.
         chat_template_kwargs: What the chat template is given besides.
+        tools: The functions that may be called.
         return_token_strs: Whether the text of each token is wanted.
     """
 
@@ -284,6 +364,7 @@ class TokenizeRequest(BaseModel):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
     return_token_strs: bool | None = False
 
 

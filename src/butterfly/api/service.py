@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
+from butterfly.api.calls import CallReader
 from butterfly.api.generation import Job, Piece, merged, run
 from butterfly.api.grammar import Grammar, grammar_of
 from butterfly.api.refusals import Refusal
@@ -85,13 +86,20 @@ class Service:
             RequestError: If it cannot be answered.
         """
         self._check(request)
+        box = request.toolbox()
         tokens = self.tokenizer.chat(
             request.messages,
             begins=request.add_generation_prompt,
             goes_on=request.continue_final_message,
             more=request.chat_template_kwargs,
+            tools=box,
         )
-        return await self._jobs(request, [tokens], request.limit)
+        jobs = await self._jobs(request, [tokens], request.limit)
+        if box is not None:
+            for job in jobs:
+                job.reader = CallReader(box.chosen, is_single=box.is_single)
+                job.tells_calls = box.choice != "named"
+        return jobs
 
     async def completions(self, request: CompletionRequest) -> list[Job]:
         """Return the answers to prompts.
@@ -134,6 +142,7 @@ class Service:
     def _check(self, request: GenerationRequest) -> None:
         request.check()
         self.adapter(request.model)
+        self.tokenizer.check(list(request.logit_bias or ()), "logit_bias")
         self.must_serve()
 
     async def _jobs(
@@ -159,6 +168,7 @@ class Service:
                     -request.priority,
                     self.adapter(request.model),
                     told,
+                    penalties=request.penalties(),
                 )
                 if rules:
                     sequence.constraint = rules[len(jobs)]
@@ -186,10 +196,12 @@ class Service:
 
     async def _rules(self, request: GenerationRequest, count: int) -> list[Grammar]:
         """Return what keeps each answer in the form that was asked for."""
-        text = grammar_of(request.response_format)
+        box, is_tagged = request.toolbox(), self.tokenizer.is_tagged
+        text = grammar_of(request.response_format, box, is_tagged=is_tagged)
         if not text:
             return []
         native = self.tokenizer.native
+        param = "tools" if box and box.must_call else "response_format"
         return await asyncio.to_thread(
-            lambda: [Grammar(native, text) for _ in range(count)]
+            lambda: [Grammar(native, text, param) for _ in range(count)]
         )

@@ -1,5 +1,7 @@
 """`state_of`: what a cluster is like, for those who watch."""
 
+import asyncio
+
 from butterfly.cluster.head import Head
 from butterfly.cluster.members import Member
 from butterfly.communication.codecs import CODECS
@@ -7,7 +9,7 @@ from butterfly.monitoring.metrics import StageState, State
 
 
 def state_of(head: Head) -> State:
-    """Return what the cluster of a head is like at the moment.
+    """Return what the cluster of a head is like; for the thread of its event loop.
 
     Args:
         head: The head.
@@ -27,6 +29,8 @@ def state_of(head: Head) -> State:
         room=line.lanes * line.positions,
         reused=line.reused,
         split="" if split is None else split.rule,
+        rows=line.rows,
+        tasks=len(asyncio.all_tasks()),
         stages=tuple([_stage(member) for member in members]),
     )
 

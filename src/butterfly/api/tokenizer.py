@@ -9,7 +9,10 @@ import llguidance
 import llguidance.hf
 from jinja2 import TemplateError
 
+from butterfly.api.calls import OPENS
+from butterfly.api.messages import plain_messages
 from butterfly.api.refusals import Refusal
+from butterfly.api.tools import Toolbox
 from butterfly.engine.library import read_tokenizer
 from butterfly.errors import ConfigurationError
 
@@ -86,6 +89,7 @@ class Tokenizer:
         goes_on: bool = False,
         special: bool = False,
         more: Mapping[str, Any] | None = None,
+        tools: Toolbox | None = None,
     ) -> list[int]:
         """Return the tokens of a conversation.
 
@@ -95,6 +99,8 @@ class Tokenizer:
             goes_on: Whether the last message is gone on with.
             special: Whether tokens that begin a text are put before it.
             more: What the chat template is given besides.
+            tools: The functions that may be called; a template that knows no tools
+                gets them as text.
 
         Raises:
             Refusal: If there is no chat template, or it refuses.
@@ -105,13 +111,19 @@ class Tokenizer:
                 "chat_template.jinja to its folder.",
                 param="messages",
             )
-        plain = [_plain(message, n) for n, message in enumerate(messages)]
+        knows = self._knows_tools
+        plain = plain_messages(messages, tools, knows_tools=knows)
+        told = [dict(tool) for tool in tools.tools] if tools and knows else None
         given = {k: v for k, v in (more or {}).items() if k not in _OWN}
         try:
             text: str = self._inner.apply_chat_template(
                 plain,
                 tokenize=False,
-                **{"add_generation_prompt": begins and not goes_on, **given},
+                **{
+                    "add_generation_prompt": begins and not goes_on,
+                    "tools": told,
+                    **given,
+                },
                 continue_final_message=goes_on,
             )
         except (TemplateError, ValueError, TypeError, KeyError) as exc:
@@ -119,6 +131,16 @@ class Tokenizer:
                 f"the chat template refuses these messages: {exc}", param="messages"
             ) from exc
         return self.encode(text, special=special)
+
+    @property
+    def is_tagged(self) -> bool:
+        """Whether the model writes calls between tags, and not as bare JSON."""
+        return not self._knows_tools or OPENS in str(self._inner.chat_template)
+
+    @property
+    def _knows_tools(self) -> bool:
+        """Whether the chat template does something with tools."""
+        return "tools" in str(self._inner.chat_template)
 
     def piece(self, token: int) -> bytes:
         """Return the bytes that a token stands for, those of its name if special.
@@ -159,30 +181,6 @@ _OWN = (
     *("conversation", "tokenize", "chat_template", "continue_final_message"),
     *("return_dict", "tokenizer_kwargs"),
 )
-
-
-def _plain(message: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Return a message whose content is a text."""
-    if not isinstance(message.get("role"), str):
-        raise Refusal(f"messages[{number}] has no role.", param="messages")
-    content = message.get("content")
-    if isinstance(content, list):
-        content = "".join([_part(part, number) for part in content])
-    if not isinstance(content, str):
-        raise Refusal(
-            f"the content of messages[{number}] must be a text.", param="messages"
-        )
-    return {**message, "content": content}
-
-
-def _part(part: Any, number: int) -> str:
-    if isinstance(part, Mapping) and isinstance(part.get("text"), str):
-        if part.get("type") in ("text", "input_text"):
-            return str(part["text"])
-    raise Refusal(
-        f"messages[{number}] has content that is no text: only text is understood.",
-        param="messages",
-    )
 
 
 def _ends(folder: Path, config: Any, tokenizer: Any) -> list[int]:

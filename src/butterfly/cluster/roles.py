@@ -35,7 +35,8 @@ class Role:
         depth: How many frames may be on their way over a link.
         codec: The number of the codec for what it sends.
         dtype: The format of weights, ``float32`` or ``bfloat16``.
-        extra: The most bytes that a segment has besides: the tokens it may draw.
+        extra: The most bytes that a segment has besides: the tokens it may draw,
+            and what was said before.
         adapters: The numbers and folders of adapters.
     """
 
@@ -102,7 +103,7 @@ def roles_of(
             depth=max(2, limits.frames) + 1,
             codec=codecs[rank - 1],
             dtype=o.dtype,
-            extra=8192 + config.vocab_size // 8,
+            extra=8192 + config.vocab_size // 8 + 4 * o.positions,
         )
         for rank, stage in enumerate(chain.stages, 1)
     ]

@@ -2,8 +2,8 @@
 
     header     40 bytes   magic, version, codec, kind, epoch, step, counts
     hops       12 bytes for each stage that it went through: what it took there
-    segments   60 bytes each: which rows belong to which sequence, and how to sample
-    extras     prompt tokens and allowed tokens, of segments that have any
+    segments   64 bytes each: which rows belong to which sequence, and how to sample
+    extras     prompt tokens, allowed tokens and what was said, where there are any
     payload    token ids (int32), hidden states (as the codec writes them), or results
 
 The segments travel along the whole ring, so that a stage needs no other word about a
@@ -24,7 +24,7 @@ import numpy as np
 from butterfly.errors import FrameError
 
 MAGIC = b"BFLY"
-VERSION = 1
+VERSION = 2
 _HEADER = struct.Struct("<4sBBBBIIIIII8x")
 _HOP = struct.Struct("<III")
 HEADER_BYTES = _HEADER.size
@@ -45,6 +45,7 @@ _SEGMENT = np.dtype(
         ("seed", "<u8"),
         ("targets", "<u4"),
         ("allowed", "<u4"),
+        ("past", "<u4"),
     ]
 )
 SEGMENT_BYTES = _SEGMENT.itemsize
@@ -101,6 +102,8 @@ class Segment:
         targets: The token after each row, -1 where there is none, if the log
             probabilities of the prompt are wanted.
         allowed: Which tokens may be drawn, one bit each, deflated; empty for all.
+        past: What the last stage must know for penalties, as `Past.encode` writes it;
+            empty if there are none.
     """
 
     lane: int
@@ -113,6 +116,7 @@ class Segment:
     sampling: Sampling = GREEDY
     targets: tuple[int, ...] = ()
     allowed: bytes = field(default=b"", repr=False)
+    past: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +164,7 @@ class Frame:
     @property
     def nbytes(self) -> int:
         """How many bytes it takes."""
-        extras = sum(4 * len(s.targets) + len(s.allowed) for s in self.segments)
+        extras = sum(len(_extras(segment)) for segment in self.segments)
         parts = len(self.hops) * _HOP.size + len(self.segments) * SEGMENT_BYTES
         return HEADER_BYTES + parts + extras + len(self.payload)
 
@@ -233,27 +237,29 @@ def _packed(segments: Sequence[Segment]) -> bytes:
                 *(s.lane, s.start, s.length, s.adapter, s.source, s.shared),
                 *(flags, how.top_logprobs or 0, how.top_k),
                 *(how.temperature, how.top_p, how.min_p, how.seed),
-                *(len(s.targets), len(s.allowed)),
+                *(len(s.targets), len(s.allowed), len(s.past)),
             )
         )
     return np.array(found, _SEGMENT).tobytes()
 
 
 def _extras(segment: Segment) -> bytes:
-    return np.array(segment.targets, "<i4").tobytes() + segment.allowed
+    return np.array(segment.targets, "<i4").tobytes() + segment.allowed + segment.past
 
 
 def _unpacked(data: memoryview, extras: memoryview) -> tuple[Segment, ...]:
     found, at = [], 0
     for row in np.frombuffer(data, _SEGMENT).tolist():
-        *place, flags, top, top_k, temperature, top_p, min_p, seed, many, size = row
-        middle, end = at + 4 * many, at + 4 * many + size
+        many, size, past = row[-3:]
+        *place, flags, top, top_k, temperature, top_p, min_p, seed = row[:-3]
+        middle = at + 4 * many
+        last, end = middle + size, middle + size + past
         if end > len(extras):
             raise FrameError("a frame is damaged: its extras do not fit it.")
         targets = np.frombuffer(extras[at:middle], "<i4").tolist()
         reported = top if flags & _LOGPROBS else None
         how = Sampling(temperature, top_p, top_k, min_p, seed, reported)
-        told = tuple(targets), bytes(extras[middle:end])
+        told = tuple(targets), bytes(extras[middle:last]), bytes(extras[last:end])
         found.append(Segment(*place, bool(flags & _SAMPLE), how, *told))
         at = end
     return tuple(found)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from butterfly.communication.frames import Sampling, Segment
+from butterfly.engine.memory import Memory
 
 _PAIR = np.dtype([("token", "<i4"), ("logprob", "<f4")])
 
@@ -53,7 +54,7 @@ class Drawn:
 
 
 def draw(logits: torch.Tensor, sampling: Sampling, position: int) -> int:
-    """Return the next token.
+    """Return the next token: by temperature, then min_p, top_k, top_p, as in vLLM.
 
     Args:
         logits: `[vocabulary]`, float32; -inf for what may not be drawn.
@@ -64,17 +65,17 @@ def draw(logits: torch.Tensor, sampling: Sampling, position: int) -> int:
         return int(logits.argmax())
     chances = (logits / sampling.temperature).softmax(-1, dtype=torch.float64)
     chances, order = chances.sort(descending=True, stable=True)
-    keep = torch.ones_like(chances, dtype=torch.bool)
-    if sampling.top_k:
-        keep[sampling.top_k :] = False
-    if sampling.top_p < 1.0:
-        keep &= chances.cumsum(-1) - chances < sampling.top_p
     if sampling.min_p > 0.0:
-        keep &= chances >= sampling.min_p * chances[0]
-    keep[0] = True
-    sums = chances[keep].cumsum(-1)
+        chances = chances[chances >= sampling.min_p * chances[0]]
+    if sampling.top_k:
+        chances = chances[: sampling.top_k]
+    if sampling.top_p < 1.0:  # of what is left
+        before = chances.cumsum(-1) - chances
+        count = int((before < sampling.top_p * chances.sum()).sum())
+        chances = chances[: max(1, count)]
+    sums = chances.cumsum(-1)
     drawn = torch.searchsorted(sums, uniform(sampling.seed, position) * sums[-1])
-    return int(order[keep][min(int(drawn), len(sums) - 1)])
+    return int(order[min(int(drawn), len(sums) - 1)])
 
 
 def uniform(seed: int, position: int) -> float:
@@ -89,12 +90,18 @@ def uniform(seed: int, position: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) / 2**53
 
 
-def sampled(logits: torch.Tensor, segments: Sequence[Segment]) -> list[Drawn]:
+def sampled(
+    logits: torch.Tensor, segments: Sequence[Segment], memory: Memory
+) -> list[Drawn]:
     """Return what to say of each segment that asks for anything.
 
     Args:
         logits: `[rows, vocabulary]`: of the rows that `wanted` names, in order.
         segments: The segments of the frame.
+        memory: What was said in each lane.
+
+    Raises:
+        FrameError: If the memory missed something.
     """
     found, row = [], 0
     greedy = logits.argmax(-1).tolist()
@@ -109,16 +116,24 @@ def sampled(logits: torch.Tensor, segments: Sequence[Segment]) -> list[Drawn]:
         if s.is_sampled or s.targets:
             row += len(s.targets) or 1
         if s.is_sampled:
-            raw = own = logits[row - 1]
-            if s.allowed:
-                own = own.masked_fill(~_allowed(s.allowed, len(own)), float("-inf"))
-            plain = how.temperature <= 0.0 and not s.allowed
-            token = greedy[row - 1] if plain else draw(own, how, s.start + s.length)
+            raw = logits[row - 1]
+            plain = how.temperature <= 0.0 and not s.allowed and not s.past
+            token = greedy[row - 1] if plain else _drawn(raw, s, memory)
             told = None if how.top_logprobs is None else _logprob(raw, token, top)
             found.append(Drawn(s.lane, token, told, tuple(prompt)))
         elif s.targets:
             found.append(Drawn(s.lane, None, None, tuple(prompt)))
     return found
+
+
+def _drawn(logits: torch.Tensor, segment: Segment, memory: Memory) -> int:
+    """Return the token after a segment, as its past and its grammar want it."""
+    if segment.past:
+        logits = memory.weighed(logits, segment.lane, segment.past)
+    if segment.allowed:
+        allowed = _allowed(segment.allowed, len(logits))
+        logits = logits.masked_fill(~allowed, float("-inf"))
+    return draw(logits, segment.sampling, segment.start + segment.length)
 
 
 def wanted(segments: Sequence[Segment]) -> list[int]:

@@ -9,6 +9,7 @@ import torch
 from butterfly.communication.codecs import CODECS
 from butterfly.communication.frames import Frame, Hop, Kind
 from butterfly.communication.links import Ring
+from butterfly.engine.memory import Memory
 from butterfly.engine.sampling import pack, sampled, wanted
 from butterfly.engine.stage import Stage
 from butterfly.errors import FrameError, LinkError
@@ -27,6 +28,7 @@ class Worker:
         self.stage: Stage | None = stage
         self.ring = ring
         self.codec = codec
+        self.memory = Memory()
         self.busy = 0.0  # seconds of computing
 
     def run(self) -> None:
@@ -83,7 +85,7 @@ class Worker:
         if not rows:
             return Kind.RESULTS, 0, b""
         logits = stage.logits(hidden[rows]).cpu()
-        return Kind.RESULTS, 0, pack(sampled(logits, frame.segments))
+        return Kind.RESULTS, 0, pack(sampled(logits, frame.segments, self.memory))
 
 
 def _check(stage: Stage, frame: Frame) -> None:

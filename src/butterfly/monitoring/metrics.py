@@ -64,6 +64,8 @@ class State:
         used: Positions of lanes that running sequences take.
         room: Positions that there are.
         reused: Tokens of prompts whose keys and values were there already.
+        rows: Rows that were sent around the ring.
+        tasks: Tasks of the event loop.
         stages: The stages, in order.
         split: What shared the layers out: ``plan``, ``balanced``, ...
     """
@@ -78,6 +80,8 @@ class State:
     used: int
     room: int
     reused: int
+    rows: int = 0
+    tasks: int = 0
     stages: tuple[StageState, ...] = ()
     split: str = ""
 
@@ -174,12 +178,15 @@ class _Cluster(Collector):
             "requests_running": ("Sequences that have a lane.", s.running),
             "requests_waiting": ("Sequences that wait for a lane.", s.waiting),
             "frames_in_flight": ("Frames on their way.", s.frames),
+            "tasks": ("Tasks of the head's event loop.", s.tasks),
             "kv_used_ratio": ("Share of positions in use.", s.used / max(1, s.room)),
         }
         for name, (what, value) in gauges.items():
             yield GaugeMetricFamily(f"butterfly_{name}", what, value=float(value))
         what = "Tokens of prompts whose keys and values were there already."
         yield CounterMetricFamily("butterfly_reused_tokens", what, value=s.reused)
+        what = "Rows that were sent around the ring, of prompts and of answers."
+        yield CounterMetricFamily("butterfly_rows", what, value=s.rows)
         yield from _of_stages(s)
 
 
@@ -198,12 +205,22 @@ def _of_stages(state: State) -> Iterator[Metric]:
         "Seconds that an end of a link stood still.",
         labels=["source", "target", "end"],
     )
-    names = ["head", *[stage.node for stage in state.stages], "head"]
-    for s, before, after in zip(state.stages, names, names[2:], strict=False):
-        busy.add_metric([str(s.stage), s.node, f"{s.first}-{s.last - 1}"], s.busy)
-        size.add_metric([before, s.node], s.received_bytes)
-        waited.add_metric([before, s.node, "target"], s.received_waited)
-        waited.add_metric([s.node, after, "source"], s.sent_waited)
+    names = ["head", *_names(state.stages), "head"]
+    for s, before, own, after in zip(
+        state.stages, names, names[1:], names[2:], strict=False
+    ):
+        busy.add_metric([str(s.stage), own, f"{s.first}-{s.last - 1}"], s.busy)
+        size.add_metric([before, own], s.received_bytes)
+        waited.add_metric([before, own, "target"], s.received_waited)
+        waited.add_metric([own, after, "source"], s.sent_waited)
         if s.stage == len(state.stages):
-            size.add_metric([s.node, after], s.sent_bytes)
+            size.add_metric([own, after], s.sent_bytes)
     yield from (busy, size, waited)
+
+
+def _names(stages: tuple[StageState, ...]) -> list[str]:
+    """Return what nodes are called; Prometheus refuses two links of the same names."""
+    nodes = [s.node for s in stages]
+    return [
+        s.node if nodes.count(s.node) == 1 else f"{s.node}/{s.stage}" for s in stages
+    ]

@@ -5,11 +5,16 @@ slow. A sequence is in one frame at a time: its next token is drawn at the end o
 ring. So the sequences that decode are dealt into as many micro-batches as frames may
 fly; a larger one would make a convoy, with all stages but one idle. A prompt travels in
 parts, at most one part a frame, so that nobody's next token waits for somebody's long
-prompt. Where nobody decodes nobody waits, so a part may be larger there.
+prompt; the next part follows in the next frame, while the one before is on its way.
+Where nobody decodes nobody waits, so a part may be larger there.
 
 Sequences get a lane when one is free, those of higher priority and then older ones
-first. What a lane still holds is used again: a prompt that begins like it starts where
-they part.
+first. What any lane holds is used again: a prompt that begins like it starts where they
+part. If the lane is not its own, or in use, its first frame says what to copy. Frames
+keep their order on the whole ring, so what was sent before is there when a copy is
+made, and nobody has to wait until it came back. Where another prompt is about to
+compute most of what a sequence needs (the other answers to it, say), it lets that one
+go first.
 
 Plain synchronous code: no clock, no waiting.
 """
@@ -18,7 +23,7 @@ import math
 from dataclasses import dataclass
 
 from butterfly.communication.frames import Segment
-from butterfly.errors import CapacityError, RequestError
+from butterfly.errors import CapacityError, LengthError, RequestError
 from butterfly.scheduling.sequence import Sequence
 
 
@@ -90,6 +95,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.running: dict[int, Sequence] = {}  # by lane
         self.reused = 0  # tokens whose keys and values were there already
+        self.rows = 0  # rows that were sent
         self._held: list[list[int]] = [[] for _ in range(lanes)]
         self._adapters = [0] * lanes
         self._flying: dict[int, Batch] = {}
@@ -117,7 +123,8 @@ class Scheduler:
             sequences: The sequences.
 
         Raises:
-            RequestError: If a prompt is empty, or does not fit a lane.
+            RequestError: If a prompt is empty.
+            LengthError: If it does not fit a lane.
             CapacityError: If too many wait already.
         """
         for sequence in sequences:
@@ -125,7 +132,7 @@ class Scheduler:
             if not count:
                 raise RequestError("the prompt has no tokens: send at least one.")
             if count >= self.positions:
-                raise RequestError(
+                raise LengthError(
                     f"the prompt has {count} tokens, and there is room for "
                     f"{self.positions - 1}: shorten it, or serve with more --positions."
                 )
@@ -160,7 +167,7 @@ class Scheduler:
         sequence.finish = sequence.finish or "abort"
         if sequence in self.waiting:
             self.waiting.remove(sequence)
-        if not sequence.is_flying:
+        if not sequence.flying:
             self._release(sequence)
 
     def plan(self) -> Batch | None:
@@ -176,6 +183,7 @@ class Scheduler:
             return None
         chosen.sort(key=lambda pair: pair[0].lane or 0)
         segments = [self._segment(*pair) for pair in chosen]
+        self._sent(chosen)
         tokens = [
             t
             for (s, _), part in zip(chosen, segments, strict=True)
@@ -186,7 +194,7 @@ class Scheduler:
         batch = Batch(self._step, tuple(segments), tuple(tokens), owners)
         self._flying[batch.step] = batch
         for sequence in owners:
-            sequence.is_flying, sequence.step = True, batch.step
+            sequence.step = batch.step
         return batch
 
     def flying(self, step: int) -> Batch:
@@ -209,14 +217,11 @@ class Scheduler:
         """
         batch = self._flying.pop(step)
         for sequence, part in zip(batch.sequences, batch.segments, strict=True):
-            sequence.is_flying = False
-            sequence.computed = part.start + part.length
-            held = self._held[part.lane]
-            held[part.start :] = sequence.tokens[part.start : sequence.computed]
+            sequence.flying -= 1
             token = drawn.get(part.lane)
             if token is not None and not sequence.finish:
                 sequence.take(token)
-            if sequence.finish:
+            if sequence.finish and not sequence.flying:
                 self._release(sequence)
         return batch
 
@@ -236,7 +241,7 @@ class Scheduler:
             self.beside = limits.beside
         self._flying.clear()
         for sequence in list(self.running.values()):
-            sequence.lane, sequence.computed, sequence.is_flying = None, 0, False
+            sequence.leave()
             if not sequence.finish:
                 self._queue(sequence)
         self.running.clear()
@@ -254,29 +259,28 @@ class Scheduler:
         while self.waiting and len(self.running) < len(self._held):
             sequence = self.waiting.pop(0)
             lane, shared = self._place(sequence)
-            self.reused += shared
             self._adapters[lane] = sequence.adapter
             self._held[lane] = self._held[lane][:shared]
             sequence.lane, sequence.computed = lane, shared
-            if not sequence.output:
-                sequence.reused = shared
             self.running[lane] = sequence
 
     def _place(self, sequence: Sequence) -> tuple[int, int]:
         """Return the free lane for a sequence, and how much of it is there already."""
         free = [n for n in range(len(self._held)) if n not in self.running]
-        if not self.reuse or sequence.prompt_logprobs:
-            return min(free, key=lambda n: (len(self._held[n]), n)), 0
-        most = sequence.length - 1  # the last row is needed: its token is drawn
-        shared = {
-            n: min(most, _common(self._held[n], sequence.tokens))
-            for n in free
-            if self._adapters[n] == sequence.adapter
-        }
-        best = max(shared, key=lambda n: (shared[n], -n), default=None)
-        if best is not None and shared[best]:
-            return best, shared[best]
+        lane, shared = self._source(sequence)
+        if lane in free and shared:
+            return lane, shared
         return min(free, key=lambda n: (len(self._held[n]), n)), 0
+
+    def _source(self, sequence: Sequence) -> tuple[int, int]:
+        """Return the lane that holds most of a sequence, and how much."""
+        if not self.reuse or sequence.prompt_logprobs:
+            return -1, 0
+        tokens = sequence.tokens[:-1]  # the last row is needed: its token is drawn
+        lanes = [n for n, k in enumerate(self._adapters) if k == sequence.adapter]
+        shared = {n: _common(self._held[n], tokens) for n in lanes}
+        order = sorted(lanes, key=lambda n: (-shared[n], n in self.running, n))
+        return (order[0], shared[order[0]]) if order and shared[order[0]] else (-1, 0)
 
     def _decoding(self) -> list[Sequence]:
         """Return the sequences whose next token this frame draws: longest back first.
@@ -284,7 +288,7 @@ class Scheduler:
         Those that travelled together stay so, in neighbouring lanes.
         """
         each = [s for _, s in sorted(self.running.items()) if s.is_decoding]
-        ready = sorted((s for s in each if not s.is_flying), key=lambda s: s.step)
+        ready = sorted((s for s in each if not s.flying), key=lambda s: s.step)
         share = math.ceil(len(each) / self.frames)
         return ready[: min(share, self.cap or share)]
 
@@ -292,14 +296,53 @@ class Scheduler:
         """Return parts of prompts for this frame, with how many rows each."""
         is_beside = any(s.is_decoding for s in self.running.values())
         left, chosen = (self.beside if is_beside else 0) or self.chunk, []
-        waiting = [s for s in self.running.values() if not s.is_decoding]
-        waiting = [s for s in waiting if not s.is_flying]
-        for s in sorted(waiting, key=lambda s: (-s.priority, s.number)):
+        each = [s for s in self.running.values() if not s.is_decoding]
+        each = [s for s in each if not s.finish]
+        each.sort(key=lambda s: (-s.priority, s.number))
+        for place, s in enumerate(each):
+            if not s.is_begun:
+                self._share(s)
+                if any(self._goes_first(other, s) for other in each[:place]):
+                    continue
             rows = min(left, s.length - s.computed)
             if rows:
                 chosen.append((s, rows))
                 left -= rows
         return chosen
+
+    def _share(self, sequence: Sequence) -> None:
+        """Let a sequence begin with what another lane holds, if that is more."""
+        lane, shared = self._source(sequence)
+        sequence.source = -1
+        own = len(self._held[sequence.lane or 0])
+        if shared > own and lane != sequence.lane:
+            sequence.source, sequence.computed = lane, shared
+        else:
+            sequence.computed = own
+
+    def _goes_first(self, other: Sequence, sequence: Sequence) -> bool:
+        """Say whether another prompt computes most of what a sequence needs."""
+        if not self.reuse or sequence.prompt_logprobs:
+            return False
+        if other.adapter != sequence.adapter:
+            return False
+        left = sequence.length - sequence.computed
+        shared = _common(other.tokens, sequence.tokens[:-1])
+        return 2 * (shared - sequence.computed) >= left
+
+    def _sent(self, chosen: list[tuple[Sequence, int]]) -> None:
+        """Note what lanes hold when the rows of a frame are computed."""
+        for sequence, rows in chosen:
+            assert sequence.lane is not None
+            end = sequence.computed + rows
+            self._held[sequence.lane] = sequence.tokens[:end]
+            self.rows += rows
+            sequence.flying += 1
+            if not sequence.is_begun:
+                self.reused += sequence.computed
+                if not sequence.output:
+                    sequence.reused = sequence.computed
+            sequence.computed, sequence.is_begun = end, True
 
     def _segment(self, sequence: Sequence, rows: int) -> Segment:
         start, end = sequence.computed, sequence.computed + rows
@@ -309,16 +352,20 @@ class Scheduler:
             known = sequence.prompt[start + 1 : end + 1]
             targets = (*known, *[-1] * (rows - len(known)))
         is_sampled = end == sequence.length
+        source = -1 if sequence.is_begun else sequence.source
         rule = sequence.constraint if is_sampled else None
         return Segment(
             sequence.lane,
             start,
             rows,
             adapter=sequence.adapter,
+            source=source,
+            shared=start if source >= 0 else 0,
             is_sampled=is_sampled,
             sampling=sequence.sampling,
             targets=targets,
             allowed=b"" if rule is None else rule.allowed(),
+            past=sequence.past() if is_sampled else b"",
         )
 
     def _release(self, sequence: Sequence) -> None:
@@ -329,7 +376,11 @@ class Scheduler:
 
 def _common(one: list[int], other: list[int]) -> int:
     """Return how many tokens two lists begin with in common."""
-    for place, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return place
-    return min(len(one), len(other))
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from butterfly.communication.frames import GREEDY, Sampling
+from butterfly.communication.penalties import Past, Penalties
 
 
 class Constraint(Protocol):
@@ -31,12 +32,18 @@ class Sequence:
         adapter: The number of the adapter, 0 for none.
         prompt_logprobs: Whether the log probabilities of the prompt are wanted.
         constraint: What says which tokens may be drawn, None for all.
+        penalties: How what was said changes what is drawn, None for not at all.
 
     Attributes:
         output: The tokens that were generated.
         lane: Where its keys and values are, None while it waits.
-        computed: How many positions have keys and values there.
-        is_flying: Whether rows of it are in a frame that is on its way.
+        computed: How many positions have keys and values there once all that was sent
+            is computed.
+        source: The lane whose first positions it begins with, -1 for its own.
+        is_begun: Whether rows of it were sent.
+        heard: How many tokens of the output the last stage was told of for penalties,
+            -1 if it knows nothing.
+        flying: How many frames with rows of it are on their way.
         step: The last frame that rows of it were in.
         finish: Why it ended, empty while it runs: ``stop``, ``length``, ``abort``.
         reused: How many tokens of the prompt had their keys and values already.
@@ -51,10 +58,14 @@ class Sequence:
     adapter: int = 0
     prompt_logprobs: bool = False
     constraint: Constraint | None = None
+    penalties: Penalties | None = None
     output: list[int] = field(default_factory=list)
     lane: int | None = None
     computed: int = 0
-    is_flying: bool = False
+    source: int = -1
+    is_begun: bool = False
+    heard: int = -1
+    flying: int = 0
     step: int = 0
     finish: str = ""
     reused: int = 0
@@ -72,8 +83,21 @@ class Sequence:
 
     @property
     def is_decoding(self) -> bool:
-        """Whether all but the newest token have their keys and values."""
-        return self.computed == self.length - 1 and bool(self.output)
+        """Whether all but the newest token have their keys and values, or will have."""
+        return self.computed >= self.length - 1 and bool(self.output)
+
+    def leave(self) -> None:
+        """Forget what was sent: the ring is another one."""
+        self.lane, self.computed, self.source = None, 0, -1
+        self.is_begun, self.flying, self.heard = False, 0, -1
+
+    def past(self) -> bytes:
+        """Return what the last stage must know to draw, and count it as told."""
+        if self.penalties is None:
+            return b""
+        told = Past.of(self.penalties, self.heard, self.prompt, self.output)
+        self.heard = len(self.output)
+        return told.encode()
 
     def take(self, token: int) -> None:
         """Take a token that was drawn, and end if it is the last one.

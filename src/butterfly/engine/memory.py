@@ -1,0 +1,72 @@
+"""`Memory`: what was said in each lane, for sequences with penalties.
+
+It belongs to the last stage of an epoch. The order in which logits change is vLLM's:
+biases, repetition, frequency, presence; what a grammar forbids comes after.
+"""
+
+import torch
+
+from butterfly.communication.penalties import Past
+from butterfly.errors import FrameError
+
+
+class Memory:
+    """What was said in each lane."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[int, _Said] = {}
+
+    def weighed(self, logits: torch.Tensor, lane: int, data: bytes) -> torch.Tensor:
+        """Return logits as penalties and biases change them.
+
+        Args:
+            logits: `[vocabulary]`, float32; they stay as they are.
+            lane: Whose they are.
+            data: What is new of its sequence, as `Past.encode` wrote it.
+
+        Raises:
+            FrameError: If something was missed.
+        """
+        past = Past.decode(data)
+        if past.heard < 0:
+            self._lanes[lane] = _Said(past, len(logits))
+        said = self._lanes.get(lane)
+        if said is None or said.heard != max(0, past.heard):
+            count = "nothing" if said is None else said.heard
+            raise FrameError(
+                f"lane {lane} has heard {count}, and not {past.heard} tokens: "
+                "the nodes disagree about what was said."
+            )
+        said.hear(past.output)
+        return said.weighed(logits, past)
+
+
+class _Said:
+    """What was said in one lane."""
+
+    def __init__(self, past: Past, vocabulary: int) -> None:
+        self.heard = 0
+        self._counts = torch.zeros(vocabulary)
+        self._seen = torch.zeros(vocabulary, dtype=torch.bool)
+        self._seen[list(past.prompt)] = True
+        self._biases = torch.zeros(vocabulary)
+        for token, bias in past.penalties.biases:
+            self._biases[token] = bias
+
+    def hear(self, tokens: tuple[int, ...]) -> None:
+        for token in tokens:
+            self._counts[token] += 1
+            self._seen[token] = True
+        self.heard += len(tokens)
+
+    def weighed(self, logits: torch.Tensor, past: Past) -> torch.Tensor:
+        how = past.penalties
+        found = logits + self._biases
+        if how.repetition != 1.0:
+            less = torch.where(
+                found > 0, found / how.repetition, found * how.repetition
+            )
+            found = torch.where(self._seen, less, found)
+        found -= how.frequency * self._counts
+        found -= how.presence * (self._counts > 0)
+        return found
