@@ -27,7 +27,7 @@ from butterfly.partitioning.model import ModelShape
 from butterfly.partitioning.workload import Workload
 
 FRAME_BYTES = 64
-SEGMENT_BYTES = 60
+SEGMENT_BYTES = 64
 ID_BYTES = 8
 
 
