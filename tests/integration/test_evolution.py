@@ -353,6 +353,7 @@ def test_what_is_about_nothing_is_left_out_at_the_end(shorten: bool) -> None:
     rules = " ".join(f"About rule {n}." for n in range(RULES))
     talk = "Do take care. We value that. It matters, you know."
     search = started({"first": f"Begin. {talk} {rules}", "second": f"End. {talk}"})
+    search.score = lambda values, place: spoilt(values, place) * (place != 11)
     evolution, _ = evolve(search, Fixed(Rewrite()), shorten=shorten)
     shortest = min(
         (len(m.candidate.values["first"]), m) for m in evolution.pool.members
