@@ -353,6 +353,7 @@ def test_what_is_about_nothing_is_left_out_at_the_end(shorten: bool) -> None:
     rules = " ".join(f"About rule {n}." for n in range(RULES))
     talk = "Do take care. We value that. It matters, you know."
     search = started({"first": f"Begin. {talk} {rules}", "second": f"End. {talk}"})
+    search.score = lambda values, place: spoilt(values, place) * (place != 11)
     evolution, _ = evolve(search, Fixed(Rewrite()), shorten=shorten)
     shortest = min(
         (len(m.candidate.values["first"]), m) for m in evolution.pool.members
@@ -361,6 +362,21 @@ def test_what_is_about_nothing_is_left_out_at_the_end(shorten: bool) -> None:
     kept = {"first": f"Begin. {rules}", "second": "End."}
     assert values == (kept if shorten else search.start.values)
     assert all(true(search, m.candidate) == 1.0 for m in evolution.pool.members)
+
+
+def test_no_minibatch_is_asked_for_where_all_examples_are_known() -> None:
+    """The trainer ends a search whose minibatches bring nothing new."""
+
+    class Counted(Memory):
+        batches = 0
+
+        def batch(self) -> Sequence[int]:
+            self.batches += 1
+            return super().batch()
+
+    search = Counted(lambda values, place: float(place > 0), train_size=16)
+    evolve(search, Fixed(Rewrite()))
+    assert 2 <= search.batches <= 4
 
 
 def test_no_constraint_is_broken_by_leaving_out() -> None:

@@ -80,7 +80,10 @@ class Cases:
         for _ in range(_MOST_BATCHES):
             if len(self._wrong(parent)) >= _ENOUGH:
                 break
-            await self._book.run(parent.candidate, self._next(parent))
+            new = self._next(parent)
+            if not new:
+                break
+            await self._book.run(parent.candidate, new)
         wrong = sorted(self._wrong(parent), key=lambda p: self._shown.get(p, 0))
         wrong = wrong[: self._size]
         if not wrong:
@@ -140,6 +143,8 @@ class Cases:
     def _next(self, parent: Member) -> list[int]:
         """Return a minibatch of examples that a parent was not run on."""
         known = self._known(parent)
+        if len(known) >= self._search.train_size:
+            return []  # a batch that brings nothing new counts against the search
         found: list[int] = []
         looked = 0
         while len(found) < self._size and looked < self._search.train_size:

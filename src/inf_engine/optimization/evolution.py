@@ -220,11 +220,16 @@ class Evolution:
         grown |= await self._cross()
         for _ in range(_CUTS):
             grown |= await self._prune(self.pruning.harmful)
-        if self.optimizer.shorten and not grown:
+        if self.optimizer.shorten and not grown and self._has_failed():
             grown = await self._prune(self.pruning.idle)
         self._idle = 0 if grown else self._idle + 1
         await self.book.compare()
         self._report()
+
+    def _has_failed(self) -> bool:
+        """Say whether any example ever went wrong; else there is nothing to do."""
+        known = self.book.train.values()
+        return any(score < 1.0 for scores in known for score in scores.values())
 
     async def _cases(self) -> list[Case]:
         """Return parents with something to learn from."""
