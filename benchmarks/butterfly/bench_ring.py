@@ -61,12 +61,12 @@ async def table(fleet: Fleet, rows: Items[tuple[str, Setting]], seconds: float) 
         o = setting
         bound, said = expected(setting)
         found = await serve(fleet, setting, warm=seconds * 0.6, seconds=seconds)
-        rate = found.tokens_per_s
+        rate, load = found.tokens_per_s, f"{o.prompt} + {o.answer}"
+        first = f"{found.ttft_s * 1e3:.0f} ms"
         print(
-            f"{len(o.ranges):<7}{kind:<10}{o.clients:<9}{f'{o.prompt} + {o.answer}':<15}"
+            f"{len(o.ranges):<7}{kind:<10}{o.clients:<9}{load:<15}"
             f"{rate:<11.1f}{bound:<7.1f}{rate / bound:<7.2f}{said:<11.1f}"
-            f"{rate / said:<7.2f}{found.ttft_s * 1e3:<4.0f} ms      "
-            f"{found.token_bytes:.0f}",
+            f"{rate / said:<7.2f}{first:<13}{found.token_bytes:.0f}",
             flush=True,
         )
 

@@ -167,7 +167,7 @@ async def serve(
         for number in range(len(o.ranges)):
             told = {"host": address, "port": head.port, "secret": options.secret}
             fleet.join(number, **told, is_emulated=is_emulated)
-            while len(head.members) <= number:  # the order of the ring
+            while len(head.members) <= number:  # noqa: ASYNC110 - the ring's order
                 await asyncio.sleep(0.01)
         await head.ready()
         return await _counted(head, o, warm, seconds)
