@@ -62,7 +62,7 @@ async def table(fleet: Fleet, rows: Items[tuple[str, Setting]], seconds: float) 
         bound, said = expected(setting)
         found = await serve(fleet, setting, warm=seconds * 0.6, seconds=seconds)
         rate, load = found.tokens_per_s, f"{o.prompt} + {o.answer}"
-        first = f"{found.ttft_s * 1e3:.0f} ms"
+        first = f"{found.ttft_s * 1e3:.0f} ms" if found.ttft_s else "-"
         print(
             f"{len(o.ranges):<7}{kind:<10}{o.clients:<9}{load:<15}"
             f"{rate:<11.1f}{bound:<7.1f}{rate / bound:<7.2f}{said:<11.1f}"

@@ -4,7 +4,9 @@ Everything computes for real, one torch thread a process, all in one run and in 
 the ratios mean something where the seconds do not. On a machine with fewer cores than
 stages the stages take turns: `bench_ring.py` says what the pipeline itself can do.
 
-*bound* is for as many cores as stages, from the times of layers measured in this run.
+*CPU* is that of all processes for a token: it says more than seconds where others use
+the machine, too. *bound* is for as many cores as stages, from the times of layers
+measured in this run.
 
     python benchmarks/butterfly/bench_serve.py              # 5 minutes
     python benchmarks/butterfly/bench_serve.py 1 8          # only for 1 and 8 sequences
@@ -18,6 +20,7 @@ import subprocess
 import sys
 from collections.abc import Sequence as Items
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -63,8 +66,8 @@ class Peer:
             )
             self._processes.append(process)
 
-    def measure(self, batch: int) -> tuple[float, float]:
-        """Return tokens a second, and seconds to the first tokens.
+    def measure(self, batch: int) -> tuple[float, float, float]:
+        """Return tokens a second, seconds to the first ones, CPU seconds a token.
 
         Args:
             batch: How many sequences.
@@ -78,7 +81,8 @@ class Peer:
         for process in self._processes:
             assert process.stdout is not None
             told.append(json.loads(process.stdout.readline()))
-        return told[0]["tokens_per_s"], told[0]["ttft_s"]
+        used = sum(one["token_cpu_s"] for one in told)
+        return told[0]["tokens_per_s"], told[0]["ttft_s"], used
 
     def __enter__(self) -> "Peer":
         self.measure(1)
@@ -96,37 +100,51 @@ class Peer:
             process.communicate()
 
 
-def row(name: str, rate: float, base: float, ttft: float, rest: str) -> None:
-    """Print a line of the table."""
-    print(
-        f"{name:<23}{rate:<10.1f}{rate / base:<12.2f}{ttft * 1e3:<6.0f} ms    {rest}",
-        flush=True,
-    )
+@dataclass(frozen=True)
+class Table:
+    """Figures beside those of `generate`.
+
+    Args:
+        base: Tokens a second, first token, CPU seconds a token of `generate`.
+    """
+
+    base: tuple[float, float, float]
+
+    def row(
+        self, name: str, found: tuple[float, float, float], size: float, rest: str = ""
+    ) -> None:
+        """Print a line."""
+        rate, ttft, used = found
+        first = f"{ttft * 1e3:.0f} ms" if ttft else "-"
+        print(
+            f"{name:<23}{rate:<10.1f}{rate / self.base[0]:<12.2f}{used * 1e3:<8.1f}"
+            f"{used / self.base[2]:<12.2f}{first:<13}{size:<12.0f}{rest}",
+            flush=True,
+        )
 
 
 async def compare(
     size: int, fleet: Fleet, peers: dict[int, Peer], costs: Costs
 ) -> None:
     """Measure all of them with a number of sequences."""
-    print(f"\n{size} sequences       tokens/s  / generate  first token  bytes/token")
-    base, ttft = peers[1].measure(size)
-    row("generate", base, base, ttft, "0")
+    print(f"\n{size} sequences", " " * 11, "tokens/s  / generate  CPU ms  ", end="")
+    print("/ generate  first token  bytes/token")
+    table = Table(peers[1].measure(size))
+    table.row("generate", table.base, 0)
     for count in (1, 2, 3):
         for kind in ("even", "balanced") if count > 1 else ("balanced",):
             setting = Setting(SPLITS[kind, count], size, PROMPT, 96, spread=0.2)
             bound, _ = expected(setting, costs=costs)
-            found = await serve(fleet, setting, is_emulated=False, seconds=SECONDS)
+            one = await serve(fleet, setting, is_emulated=False, seconds=SECONDS)
             name = f"butterfly {count} {kind if count > 1 else ''}"
-            rest = (
-                f"{found.token_bytes:<8.0f} {found.tokens_per_s / bound:.2f} of bound"
-            )
-            row(name, found.tokens_per_s, base, found.ttft_s, rest)
+            rest = f"{one.tokens_per_s / bound:.2f} of bound"
+            found = one.tokens_per_s, one.ttft_s, one.token_cpu_s
+            table.row(name, found, one.token_bytes, rest)
         if count > 1:
-            rate, ttft = peers[count].measure(size)
             told = 4 * (count - 1) * (HIDDEN + VOCABULARY)
-            row(f"pp_size={count}", rate, base, ttft, f"{told} (by its source)")
-    again, ttft = peers[1].measure(size)
-    row("generate again", again, base, ttft, "0")
+            found = peers[count].measure(size)
+            table.row(f"pp_size={count}", found, told, "bytes by its source")
+    table.row("generate again", peers[1].measure(size), 0)
 
 
 async def main(sizes: Items[int]) -> None:

@@ -83,14 +83,16 @@ class Served:
 
     Args:
         tokens_per_s: Tokens of answers a second.
-        ttft_s: Seconds from a request to its first token, the mean.
+        ttft_s: Seconds from a request to its first token, the mean; 0: there was none.
         token_bytes: Bytes on all links for each token of an answer.
+        token_cpu_s: CPU seconds of all processes for each token of an answer.
         busy: The share of time that each stage computed.
     """
 
     tokens_per_s: float
     ttft_s: float
     token_bytes: float
+    token_cpu_s: float
     busy: Items[float]
 
 
@@ -170,34 +172,37 @@ async def serve(
             while len(head.members) <= number:  # noqa: ASYNC110 - the ring's order
                 await asyncio.sleep(0.01)
         await head.ready()
-        return await _counted(head, o, warm, seconds)
+        return await _counted(fleet, head, o, warm, seconds)
     finally:
         await head.close()
 
 
 async def _counted(
-    head: _Head, setting: Setting, warm: float, seconds: float
+    fleet: Fleet, head: _Head, setting: Setting, warm: float, seconds: float
 ) -> Served:
     """Run the clients for a time, and count in the last part of it."""
     count = _Count()
     work = [_client(head, setting, k, count) for k in range(setting.clients)]
     tasks = [asyncio.ensure_future(one) for one in work]
     await asyncio.sleep(max(warm, BEAT * 1.5))
-    size, then, busy = head.traffic()
+    before, then, busy = head.traffic()
     began, tokens = time.perf_counter(), count.tokens
+    used = fleet.cpu() + time.process_time()
     count.firsts.clear()
     await asyncio.sleep(seconds)
-    rate = (count.tokens - tokens) / (time.perf_counter() - began)
+    tokens = max(1, count.tokens - tokens)
+    rate = tokens / (time.perf_counter() - began)
+    used = fleet.cpu() + time.process_time() - used
     after, now, later = head.traffic()
     for task in tasks:
         task.cancel()
     for told in await asyncio.gather(*tasks, return_exceptions=True):
         if not isinstance(told, asyncio.CancelledError):
             raise told if isinstance(told, BaseException) else AssertionError(told)
-    firsts = count.firsts or [float("nan")]
+    first = sum(count.firsts) / max(1, len(count.firsts))
     shares = [(b - a) / (now - then) for a, b in zip(busy, later, strict=True)]
-    a_second = (after - size) / (now - then)
-    return Served(rate, sum(firsts) / len(firsts), a_second / max(rate, 1e-9), shares)
+    size = (after - before) / (now - then) / rate
+    return Served(rate, first, size, used / tokens, shares)
 
 
 async def _client(head: Head, setting: Setting, number: int, count: _Count) -> None:
