@@ -82,7 +82,7 @@ async def answer_reviews(url: str) -> None:
     began = time.monotonic()
     async with Engine({"endpoints": {"fast": endpoint}}, progress=True) as engine:
         replies = await engine.map(quickstart.ReplyToReview(), texts)
-        print(f"\n{engine.statistics()}\n")
+    print()
     for text, reply in zip(texts, replies, strict=True):
         print(f"{text}\n  {reply.mood:<4} {reply.product}: {reply.answer}\n")
     print(f"{COUNT} reviews in {time.monotonic() - began:.0f} seconds\n")

@@ -2,10 +2,11 @@
 
 Head and nodes are real processes with real links, frames and scheduler; only the layers
 are emulated (`emulation.py`). First decoding alone, by split; then with prompts, where
-the simulator is put to the test.
+the simulator is put to the test; then one prompt of 256 alone, by the size of its parts
+(whole, 128, 64, 32).
 
-    python benchmarks/butterfly/bench_ring.py             # 4 minutes
-    python benchmarks/butterfly/bench_ring.py decoding    # or: prompts
+    python benchmarks/butterfly/bench_ring.py             # 5 minutes
+    python benchmarks/butterfly/bench_ring.py decoding    # or: prompts, chunks
 """
 
 import asyncio
@@ -50,6 +51,12 @@ PROMPTS = [
     )
 ]
 
+CHUNKS = [
+    ("balanced", Setting(SPLITS["balanced", count], 1, 256, 1, spread=0.0, chunk=chunk))
+    for count in (2, 3)
+    for chunk in (256, 128, 64, 32)
+]
+
 
 async def table(fleet: Fleet, rows: Items[tuple[str, Setting]], seconds: float) -> None:
     """Print what some settings serve."""
@@ -79,6 +86,8 @@ async def main(names: Items[str]) -> None:
             await table(fleet, DECODING, 4.0)
         if not names or "prompts" in names:
             await table(fleet, PROMPTS, 10.0)
+        if not names or "chunks" in names:
+            await table(fleet, CHUNKS, 5.0)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ class Fleet:
         self.addresses = [address for _, address in places]
         path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
         environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # hosts of the lab have no names
         self._processes = [
             subprocess.Popen(
                 [*prefix, sys.executable, __file__],

@@ -249,11 +249,10 @@ def expected(
     problem = Problem(cluster, model, work, (_codec(o.codec),))
     stages = [Stage(f"n{k}", a, b - 1) for k, (a, b) in enumerate(o.ranges)]
     rows = -(-o.clients // o.flying)
-    frames = min(o.flying, o.clients)
     chain = Chain(
         *(tuple(stages), (o.codec,) * (count - 1), o.clients, rows),
         chunk=o.chunk,
-        in_flight=frames,
+        in_flight=o.flying,
     )
     said = simulate(problem, [chain], rounds=20.0)
     return problem.tokens_per_s(chain), said.tokens_per_s
