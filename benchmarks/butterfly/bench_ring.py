@@ -5,8 +5,8 @@ are emulated (`emulation.py`). First decoding alone, by split; then with prompts
 the simulator is put to the test; then one prompt of 256 alone, by the size of its parts
 (whole, 128, 64, 32).
 
-    python benchmarks/butterfly/bench_ring.py             # 5 minutes
-    python benchmarks/butterfly/bench_ring.py decoding    # or: prompts, chunks
+    python benchmarks/butterfly/bench_ring.py             # 7 minutes
+    python benchmarks/butterfly/bench_ring.py decoding    # or: prompts, chunks; 2 to 3 each
 """
 
 import asyncio
@@ -85,7 +85,7 @@ async def main(names: Items[str]) -> None:
         if not names or "decoding" in names:
             await table(fleet, DECODING, 4.0)
         if not names or "prompts" in names:
-            await table(fleet, PROMPTS, 10.0)
+            await table(fleet, PROMPTS, 12.0)
         if not names or "chunks" in names:
             await table(fleet, CHUNKS, 5.0)
 
