@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from importlib import import_module
 from typing import Any
 
@@ -32,7 +32,7 @@ SERVE = "serve --model smollm2 --stages 3 --port 0"
 
 
 @contextlib.contextmanager
-def butterfly() -> Iterator[str]:
+def butterfly() -> Generator[str, None, None]:
     """Run a server; give its base URL once it serves."""
     with subprocess.Popen(
         [sys.executable, "-m", "butterfly", *SERVE.split()],

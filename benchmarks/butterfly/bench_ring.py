@@ -6,7 +6,7 @@ the simulator is put to the test; then one prompt of 256 alone, by the size of i
 (whole, 128, 64, 32).
 
     python benchmarks/butterfly/bench_ring.py             # 7 minutes
-    python benchmarks/butterfly/bench_ring.py decoding    # or: prompts, chunks; 2 to 3 each
+    python benchmarks/butterfly/bench_ring.py decoding    # or: prompts, chunks
 """
 
 import asyncio

@@ -39,8 +39,8 @@ async def decoding(hosts: Hosts, fleet: "Fleet") -> None:
             setting = Setting(SPLITS[kind, count], clients, frames=frames)
             link = Link(2 * delay, rate / 8)
             bound, said = expected(setting, link=link, is_head_apart=False)
-            place = {"address": hosts.addresses[0]}
-            found = await serve(fleet, setting, **place, seconds=4.0)
+            home = hosts.addresses[0]
+            found = await serve(fleet, setting, address=home, seconds=4.0)
             served = found.tokens_per_s
             print(
                 f"{word:<19}{count:<7}{kind:<10}{clients:<10}{setting.flying:<7}"
@@ -59,8 +59,8 @@ async def prompts(hosts: Hosts, fleet: "Fleet") -> None:
             plain = Setting(SPLITS["balanced", count], 1, 256, 1, spread=0.0)
             for codec in ("f32", "f16", "int8"):
                 setting = replace(plain, codec=codec)
-                place = {"address": hosts.addresses[0]}
-                found = await serve(fleet, setting, **place, seconds=6.0)
+                home = hosts.addresses[0]
+                found = await serve(fleet, setting, address=home, seconds=6.0)
                 first = f"{found.ttft_s * 1e3:.0f} ms"
                 print(f"{word:<19}{count:<7}{codec:<7}{first}", flush=True)
 

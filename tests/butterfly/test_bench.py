@@ -4,7 +4,7 @@ import http.server
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import pytest
@@ -107,7 +107,7 @@ class _Other(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def other() -> Iterator[str]:
+def other() -> Generator[str, None, None]:
     """Run another server; give its address."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Other) as running:
         thread = threading.Thread(target=running.serve_forever, daemon=True)
