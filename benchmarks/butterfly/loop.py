@@ -147,7 +147,7 @@ async def serve(
         model: The model.
         is_emulated: Whether stages sleep instead of computing.
         address: Where the head is.
-        warm: Seconds before anything is counted.
+        warm: Seconds after the first tokens of all before anything is counted.
         seconds: Seconds in which is counted.
     """
     o = setting
@@ -184,6 +184,8 @@ async def _counted(
     count = _Count()
     work = [_client(head, setting, k, count) for k in range(setting.clients)]
     tasks = [asyncio.ensure_future(one) for one in work]
+    while len(count.firsts) < setting.clients:  # noqa: ASYNC110 - all are on their way
+        await asyncio.sleep(0.05)
     await asyncio.sleep(max(warm, BEAT * 1.5))
     before, then, busy = head.traffic()
     began, tokens = time.perf_counter(), count.tokens
