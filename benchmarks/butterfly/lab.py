@@ -78,6 +78,7 @@ async def main(names: Items[str], hosts: Hosts) -> None:
 if __name__ == "__main__":
     if why := missing():
         sys.exit(f"left out: {why}")
+    os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # hosts without a name are fine
     import torch
 
     from benchmarks.butterfly.bench_ring import SPLITS
