@@ -49,7 +49,7 @@ def butterfly() -> Generator[str, None, None]:
                     url = line.split()[1]
                 if "ready" in line:
                     break
-            if server.poll() is not None or not url:
+            else:
                 raise SystemExit("the server did not start, see above")
             yield url
         finally:
@@ -106,6 +106,7 @@ def show_stages(told: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server ends, too
     with butterfly() as url:
         asyncio.run(answer_reviews(url))
         told = ask(url, "What is the capital of France?")
