@@ -53,7 +53,7 @@ def butterfly() -> Generator[str, None, None]:
                 raise SystemExit("the server did not start, see above")
             yield url
         finally:
-            server.send_signal(signal.SIGINT)  # as Ctrl-C: it sends its nodes home
+            server.terminate()  # it sends its nodes home
 
 
 def ask(url: str, text: str) -> dict[str, Any]:
