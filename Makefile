@@ -15,8 +15,8 @@ TEST_EXTRAS := yaml,butterfly,claas
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-train test test-core test-unit test-integration coverage \
-	ci lint types format bench bench-peers clean
+.PHONY: help setup demo demo-train demo-butterfly test test-core test-unit \
+	test-integration coverage ci lint types format bench bench-peers clean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ demo: setup ## run a traced pipeline over real texts on the embedded model
 demo-train: setup ## train a prompt and demonstrations on the embedded model (minutes)
 	@$(PY) examples/07_train_prompt.py $(ARGS)
 	@$(PY) examples/08_train_demos.py $(ARGS)
+
+demo-butterfly: setup $(VENV)/has-extras ## serve the model from three processes, run the demo on it
+	@$(PY) examples/09_butterfly.py $(ARGS)
 
 test: setup $(VENV)/has-extras ## run every test (ARGS="-k name" for some, JOBS=4)
 	@$(PYTEST) $(ARGS)

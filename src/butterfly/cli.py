@@ -1,4 +1,4 @@
-"""The command line: ``butterfly serve`` and ``node``; the planner's is `commands`.
+"""The command line: ``butterfly serve``, ``node``, ``bench``; see `commands`, too.
 
 Exit codes: 0 all is well, 2 wrong usage or setup, with a message and no traceback, 130
 after Ctrl-C, 143 after SIGTERM.
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from butterfly.bench import BenchOptions, measure
 from butterfly.cluster.options import SPLITS, HeadOptions
 from butterfly.commands import DTYPES, MEMORY, add_commands
 from butterfly.commands import count as _count
@@ -91,6 +92,7 @@ def parser_of() -> argparse.ArgumentParser:
     options["parents"] = [common, listening]
     _add_serve(commands.add_parser("serve", help="serve a model", **options))
     _add_node(commands.add_parser("node", help="offer a machine", **options))
+    _add_bench(commands.add_parser("bench", help="measure a server", **options))
     return parser
 
 
@@ -204,6 +206,35 @@ def _add_node(parser: argparse.ArgumentParser) -> None:
     add("--device", default="cpu", help="where to compute")
     add("--memory", **MEMORY)
     add("--threads", type=_count, default=1, help="how many compute")
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(do=_bench)
+    add = parser.add_argument
+    add("--url", required=True, help="any server that speaks OpenAI's API")
+    add("--model", default="", help="which model (default: the first one there)")
+    add("--streams", type=_count, default=8, help="how many requests at once")
+    add("--seconds", type=_count, default=30, help="for how long")
+    add("--words", type=_count, default=64, help="of a prompt")
+    add("--tokens", type=_count, default=64, help="the most of an answer")
+    add("--ignore-eos", action="store_true", help="no answer ends before that")
+    add("--api-key", default="", help=f"what to send (default: ${API_KEY})")
+
+
+def _bench(args: argparse.Namespace) -> int:
+    """Measure a server."""
+    options = BenchOptions(
+        args.url,
+        args.model,
+        args.streams,
+        args.seconds,
+        args.words,
+        args.tokens,
+        ignore_eos=args.ignore_eos,
+        api_key=args.api_key or os.environ.get(API_KEY, ""),
+    )
+    print(measure(options), flush=True)  # noqa: T201
+    return 0
 
 
 def _serve(args: argparse.Namespace) -> int:

@@ -65,7 +65,7 @@ BODY_LINES_P90 = 30
 
 BUTTERFLY_FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors",),
-    1: ("partitioning", "communication", "config", "monitoring"),
+    1: ("partitioning", "communication", "config", "monitoring", "bench"),
     2: ("engine", "scheduling"),
     3: ("cluster",),
     4: ("api",),

