@@ -46,6 +46,14 @@ class _NoAdapters:
     numbers: Items[int] = ()
 
 
+@dataclass(frozen=True)
+class _Lanes:
+    """Room for everything."""
+
+    count: int = 1 << 16
+    positions: int = 1 << 20
+
+
 @dataclass
 class Emulated:
     """A stage that sleeps instead of computing.
@@ -62,6 +70,7 @@ class Emulated:
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
     adapters: _NoAdapters = field(default_factory=_NoAdapters)
+    lanes: _Lanes = field(default_factory=_Lanes)
 
     def __post_init__(self) -> None:
         self.states = torch.randn(2048, HIDDEN)

@@ -371,3 +371,30 @@ def test_a_node_that_has_not_joined_is_named(folder: Path, oracle: Any) -> None:
         assert head.epoch == 0
 
     run(told(folder, UNEVEN), "ac", work)
+
+
+class _Broken:
+    """A ring that nothing comes back from."""
+
+    def abort(self) -> None:
+        """Leave it."""
+
+
+def test_a_frame_that_breaks_every_epoch_is_given_up(folder: Path, oracle: Any) -> None:
+    """Its clients are told why, after five epochs without any result."""
+
+    async def main() -> None:
+        head = Head(told(folder))
+        epochs, pump = head._epochs, head._pump
+        asked = asyncio.ensure_future(anext(head.generate(Asked([1, 2], COUNT))))
+        for round_ in range(9):
+            await asyncio.sleep(0)
+            assert not asked.done()
+            if round_ == 4:  # a result: it is counted anew
+                epochs._measured([0.1])
+            pump.ring = _Broken()  # ty: ignore[invalid-assignment]
+            epochs.broke(epochs.epoch, "a: it cannot be computed")
+        with pytest.raises(ClusterError, match="no frame came back, at last: a: it ca"):
+            await asked
+
+    asyncio.run(main())

@@ -37,6 +37,7 @@ _MOST_PAUSE = 5.0  # seconds between epochs that do not begin
 _ROUND = 0.5  # seconds between two looks at what is out
 _FORGIVEN = 60.0  # seconds after which an old stuck frame is not held against a node
 _MOST_STUCK = 2  # frames, until a node is sent away
+_MOST_BARREN = 5  # epochs in a row from which no frame came back
 READY = 600.0
 """Seconds to load layers and join the ring."""
 
@@ -87,6 +88,7 @@ class Epochs:
         self._is_closing = self._is_uneven = False
         self._since = time.monotonic()  # when an epoch was whole, or the head began
         self._pause = 0.2
+        self._barren = 0
         self.trouble = self.failure = ""
 
     def start(self) -> None:
@@ -185,6 +187,14 @@ class Epochs:
             return
         _log.warning("epoch %d is over: %s", epoch, why)
         self._leave_ring()
+        self._barren += 1
+        if self._barren >= _MOST_BARREN:
+            self._barren = 0
+            self.pump.fail(
+                ClusterError(
+                    f"{_MOST_BARREN} times in a row no frame came back, at last: {why}."
+                )
+            )
         self.stir()
 
     def _leave_ring(self) -> None:
@@ -203,6 +213,7 @@ class Epochs:
 
     def _measured(self, seconds: list[float]) -> None:
         """Take what the stages computed for a frame."""
+        self._barren = 0
         speeds = self._balance.add(seconds, time.monotonic())
         if speeds is not None:
             usual = sum(speeds) / len(speeds)
