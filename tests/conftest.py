@@ -15,8 +15,8 @@ import pytest
 
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
 
-TOGETHER = ("butterfly", "claas")
-"""Folders whose tests share servers, and so a process of pytest-xdist."""
+SERVER = "server"
+"""The fixture whose users are run by one process of pytest-xdist: it takes seconds."""
 
 
 class NetworkClosed(AssertionError):
@@ -65,8 +65,9 @@ hypothesis.settings.load_profile("same every time")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that share a server in one process."""
+    """Keep the tests of a module, and those that share a server, in one process."""
     for item in items:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        if folder in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(folder))
+        is_served = SERVER in getattr(item, "fixturenames", ())
+        group = f"{folder} server" if is_served else f"{folder}/{item.path.stem}"
+        item.add_marker(pytest.mark.xdist_group(group))
