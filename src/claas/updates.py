@@ -85,7 +85,7 @@ class Update:
         figures: What the training measured.
         verdict: What the gate said.
         error: What went wrong, the last time.
-        attempts: How often the step of its state was begun.
+        attempts: How often the step of its state was begun and not ended.
         created: Seconds since 1970.
         changed: When it came to its state, seconds since 1970.
     """
@@ -214,7 +214,7 @@ class Updates:
         return self._put(update, replace(update, attempts=update.attempts + 1))
 
     def keep(self, update: Update, error: str) -> Update:
-        """Write down what went wrong; the update stays where it is.
+        """Write down what went wrong; the update stays where it is, as if not begun.
 
         Args:
             update: The update.
@@ -224,7 +224,7 @@ class Updates:
             ConflictError: If it has moved meanwhile.
             StorageError: If it cannot be written.
         """
-        return self._put(update, replace(update, error=error))
+        return self._put(update, replace(update, error=error, attempts=0))
 
     def move(
         self,

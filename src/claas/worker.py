@@ -11,14 +11,14 @@
     unteachable  the ledger is told; the adapter is as it was
     failed       the feedback waits for a later batch
 
-**Nothing is lost.** Each step can be done twice: a version carries the id of its update,
-so it is found and not made again; loading what is loaded, moving an alias to where it
-is and marking what is marked change nothing. So after a `kill -9` at any place
-`resume` (or the next `update`) does the step of the state again. A step that was begun
-`ATTEMPTS` times and never ended makes its update fail.
+**Nothing is lost.** Each step can be done twice: a version carries the id of its
+update, so it is found and not made again; loading what is loaded, moving an alias to
+where it is and marking what is marked change nothing. So after a `kill -9` at any place
+`resume` (or the next `update`) does the step of the state again. A step in which the
+worker died `ATTEMPTS` times makes its update fail.
 
-**Errors.** A `ServingError` or `StorageError` is passed on and the update waits where it
-is. Another `ClaasError` ends it as ``failed``. Anything else is a defect: the update
+**Errors.** A `ServingError` or `StorageError` is passed on and the update waits where
+it is. Another `ClaasError` ends it as ``failed``. Anything else is a defect: the update
 ends as ``failed`` (only the kind of error is written down: its words may hold a
 prompt), and it is raised.
 
@@ -28,14 +28,14 @@ for a training. An update whose parent is no longer live when it would be promot
 been judged against the wrong one, and fails.
 """
 
+import contextlib
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 from claas import storage
 from claas.errors import (
@@ -47,118 +47,13 @@ from claas.errors import (
     TeachingError,
 )
 from claas.names import LoraName
-from claas.types import Candidate, Feedback, Lesson, Receipt, Verdict
-from claas.updates import State, Update, Updates
+from claas.parts import Ledger, Receipts, Serving, Teaching
+from claas.types import Lesson
+from claas.updates import NEXT, State, Update, Updates
 from claas.volumes import Volume
 
 ATTEMPTS = 3
-"""How often a step is begun before its update fails."""
-
-_WAITING: tuple[State, ...] = ("queued", "teaching", "training", "candidate", "gated")
-
-
-class Learner(Protocol):
-    """What trains."""
-
-    def untaught(self, adapter: Path, lessons: Sequence[Lesson]) -> Mapping[str, str]:
-        """Return why which lessons cannot be taught, by the feedback's id."""
-        ...
-
-    def train(self, adapter: Path, lessons: Sequence[Lesson], out: Path) -> Candidate:
-        """Train an adapter on lessons; write what comes of it into a folder."""
-        ...
-
-
-class Gate(Protocol):
-    """What judges."""
-
-    def judge(
-        self,
-        before: Path,
-        after: Path,
-        lessons: Sequence[Lesson],
-        probes: Sequence[Lesson],
-    ) -> Verdict:
-        """Judge a candidate; `probes` are the lessons of earlier updates."""
-        ...
-
-
-class Serving(Protocol):
-    """The inference server."""
-
-    def load(self, name: str, path: str) -> None:
-        """Load an adapter; one that is loaded already stays."""
-        ...
-
-    def unload(self, name: str) -> None:
-        """Unload an adapter; one that is not loaded stays so."""
-        ...
-
-    def names(self) -> Sequence[str]:
-        """Return what is loaded."""
-        ...
-
-
-class Mark(Protocol):
-    """What became of a feedback."""
-
-    @property
-    def state(self) -> str:
-        """What it is since then."""
-        ...
-
-    @property
-    def version(self) -> int | None:
-        """The version that it is about."""
-        ...
-
-
-class Entry(Protocol):
-    """A feedback with what became of it."""
-
-    @property
-    def feedback(self) -> Feedback:
-        """The feedback."""
-        ...
-
-    @property
-    def marks(self) -> Sequence[Mark]:
-        """What became of it, the oldest first."""
-        ...
-
-
-class Ledger(Protocol):
-    """All feedback."""
-
-    def open(self, lora: str) -> Sequence[Feedback]:
-        """Return what waits for an update, the oldest first."""
-        ...
-
-    def history(self, lora: str) -> Sequence[Entry]:
-        """Return all feedback of an adapter, the oldest first."""
-        ...
-
-    def mark(
-        self, ids: Iterable[str], state: Any, version: int | None, why: str
-    ) -> None:
-        """Write down what became of feedback."""
-        ...
-
-
-class Receipts(Protocol):
-    """All receipts."""
-
-    def get(self, receipt_id: str, /) -> Receipt:
-        """Return a receipt."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Teaching:
-    """What needs the base model in memory."""
-
-    learner: Learner
-    gate: Gate
+"""How often the worker may die in a step before its update fails."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,34 +111,26 @@ class Worker:
                 update waits where it is.
             ServingError: If the inference server refuses; likewise.
         """
-        update_id = update_id or uuid.uuid4().hex
         storage.version(f"{lora}@live", self.volume)
-        with storage.updating(lora, f"update {update_id}", self.patience, self.volume):
-            for left in self.updates.unfinished(lora):
-                if left.kind == "update" and left.id != update_id:
-                    self._run(left)
-            found = self._run(self.updates.add(Update(update_id, lora)))
-        self.retire()
-        return found
+        begun = self.updates.add(Update(update_id or uuid.uuid4().hex, lora))
+        if not begun.is_done:
+            self._run_all(lora)
+            self.retire()
+        return self.updates.get(begun.id)
 
     def resume(self) -> list[Update]:
         """End every update that was interrupted; after a start of the worker.
 
         Returns:
-            The updates, done; one of an adapter that another worker holds is left out.
-
-        Raises:
-            StorageError: As in `update`.
-            ServingError: As in `update`.
+            The updates that were not done. One that still is not waits for another
+            worker, which has it, or for what its `error` says.
         """
-        found = []
-        for left in self.updates.unfinished():
-            if left.kind == "switch":
-                found.append(self._run(left))
-            else:
-                found.append(self.update(left.lora, left.id))
+        left = self.updates.unfinished()
+        for lora in dict.fromkeys(update.lora for update in left):
+            with contextlib.suppress(ServingError, StorageError):
+                self._run_all(lora)
         self.retire()
-        return found
+        return [self.updates.get(update.id) for update in left]
 
     def switch(
         self, lora: str, to: str | None = None, update_id: str | None = None
@@ -256,7 +143,7 @@ class Worker:
 
         Args:
             lora: The adapter, ``user/model``.
-            to: The version, ``user/model@v2``; None for the one that was live before.
+            to: The version, ``user/model@v2``; None for the parent of the live one.
             update_id: As in `update`.
 
         Returns:
@@ -264,18 +151,21 @@ class Worker:
 
         Raises:
             IdentifierError: If a name is none.
-            NotFoundError: If there is no such version, or none was live before.
+            NotFoundError: If there is no such version, or no parent.
             StorageError: As in `update`.
             ServingError: As in `update`.
         """
         update_id = update_id or uuid.uuid4().hex
-        live = storage.version(f"{lora}@live", self.volume).number
-        target = storage.version(to, self.volume) if to else self._before(lora, live)
+        live = storage.version(f"{lora}@live", self.volume)
+        to = to or live.meta.get("parent")
+        if to is None:
+            raise NotFoundError(f"{live.id} has no parent: name a version to go to.")
+        target = storage.version(to, self.volume)
         if LoraName.of(target.id).lora != lora:
             raise NotFoundError(f"{target.id} is no version of {lora}.")
         begun = Update(
             *(update_id, lora, "promoted", "switch", "promoted"),
-            parent=live,
+            parent=live.number,
             version=target.number,
         )
         found = self._run(self.updates.add(begun))
@@ -308,26 +198,35 @@ class Worker:
         """
         gone = []
         for lora, name in self.updates.due(self.clock()):
-            try:
-                with storage.switching(lora, f"unload {name}", 0, self.volume):
-                    live = storage.alias(lora, "live", self.volume)
-                    if live is None or LoraName.of(live).serving != name:
-                        self.serving.unload(name)
-                        gone.append(name)
-            except NotFoundError:  # the adapter was deleted
-                self.serving.unload(name)
-            except (ServingError, StorageError):
-                continue
-            self.updates.unretire(name)
+            with (
+                contextlib.suppress(ServingError, StorageError),
+                storage.switching(lora, f"unload {name}", 0, self.volume),
+            ):
+                if self._live_name(lora) != name:
+                    self.serving.unload(name)
+                    gone.append(name)
+                self.updates.unretire(name)
         return gone
+
+    def _live_name(self, lora: str) -> str | None:
+        """Return the serving name of the live version, if there is one."""
+        with contextlib.suppress(NotFoundError):
+            if live := storage.alias(lora, "live", self.volume):
+                return LoraName.of(live).serving
+        return None
+
+    def _run_all(self, lora: str) -> None:
+        """Do what is left of all updates of an adapter, the oldest first."""
+        with storage.updating(lora, "an update", self.patience, self.volume):
+            for update in self.updates.unfinished(lora):
+                self._run(update)
 
     def _run(self, update: Update) -> Update:
         """Do what is left of an update."""
         while not update.is_done:
-            if update.attempts >= ATTEMPTS and update.state in (*_WAITING, "promoted"):
-                error = update.error or f"interrupted {ATTEMPTS} times"
-                update = self._failed(update, f"{update.state}: {error}")
-                continue
+            if update.attempts >= ATTEMPTS and "failed" in NEXT[update.state]:
+                error = f"the worker died {ATTEMPTS} times while {update.state}"
+                update = self._failed(update, error)
             update = self.updates.begin(update)
             try:
                 update = _STEPS[update.state](self, update)
@@ -344,9 +243,16 @@ class Worker:
         return update
 
     def _failed(self, update: Update, error: str) -> Update:
+        """Let an update fail; where it is too late for that, it waits."""
+        if "failed" not in NEXT[update.state]:
+            self.updates.keep(update, error)
+            raise StorageError(f"the update {update.id} cannot be ended: {error}")
         return self.updates.move(update, "failed", outcome="failed", error=error)
 
     def _untaught(self, update: Update, why: str) -> Update:
+        """Let an update end because nothing of it can be taught."""
+        if "unteachable" not in NEXT[update.state]:
+            return self._failed(update, why)
         untaught = {**update.untaught, **dict.fromkeys(update.lessons, why)}
         return self.updates.move(
             update, "unteachable", outcome="unteachable", untaught=untaught, lessons=()
@@ -368,14 +274,11 @@ class Worker:
         if lessons:
             untaught |= self.teaching().learner.untaught(folder, lessons)
         ids = tuple(i for i in update.lessons if i not in untaught)
-        if not ids:
-            return self.updates.move(
-                *(update, "unteachable"),
-                outcome="unteachable",
-                untaught=untaught,
-                lessons=ids,
-            )
-        return self.updates.move(update, "training", lessons=ids, untaught=untaught)
+        state: State = "training" if ids else "unteachable"
+        outcome = "" if ids else state
+        return self.updates.move(
+            update, state, outcome=outcome, lessons=ids, untaught=untaught
+        )
 
     def _train(self, update: Update) -> Update:
         """training: make a version, unless it was made before the worker died."""
@@ -480,8 +383,10 @@ class Worker:
         for name, why in update.untaught.items():
             self._mark(update.lora, (name,), "unteachable", None, why)
         lora, mine = update.lora, f"{update.lora}@v{update.version}"
-        if storage.alias(lora, "candidate", self.volume) == mine:
-            storage.move_alias(lora, "candidate", None, self.volume)
+        with contextlib.suppress(NotFoundError):  # the adapter was deleted
+            if storage.alias(lora, "candidate", self.volume) == mine:
+                storage.move_alias(lora, "candidate", None, self.volume)
+        shutil.rmtree(self.scratch / update.id, ignore_errors=True)
         return self.updates.move(update, "done")
 
     def _lessons(self, update: Update) -> tuple[list[Lesson], dict[str, str]]:
@@ -534,16 +439,6 @@ class Worker:
     def _folder(self, update: Update, number: int | None) -> Path:
         """Return the folder of a version."""
         return storage.load_lora(f"{update.lora}@v{number}", self.volume)
-
-    def _before(self, lora: str, live: int) -> storage.Version:
-        """Return the version that was live before the live one."""
-        for update in reversed(self.updates.history(lora)):
-            is_it = update.outcome == "promoted" and update.version == live
-            if is_it and update.is_done and update.parent not in (None, live):
-                return storage.version(f"{lora}@v{update.parent}", self.volume)
-        raise NotFoundError(
-            f"no version of {lora} was live before v{live}: name the version."
-        )
 
 
 _STEPS: Mapping[State, Callable[[Worker, Update], Update]] = {
