@@ -11,7 +11,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +246,28 @@ def version(lora_id: str, storage: Volume | None = None) -> Version:
             f"there is no {name}: the newest versions of {name.lora} are {there}."
         )
     return read_version(name, folder, number)
+
+
+def lineage(lora_id: str, storage: Volume | None = None) -> list[Version]:
+    """Return a version and those it was trained from, the oldest first.
+
+    Args:
+        lora_id: As in `version`.
+        storage: The volume; None for `default_storage`.
+
+    Returns:
+        Up to the one that has no parent, or whose parent was deleted.
+
+    Raises:
+        IdentifierError: If the name is none.
+        NotFoundError: If there is no such adapter, version or alias.
+        StorageError: If a file is damaged.
+    """
+    chain = [version(lora_id, storage)]
+    with suppress(NotFoundError):
+        while parent := chain[0].meta.get("parent"):
+            chain.insert(0, version(parent, storage))
+    return chain
 
 
 def alias(lora_id: str, name: str, storage: Volume | None = None) -> str | None:

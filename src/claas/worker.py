@@ -18,9 +18,9 @@ where it is and marking what is marked change nothing. So after a `kill -9` at a
 worker died `ATTEMPTS` times makes its update fail.
 
 **Errors.** A `ServingError` or `StorageError` is passed on and the update waits where
-it is. Another `ClaasError` ends it as ``failed``. Anything else is a defect: the update
-ends as ``failed`` (only the kind of error is written down: its words may hold a
-prompt), and it is raised.
+where
+it is. Another `ClaasError` ends it as ``failed``. So does anything else, which is raised
+as well; only its kind is written down, for its words may hold a prompt.
 
 **Locks.** One update of an adapter at a time (`storage.updating`), held while training.
 `live` moves under a lock of its own (`storage.switching`), so a rollback never waits
@@ -33,7 +33,8 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,7 +51,7 @@ from claas.names import LoraName
 from claas.parts import Ledger, Receipts, Serving, Teaching
 from claas.types import Lesson
 from claas.updates import NEXT, State, Update, Updates
-from claas.volumes import Volume
+from claas.volumes import Volume, told
 
 ATTEMPTS = 3
 """How often the worker may die in a step before its update fails."""
@@ -172,6 +173,42 @@ class Worker:
         self.retire()
         return found
 
+    def rebuild(self, version_id: str) -> str:
+        """Make a version again from the ledger: its lessons, in the order of versions.
+
+        Args:
+            version_id: ``user/model@v3``.
+
+        Returns:
+            The new version. It is not judged and does not serve; see `switch`.
+
+        Raises:
+            IdentifierError: If the name is none.
+            NotFoundError: If there is no such version, or a receipt is gone.
+            StorageError: If the first version is damaged, or the disk refuses.
+        """
+        chain = storage.lineage(version_id, self.volume)
+        lora, folder = LoraName.of(version_id).lora, chain[0].path
+        storage.load_lora(chain[0].id, self.volume)  # is it whole?
+        meta = {"parent": chain[0].id, "rebuilt": chain[-1].id, "lessons": []}
+        with (
+            storage.updating(lora, "a rebuild", self.patience, self.volume),
+            self._scratch(f"rebuild-{uuid.uuid4().hex}") as scratch,
+        ):
+            for version in chain[1:]:
+                ids = tuple(version.meta.get("lessons", ()))
+                lessons, missing = self._lessons(lora, ids)
+                if missing:
+                    raise NotFoundError(
+                        f"{version.id} cannot be made again: the receipts of "
+                        f"{len(missing)} feedback are gone."
+                    )
+                out = scratch / f"v{version.number}"
+                out.mkdir()
+                folder = self.teaching().learner.train(folder, lessons, out).folder
+                meta["lessons"] += ids
+            return storage.save_lora(folder, lora, meta, self.volume)
+
     def restore(self) -> list[str]:
         """Load what is live and not loaded: after a start of the inference server.
 
@@ -222,7 +259,19 @@ class Worker:
                 self._run(update)
 
     def _run(self, update: Update) -> Update:
-        """Do what is left of an update."""
+        """Do what is left of an update; a switch is made by one worker at a time."""
+        if update.kind == "update":
+            return self._walk(update)
+        with self._switching(update):
+            return self._walk(self.updates.get(update.id))
+
+    def _switching(self, update: Update) -> AbstractContextManager[None]:
+        """Hold what serves."""
+        why = f"update {update.id}"
+        return storage.switching(update.lora, why, storage=self.volume)
+
+    def _walk(self, update: Update) -> Update:
+        """Do one step after the other."""
         while not update.is_done:
             if update.attempts >= ATTEMPTS and "failed" in NEXT[update.state]:
                 error = f"the worker died {ATTEMPTS} times while {update.state}"
@@ -238,7 +287,7 @@ class Worker:
             except ClaasError as error:
                 update = self._failed(update, str(error))
             except Exception as error:
-                self._failed(update, f"a defect in claas: {type(error).__name__}")
+                self._failed(update, f"it was ended by {type(error).__name__}")
                 raise
         return update
 
@@ -269,16 +318,14 @@ class Worker:
 
     def _teach(self, update: Update) -> Update:
         """teaching: leave out what the model cannot follow in context."""
-        lessons, untaught = self._lessons(update)
+        lessons, untaught = self._lessons(update.lora, update.lessons)
         folder = self._folder(update, update.parent)
         if lessons:
             untaught |= self.teaching().learner.untaught(folder, lessons)
         ids = tuple(i for i in update.lessons if i not in untaught)
         state: State = "training" if ids else "unteachable"
-        outcome = "" if ids else state
-        return self.updates.move(
-            update, state, outcome=outcome, lessons=ids, untaught=untaught
-        )
+        changes = {"outcome": "" if ids else state, "untaught": untaught}
+        return self.updates.move(update, state, lessons=ids, **changes)
 
     def _train(self, update: Update) -> Update:
         """training: make a version, unless it was made before the worker died."""
@@ -298,11 +345,8 @@ class Worker:
 
     def _trained(self, update: Update) -> str:
         """Train, and save what came of it; return the version."""
-        lessons, _ = self._lessons(update)
-        out = self.scratch / update.id
-        shutil.rmtree(out, ignore_errors=True)
-        try:
-            out.mkdir(parents=True, mode=0o700)
+        lessons, _ = self._lessons(update.lora, update.lessons)
+        with self._scratch(update.id) as out:
             folder = self._folder(update, update.parent)
             candidate = self.teaching().learner.train(folder, lessons, out)
             meta = {
@@ -312,10 +356,16 @@ class Worker:
                 "figures": {**candidate.figures, "steps": candidate.steps},
             }
             return storage.save_lora(candidate.folder, update.lora, meta, self.volume)
-        except OSError as error:
-            raise StorageError(
-                f"cannot write the candidate to {out}: {error.strerror}."
-            ) from error
+
+    @contextlib.contextmanager
+    def _scratch(self, name: str) -> Generator[Path, None, None]:
+        """Give an empty folder for a candidate."""
+        out = self.scratch / name
+        shutil.rmtree(out, ignore_errors=True)
+        try:
+            with told(f"write a candidate to {out}"):
+                out.mkdir(parents=True, mode=0o700)
+                yield out
         finally:
             shutil.rmtree(out, ignore_errors=True)
 
@@ -323,7 +373,7 @@ class Worker:
         """candidate: ask the gate."""
         why = f"version {update.version} was trained on it"
         self._mark(update.lora, update.lessons, "trained", update.version, why)
-        lessons, _ = self._lessons(update)
+        lessons, _ = self._lessons(update.lora, update.lessons)
         before = self._folder(update, update.parent)
         after = self._folder(update, update.version)
         probes = self._probes(update)
@@ -338,24 +388,28 @@ class Worker:
 
     def _promote(self, update: Update) -> Update:
         """promoted: load it, then let `live` point to it."""
+        is_held = update.kind == "switch"
+        with contextlib.nullcontext() if is_held else self._switching(update):
+            return self._switch(update)
+
+    def _switch(self, update: Update) -> Update:
+        """Load the version, then let `live` point to it; the lock is held."""
         lora, new = update.lora, f"{update.lora}@v{update.version}"
-        with storage.switching(lora, f"update {update.id}", storage=self.volume):
-            live = storage.version(f"{lora}@live", self.volume).number
-            if live not in (update.parent, update.version):
-                raise ConflictError(
-                    f"version {live} of {lora} went live meanwhile, and this update "
-                    f"was judged against version {update.parent}: its feedback waits "
-                    "for the next one."
-                )
-            name = LoraName.of(new).serving
-            self.updates.unretire(name)
-            self.serving.load(name, str(storage.load_lora(new, self.volume)))
-            storage.move_alias(lora, "live", new, self.volume)
-            retired = {}
-            if update.parent != update.version:
-                old = LoraName.of(f"{lora}@v{update.parent}").serving
-                retired[old] = self.clock() + self.grace
-            return self.updates.move(update, "serving", retired)
+        live = storage.version(f"{lora}@live", self.volume).number
+        if live not in (update.parent, update.version):
+            raise ConflictError(
+                f"version {live} of {lora} went live meanwhile, and this update began "
+                f"from version {update.parent}: its feedback waits for the next one."
+            )
+        name = LoraName.of(new).serving
+        self.updates.unretire(name)
+        self.serving.load(name, str(storage.load_lora(new, self.volume)))
+        storage.move_alias(lora, "live", new, self.volume)
+        retired = {}
+        if update.parent != update.version:
+            old = LoraName.of(f"{lora}@v{update.parent}").serving
+            retired[old] = self.clock() + self.grace
+        return self.updates.move(update, "serving", retired)
 
     def _record(self, update: Update) -> Update:
         """serving: tell the ledger which feedback the live version knows."""
@@ -389,11 +443,13 @@ class Worker:
         shutil.rmtree(self.scratch / update.id, ignore_errors=True)
         return self.updates.move(update, "done")
 
-    def _lessons(self, update: Update) -> tuple[list[Lesson], dict[str, str]]:
-        """Return the lessons of an update, and why some are none."""
-        entries = {e.feedback.id: e for e in self.ledger.history(update.lora)}
+    def _lessons(
+        self, lora: str, ids: Iterable[str]
+    ) -> tuple[list[Lesson], dict[str, str]]:
+        """Return the lessons of some feedback, and why some are none."""
+        entries = {e.feedback.id: e for e in self.ledger.history(lora)}
         lessons, missing = [], {}
-        for name in update.lessons:
+        for name in ids:
             feedback = entries[name].feedback
             try:
                 lessons.append(Lesson(feedback, self.receipts.get(feedback.receipt)))
@@ -404,35 +460,25 @@ class Worker:
     def _probes(self, update: Update) -> list[Lesson]:
         """Return earlier lessons that the candidate must still keep."""
         known = self._taught(update.lora, update.parent)[-self.most_probes :]
-        return self._lessons(Update(update.id, update.lora, lessons=known))[0]
+        return self._lessons(update.lora, known)[0]
 
     def _taught(self, lora: str, number: int | None) -> tuple[str, ...]:
         """Return the ids of the feedback in a version and its parents, oldest first."""
-        ids: list[str] = []
-        name: str | None = f"{lora}@v{number}"
-        while name is not None:
-            try:
-                meta = storage.version(name, self.volume).meta
-            except NotFoundError:  # a version that was deleted
-                break
-            ids = [*meta.get("lessons", ()), *ids]
-            name = meta.get("parent")
-        return tuple(dict.fromkeys(ids))
+        with contextlib.suppress(NotFoundError):
+            chain = storage.lineage(f"{lora}@v{number}", self.volume)
+            ids = (name for link in chain for name in link.meta.get("lessons", ()))
+            return tuple(dict.fromkeys(ids))
+        return ()
 
     def _mark(
         self, lora: str, ids: Iterable[str], state: str, version: int | None, why: str
     ) -> None:
         """Tell the ledger, unless it knows."""
-        marks = {e.feedback.id: e.marks for e in self.ledger.history(lora)}
-        told = [
-            name
-            for name in ids
-            if name in marks
-            and not (
-                marks[name]
-                and (marks[name][-1].state, marks[name][-1].version) == (state, version)
-            )
-        ]
+        history = self.ledger.history(lora)
+        known = {
+            e.feedback.id: [(m.state, m.version) for m in e.marks] for e in history
+        }
+        told = [i for i in ids if i in known and known[i][-1:] != [(state, version)]]
         if told:
             self.ledger.mark(told, state, version, why)
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -215,12 +216,12 @@ def test_a_server_that_is_down_does_not_lose_the_training(bench: Bench) -> None:
     assert [line[0] for line in bench.teaching.read()].count("train") == 1
 
 
-def test_a_defect_is_raised_and_its_words_are_kept_nowhere(bench: Bench) -> None:
+def test_what_nobody_expected_is_raised_and_its_words_are_kept_nowhere(bench: Bench) -> None:
     with pytest.raises(RuntimeError, match="a prompt"):
         bench.update("defect")
     (update,) = bench.worker.resume()
     assert (update.state, update.outcome) == ("done", "failed")
-    assert update.error == "a defect in claas: RuntimeError"
+    assert update.error == "it was ended by RuntimeError"
     assert bench.ledger.states() == {"f1": ("open", None)}
     assert b"a prompt" not in bench.updates.path.read_bytes()
 
@@ -268,6 +269,46 @@ def test_a_rollback_does_not_wait_for_a_training(bench: Bench) -> None:
     assert bench.ledger.states()["f2"] == ("rejected", 2)
     again = bench.update()
     assert (again.lessons, again.parent, again.version) == (("f2",), 0, 3)
+
+
+def test_a_version_can_be_made_again_from_the_ledger(bench: Bench) -> None:
+    """Its lessons in the order of its versions, rejected ones left out; it does not
+    serve."""
+    bench.update("be brief")
+    bench.update("bad advice")
+    bench.ledger.mark(["f2"], "dropped", None, "taken back")
+    bench.update("no emoji")
+    before = len(bench.teaching.read())
+    assert bench.worker.rebuild("ann/kuro@v3") == "ann/kuro@v4"
+    trained = bench.teaching.read()[before:]
+    assert trained == [["train", "v0", ["f1"]], ["train", "v1", ["f3"]]]
+    meta = storage.version("ann/kuro@v4", bench.volume).meta
+    assert meta["lessons"] == ["f1", "f3"] and meta["rebuilt"] == "ann/kuro@v3"
+    assert bench.alias("live") == "ann/kuro@v3"
+    bench.worker.switch(LORA, "ann/kuro@v4")
+    assert bench.ledger.states()["f1"] == ("promoted", 1)
+    assert not list(bench.worker.scratch.iterdir())
+
+
+def test_two_switches_take_turns(bench: Bench) -> None:
+    """Whoever resumes a rollback that somebody is making waits, and finds it done."""
+    bench.update("be brief")
+    found = []
+
+    def resume(what: str) -> None:
+        if what == "before serving" and not found:
+            found.append(bench.updates.unfinished()[0].state)
+            thread = threading.Thread(target=lambda: found.extend(other.resume()))
+            thread.start()
+            threads.append(thread)
+
+    threads: list[threading.Thread] = []
+    other = make_worker(bench.updates.path.parent)
+    bench.serving.hook = resume
+    done = bench.worker.switch(LORA)
+    threads[0].join(timeout=60)
+    assert (done.outcome, done.state) == ("promoted", "done")
+    assert [getattr(x, "state", x) for x in found] == ["promoted", "done"]
 
 
 def test_an_adapter_that_was_deleted_ends_its_update(bench: Bench) -> None:
@@ -321,6 +362,7 @@ from claas.updates import Updates
 from tests.claas.worker_helpers import FakeLedger, FakeServing, LORA
 from tests.claas.worker_helpers import make_adapter, make_worker
 
+os.fsync = lambda number: None  # a killed process needs none
 root, words, outcome = Path(sys.argv[1]), sys.argv[2].split("+"), sys.argv[3]
 live = {"promoted": "ann/kuro@v1"}.get(outcome, "ann/kuro@v0")
 

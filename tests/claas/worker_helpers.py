@@ -156,7 +156,7 @@ class FakeTeaching(Lines):
             raise RuntimeError("a prompt is in here")
         if "stuck" in words:
             raise TeachingError("it cannot follow this in context")
-        for path in adapter.iterdir():
+        for path in adapter.glob("adapter_*"):
             (out / path.name).write_bytes(path.read_bytes())
         (out / "optimizer.safetensors").write_text(words)
         self.append(["train", adapter.name, self.ids(lessons)])
