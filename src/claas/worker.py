@@ -17,9 +17,8 @@ where it is and marking what is marked change nothing. So after a `kill -9` at a
 `resume` (or the next `update`) does the step of the state again. A step in which the
 worker died `ATTEMPTS` times makes its update fail.
 
-**Errors.** A `ServingError` or `StorageError` is passed on and the update waits where
-where
-it is. Another `ClaasError` ends it as ``failed``. So does anything else, which is raised
+**Errors.** A `ServingError` or `StorageError` is passed on; the update waits where it
+is. Another `ClaasError` ends it as ``failed``. So does anything else, which is raised
 as well; only its kind is written down, for its words may hold a prompt.
 
 **Locks.** One update of an adapter at a time (`storage.updating`), held while training.
@@ -33,12 +32,12 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from claas import storage
+import claas.storage as storage
 from claas.errors import (
     ClaasError,
     ConflictError,
@@ -47,9 +46,9 @@ from claas.errors import (
     StorageError,
     TeachingError,
 )
+from claas.lessons import Lessons
 from claas.names import LoraName
 from claas.parts import Ledger, Receipts, Serving, Teaching
-from claas.types import Lesson
 from claas.updates import NEXT, State, Update, Updates
 from claas.volumes import Volume, told
 
@@ -197,7 +196,7 @@ class Worker:
         ):
             for version in chain[1:]:
                 ids = tuple(version.meta.get("lessons", ()))
-                lessons, missing = self._lessons(lora, ids)
+                lessons, missing = self._lessons.of(lora, ids)
                 if missing:
                     raise NotFoundError(
                         f"{version.id} cannot be made again: the receipts of "
@@ -252,6 +251,11 @@ class Worker:
                 return LoraName.of(live).serving
         return None
 
+    @property
+    def _lessons(self) -> Lessons:
+        """What is known of feedback."""
+        return Lessons(self.ledger, self.receipts, self.volume)
+
     def _run_all(self, lora: str) -> None:
         """Do what is left of all updates of an adapter, the oldest first."""
         with storage.updating(lora, "an update", self.patience, self.volume):
@@ -267,15 +271,14 @@ class Worker:
 
     def _switching(self, update: Update) -> AbstractContextManager[None]:
         """Hold what serves."""
-        why = f"update {update.id}"
-        return storage.switching(update.lora, why, storage=self.volume)
+        return storage.switching(update.lora, update.id, storage=self.volume)
 
     def _walk(self, update: Update) -> Update:
         """Do one step after the other."""
         while not update.is_done:
             if update.attempts >= ATTEMPTS and "failed" in NEXT[update.state]:
-                error = f"the worker died {ATTEMPTS} times while {update.state}"
-                update = self._failed(update, error)
+                died = f"the worker died {ATTEMPTS} times while {update.state}"
+                update = self._failed(update, died)
             update = self.updates.begin(update)
             try:
                 update = _STEPS[update.state](self, update)
@@ -310,22 +313,25 @@ class Worker:
     def _collect(self, update: Update) -> Update:
         """queued: write down what waits and which version is live."""
         live = storage.version(f"{update.lora}@live", self.volume).number
-        waiting = self.ledger.open(update.lora)[: self.most_lessons]
-        if not waiting:
+        ids = self._lessons.waiting(update.lora)[: self.most_lessons]
+        if not ids:
             return self.updates.move(update, "done", outcome="empty", parent=live)
-        ids = tuple(feedback.id for feedback in waiting)
         return self.updates.move(update, "teaching", lessons=ids, parent=live)
 
     def _teach(self, update: Update) -> Update:
         """teaching: leave out what the model cannot follow in context."""
-        lessons, untaught = self._lessons(update.lora, update.lessons)
+        lessons, untaught = self._lessons.of(update.lora, update.lessons)
         folder = self._folder(update, update.parent)
         if lessons:
             untaught |= self.teaching().learner.untaught(folder, lessons)
         ids = tuple(i for i in update.lessons if i not in untaught)
         state: State = "training" if ids else "unteachable"
-        changes = {"outcome": "" if ids else state, "untaught": untaught}
-        return self.updates.move(update, state, lessons=ids, **changes)
+        return self.updates.move(
+            *(update, state),
+            outcome="" if ids else state,
+            lessons=ids,
+            untaught=untaught,
+        )
 
     def _train(self, update: Update) -> Update:
         """training: make a version, unless it was made before the worker died."""
@@ -345,7 +351,7 @@ class Worker:
 
     def _trained(self, update: Update) -> str:
         """Train, and save what came of it; return the version."""
-        lessons, _ = self._lessons(update.lora, update.lessons)
+        lessons, _ = self._lessons.of(update.lora, update.lessons)
         with self._scratch(update.id) as out:
             folder = self._folder(update, update.parent)
             candidate = self.teaching().learner.train(folder, lessons, out)
@@ -372,11 +378,12 @@ class Worker:
     def _judge(self, update: Update) -> Update:
         """candidate: ask the gate."""
         why = f"version {update.version} was trained on it"
-        self._mark(update.lora, update.lessons, "trained", update.version, why)
-        lessons, _ = self._lessons(update.lora, update.lessons)
+        self._lessons.mark(update.lora, update.lessons, "trained", update.version, why)
+        lessons, _ = self._lessons.of(update.lora, update.lessons)
         before = self._folder(update, update.parent)
         after = self._folder(update, update.version)
-        probes = self._probes(update)
+        known = self._lessons.taught(update.lora, update.parent)[-self.most_probes :]
+        probes, _ = self._lessons.of(update.lora, known)
         verdict = self.teaching().gate.judge(before, after, lessons, probes)
         return self.updates.move(update, "gated", verdict=verdict)
 
@@ -414,13 +421,15 @@ class Worker:
     def _record(self, update: Update) -> Update:
         """serving: tell the ledger which feedback the live version knows."""
         lora, version = update.lora, update.version
-        knows = self._taught(lora, version)
-        knew = self._taught(lora, update.parent)
+        knows = self._lessons.taught(lora, version)
+        knew = self._lessons.taught(lora, update.parent)
         dropped = tuple(i for i in knew if i not in knows)
         why = f"version {version} serves and does not know it"
-        self._mark(lora, dropped, "dropped", version, why)
+        self._lessons.mark(lora, dropped, "dropped", version, why)
         added = tuple(i for i in knows if i not in knew)
-        self._mark(lora, added, "promoted", version, f"version {version} serves")
+        self._lessons.mark(
+            lora, added, "promoted", version, f"version {version} serves"
+        )
         return self._close(update)
 
     def _reject(self, update: Update) -> Update:
@@ -429,58 +438,19 @@ class Worker:
             reasons = update.verdict.reasons if update.verdict else ()
             why = update.error or " ".join(reasons) or "rejected by the gate"
             version = update.version
-            self._mark(update.lora, update.lessons, "rejected", version, why)
+            self._lessons.mark(update.lora, update.lessons, "rejected", version, why)
         return self._close(update)
 
     def _close(self, update: Update) -> Update:
         """End an update: what cannot be taught is told, nothing is a candidate."""
         for name, why in update.untaught.items():
-            self._mark(update.lora, (name,), "unteachable", None, why)
+            self._lessons.mark(update.lora, (name,), "unteachable", None, why)
         lora, mine = update.lora, f"{update.lora}@v{update.version}"
         with contextlib.suppress(NotFoundError):  # the adapter was deleted
             if storage.alias(lora, "candidate", self.volume) == mine:
                 storage.move_alias(lora, "candidate", None, self.volume)
         shutil.rmtree(self.scratch / update.id, ignore_errors=True)
         return self.updates.move(update, "done")
-
-    def _lessons(
-        self, lora: str, ids: Iterable[str]
-    ) -> tuple[list[Lesson], dict[str, str]]:
-        """Return the lessons of some feedback, and why some are none."""
-        entries = {e.feedback.id: e for e in self.ledger.history(lora)}
-        lessons, missing = [], {}
-        for name in ids:
-            feedback = entries[name].feedback
-            try:
-                lessons.append(Lesson(feedback, self.receipts.get(feedback.receipt)))
-            except NotFoundError:
-                missing[name] = "its receipt is gone"
-        return lessons, missing
-
-    def _probes(self, update: Update) -> list[Lesson]:
-        """Return earlier lessons that the candidate must still keep."""
-        known = self._taught(update.lora, update.parent)[-self.most_probes :]
-        return self._lessons(update.lora, known)[0]
-
-    def _taught(self, lora: str, number: int | None) -> tuple[str, ...]:
-        """Return the ids of the feedback in a version and its parents, oldest first."""
-        with contextlib.suppress(NotFoundError):
-            chain = storage.lineage(f"{lora}@v{number}", self.volume)
-            ids = (name for link in chain for name in link.meta.get("lessons", ()))
-            return tuple(dict.fromkeys(ids))
-        return ()
-
-    def _mark(
-        self, lora: str, ids: Iterable[str], state: str, version: int | None, why: str
-    ) -> None:
-        """Tell the ledger, unless it knows."""
-        history = self.ledger.history(lora)
-        known = {
-            e.feedback.id: [(m.state, m.version) for m in e.marks] for e in history
-        }
-        told = [i for i in ids if i in known and known[i][-1:] != [(state, version)]]
-        if told:
-            self.ledger.mark(told, state, version, why)
 
     def _folder(self, update: Update, number: int | None) -> Path:
         """Return the folder of a version."""

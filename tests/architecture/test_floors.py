@@ -86,7 +86,7 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
     ),
     2: ("base", "teacher"),
     3: ("learner", "gate"),
-    4: ("updates", "worker", "engines"),
+    4: ("updates", "lessons", "worker", "engines"),
     5: ("api", "pages", "jobs"),
     6: ("__init__", "__main__", "cli"),
 }
