@@ -216,7 +216,7 @@ def test_a_server_that_is_down_does_not_lose_the_training(bench: Bench) -> None:
     assert [line[0] for line in bench.teaching.read()].count("train") == 1
 
 
-def test_what_nobody_expected_is_raised_and_its_words_are_kept_nowhere(bench: Bench) -> None:
+def test_what_nobody_expected_is_raised_and_its_words_stay_out(bench: Bench) -> None:
     with pytest.raises(RuntimeError, match="a prompt"):
         bench.update("defect")
     (update,) = bench.worker.resume()
