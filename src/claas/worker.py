@@ -409,7 +409,6 @@ class Worker:
                 f"from version {update.parent}: its feedback waits for the next one."
             )
         name = LoraName.of(new).serving
-        self.updates.unretire(name)
         self.serving.load(name, str(storage.load_lora(new, self.volume)))
         storage.move_alias(lora, "live", new, self.volume)
         retired = {}
