@@ -155,6 +155,8 @@ def save_lora(
 ) -> str:
     """Keep a copy of an adapter as the next version. No alias but `latest` moves.
 
+    The first version of an adapter is live at once.
+
     Args:
         path: A folder with PEFT's two files; other plain files in it (the optimizer's
             state) are kept as well.
@@ -179,7 +181,8 @@ def save_lora(
                 shutil.copyfile(file, new / file.name)
 
     with _changing(lora_id, storage) as (name, folder, volume):
-        return str(_add(volume, name, folder, fill, dict(meta or {})))
+        is_first = not numbers_in(folder)
+        return str(_add(volume, name, folder, fill, meta or {}, live=is_first))
 
 
 def list_loras(user: str | None = None, storage: Volume | None = None) -> list[str]:
@@ -218,9 +221,9 @@ def versions(lora_id: str, storage: Volume | None = None) -> list[Version]:
         StorageError: If a file is damaged.
     """
     name, folder, _ = _place(lora_id, storage)
-    return [
-        read_version(name, folder, number) for number in known_numbers(name, folder)
-    ]
+    numbers = known_numbers(name, folder)
+    aliases = aliases_in(folder, numbers)
+    return [read_version(name, folder, number, aliases) for number in numbers]
 
 
 def version(lora_id: str, storage: Volume | None = None) -> Version:
@@ -237,15 +240,14 @@ def version(lora_id: str, storage: Volume | None = None) -> Version:
     """
     name, folder, _ = _place(lora_id, storage)
     numbers = known_numbers(name, folder)
-    number = name.version if name.at and name.version is not None else None
-    if name.at in ("", *ALIASES):
-        number = aliases_in(folder, numbers).get(name.at or "latest")
+    aliases = aliases_in(folder, numbers)
+    number = aliases.get(name.at or "latest") if name.version is None else name.version
     if number not in numbers:
         there = ", ".join(f"v{n}" for n in numbers[-5:])
         raise NotFoundError(
             f"there is no {name}: the newest versions of {name.lora} are {there}."
         )
-    return read_version(name, folder, number)
+    return read_version(name, folder, number, aliases)
 
 
 def lineage(lora_id: str, storage: Volume | None = None) -> list[Version]:

@@ -118,13 +118,16 @@ def known_numbers(name: LoraName, folder: Path) -> list[int]:
     return numbers
 
 
-def read_version(name: LoraName, folder: Path, number: int) -> Version:
+def read_version(
+    name: LoraName, folder: Path, number: int, aliases: Mapping[str, int]
+) -> Version:
     """Return a version that is there.
 
     Args:
         name: The name of its adapter.
         folder: The adapter's folder.
         number: Its number.
+        aliases: The number that each alias points to.
 
     Raises:
         StorageError: If what is known of it is damaged.
@@ -138,7 +141,6 @@ def read_version(name: LoraName, folder: Path, number: int) -> Version:
             f"{path / META} is missing or damaged: restore it from a backup, or roll "
             "back to another version."
         ) from error
-    aliases = aliases_in(folder, numbers_in(folder))
     names = tuple(key for key in ALIASES if aliases.get(key) == number)
     meta = {**meta, "bytes": total}
     return Version(str(name.versioned(number)), number, path, names, meta)

@@ -11,7 +11,10 @@ from claas.peft_files import TARGETS, base_config
 from claas.storage import create_initial_lora, load_lora
 from claas.volumes import LocalVolume
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+FAMILIES = (
+    *("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"),
+    *("smollm3", "olmo2", "granite"),
+)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -23,9 +26,15 @@ def test_peft_loads_a_fresh_adapter_and_nothing_changes(
     shapes fit though heads are wider than hidden/heads."""
     torch = pytest.importorskip("torch")
     peft = pytest.importorskip("peft")
-    from tests.butterfly.models import tiny  # noqa: PLC0415
+    from tests.butterfly import models  # noqa: PLC0415
+    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
 
-    base = tiny(tmp_path / "base", family, num_hidden_layers=2, hidden_size=24)
+    sizes = {"num_hidden_layers": 2, "hidden_size": 24}
+    known = {**models.COMMON, **models.FAMILIES.get(family, {}), **sizes}
+    if family in ("olmo2", "granite"):  # their heads are hidden/heads
+        known = {**known, "head_dim": 6}
+    base = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **known))
+    base.eval().config.save_pretrained(tmp_path / "base")
     volume, ids = LocalVolume(tmp_path / "loras"), torch.arange(12)[None]
     create_initial_lora("a/b", str(tmp_path / "base"), rank=4, storage=volume)
     with torch.no_grad():

@@ -181,6 +181,12 @@ def test_no_call_leaves_the_folder(name: str, volume: LocalVolume, kuro: str) ->
     assert list_loras(storage=volume) == ["ann/kuro"]
 
 
+def test_an_adapter_of_peft_becomes_one_here(kuro: str, volume: LocalVolume) -> None:
+    """Its first version is live at once."""
+    saved = save_lora(load_lora(kuro, volume), "bob/own", storage=volume)
+    assert saved == "bob/own@v0" == alias("bob/own", "live", volume)
+
+
 def test_a_version_is_not_saved_as_a_version(kuro: str, volume: LocalVolume) -> None:
     with pytest.raises(IdentifierError, match="'ann/kuro@v1' names a version"):
         save_lora(load_lora(kuro, volume), "ann/kuro@v1", storage=volume)
