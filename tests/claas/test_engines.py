@@ -2,12 +2,21 @@
 
 import os
 import signal
+import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.claas.worker_helpers import LORA, FakeLedger, MakeWorker, make_adapter
+from tests.claas.worker_helpers import (
+    LORA,
+    FakeLedger,
+    MakeWorker,
+    make_adapter,
+    make_worker,
+)
 
 from claas import storage
 from claas.engines import LocalEngine, ModalEngine, modal_app
@@ -73,6 +82,78 @@ def test_what_always_kills_the_process_fails(folder: Path) -> None:
         engine.close()
     volume = LocalVolume(folder / "loras")
     assert storage.alias(LORA, "live", volume) == "ann/kuro@v0"
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Wait for something, a minute at most."""
+    pause = threading.Event()
+    for _ in range(1200):
+        if is_so():
+            return
+        pause.wait(0.05)
+    raise AssertionError("it did not come")
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process works; a dead one that nobody has reaped does not."""
+    try:
+        return (
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        )
+    except FileNotFoundError:
+        return False
+
+
+def test_closing_ends_a_training_and_loses_nothing(folder: Path) -> None:
+    """Who waits for it is told; the update goes on with the next engine."""
+    engine, errors = LocalEngine(MakeWorker(folder, "wait before teaching")), []
+
+    def ask() -> None:
+        try:
+            engine.update(LORA, "u1")
+        except ClaasError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    until((folder / "waits").exists)
+    engine.close()
+    thread.join(timeout=60)
+    assert len(errors) == 1 and "goes on when it is started again" in errors[0]
+    assert make_worker(folder).updates.get("u1").state == "teaching"
+    engine = LocalEngine(MakeWorker(folder))
+    try:
+        assert engine.update(LORA, "u1").outcome == "promoted"
+    finally:
+        engine.close()
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from claas.engines import LocalEngine
+from tests.claas.worker_helpers import LORA, MakeWorker
+
+if __name__ == "__main__":
+    LocalEngine(MakeWorker(Path(sys.argv[1]), "wait before teaching")).update(LORA)
+"""
+
+
+def test_a_worker_ends_with_its_parent(folder: Path) -> None:
+    """Even if that is killed: no process stays behind with a model in memory."""
+    (folder / "parent.py").write_text(PARENT)
+    parent = subprocess.Popen(
+        [sys.executable, str(folder / "parent.py"), str(folder)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        until((folder / "waits").exists)
+    finally:
+        parent.kill()
+        parent.wait()
+    (pid,) = pids(folder)
+    until(lambda: not is_running(pid))
 
 
 class FakeModal:

@@ -214,6 +214,9 @@ class MakeWorker:
     def hook(self, what: str) -> None:
         with open(self.folder / "pids", "a") as file:
             file.write(f"{os.getpid()}\n")
+        if self.fatal == f"wait {what}":
+            (self.folder / "waits").touch()
+            signal.pause()
         once = self.folder / "died"
         if what == self.fatal and not once.exists():
             once.touch()
