@@ -108,11 +108,13 @@ class LocalEngine:
             return self._pool
 
     def _forget(self, pool: ProcessPoolExecutor) -> None:
-        """Let a dead process go."""
+        """Let a dead process go; one thread does so, for a pool closes files twice."""
         with self._lock:
-            if self._pool is pool:
+            is_mine = self._pool is pool
+            if is_mine:
                 self._pool = self._pid = None
-        pool.shutdown(wait=True)
+        if is_mine:
+            pool.shutdown(wait=True)
 
 
 class ModalEngine:
