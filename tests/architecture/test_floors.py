@@ -82,11 +82,11 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "types", "names"),
     1: (
         *("config", "sdpo_loss", "volumes", "storage", "receipts", "ledger"),
-        *("serving", "hints"),
+        *("serving", "hints", "peft_files", "versions", "parts"),
     ),
     2: ("base", "teacher"),
     3: ("learner", "gate"),
-    4: ("updates", "worker"),
+    4: ("updates", "lessons", "worker", "engines"),
     5: ("api", "pages", "jobs"),
     6: ("__init__", "__main__", "cli"),
 }
@@ -136,7 +136,10 @@ CLAAS = Package(
         *("torch", "safetensors", "fastapi", "starlette", "pydantic", "uvicorn"),
         *("pydantic_settings", "httpx", "typer"),
     ),
-    late=("transformers", "peft", "modal", "safetensors.torch", "butterfly"),
+    late=(
+        *("transformers", "peft", "modal", "safetensors.torch", "butterfly"),
+        "huggingface_hub",
+    ),
     plain=("errors", "types", "names"),
     page="claas.md",
 )
