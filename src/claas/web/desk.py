@@ -1,0 +1,235 @@
+"""`Desk`: what the endpoints work with, and who may use what."""
+
+import logging
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+
+from claas.config import Settings
+from claas.errors import AccessError, ClaasError, NotFoundError
+from claas.jobs import Jobs
+from claas.ledger import Ledger
+from claas.names import LoraName
+from claas.receipts import Receipts
+from claas.serving import Serving
+from claas.types import Receipt
+from claas.web.answers import Answers, Asked
+from claas.web.metrics import Metrics
+
+_log = logging.getLogger("claas.api")
+
+
+class Shelf(Protocol):
+    """Where adapters are kept: `claas.storage`'s functions, with their storage."""
+
+    def create_initial_lora(self, lora_id: str, base_model_name: str) -> str:
+        """Make an adapter that changes nothing; return ``user/model@v0``."""
+        ...
+
+    def load_lora(self, lora_id: str) -> Path:
+        """Return the folder of a version, as the inference server sees it."""
+        ...
+
+    def list_loras(self, user: str) -> Sequence[str]:
+        """Return the adapters of a user."""
+        ...
+
+    def versions(self, lora_id: str) -> Sequence[Mapping[str, Any]]:
+        """Return the versions of an adapter: ``version``, ``created``, …"""
+        ...
+
+    def alias(self, lora_id: str, name: str) -> int | None:
+        """Return the version that an alias means."""
+        ...
+
+    def export_lora(self, lora_id: str, target: Path) -> Path:
+        """Write a version into one file, and return it."""
+        ...
+
+    def delete_lora(self, lora_id: str) -> None:
+        """Delete an adapter with all versions."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Who is to answer a request.
+
+    Args:
+        model: What the client calls it.
+        serving: What the inference server calls it.
+        lora: The version of an adapter; None for the base.
+    """
+
+    model: str
+    serving: str
+    lora: LoraName | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the endpoints work with.
+
+    Args:
+        settings: What the server was told.
+        receipts: What was sampled.
+        ledger: What was said about it.
+        jobs: Updates that were asked for.
+        shelf: Where adapters are kept.
+        serving: The inference server, for threads.
+        upstream: The inference server, for answers that pass through.
+        metrics: What counts.
+    """
+
+    settings: Settings
+    receipts: Receipts
+    ledger: Ledger
+    jobs: Jobs
+    shelf: Shelf
+    serving: Serving
+    upstream: httpx.AsyncClient
+    metrics: Metrics
+
+    def owned(self, user: str, text: str) -> LoraName:
+        """Return the name of an adapter, if it is the user's.
+
+        Args:
+            user: Who asks.
+            text: ``user/model``, with or without a version.
+
+        Raises:
+            IdentifierError: If it is no name of an adapter.
+            AccessError: If it is another user's, whether there is one or not.
+        """
+        name = LoraName.of(text)
+        if name.user != user:
+            raise AccessError(
+                f"{name} is not yours: your key is of the user {user!r}, whose "
+                f"adapters are called '{user}/…'."
+            )
+        return name
+
+    def version(self, user: str, text: str) -> LoraName:
+        """Return the version that a name means; ``live`` where it says none.
+
+        Args:
+            user: Who asks.
+            text: ``user/model``, ``user/model@v3`` or ``user/model@latest``.
+
+        Raises:
+            IdentifierError: If it is no name of an adapter.
+            AccessError: If it is another user's.
+            NotFoundError: If there is no such version.
+        """
+        name = self.owned(user, text)
+        known = [int(v["version"]) for v in self.shelf.versions(name.lora)]
+        alias = name.at or "live"
+        found = name.version
+        if found is None:
+            found = self.shelf.alias(name.lora, alias)
+        if found is None or found not in known:
+            raise NotFoundError(
+                f"{name.lora} has no version {name.at or alias}: there are "
+                f"{', '.join([f'v{n}' for n in known])}."
+            )
+        return name.versioned(found)
+
+    def target(self, user: str, model: str) -> Target:
+        """Return who is to answer; synchronous, it reads the disk.
+
+        Args:
+            user: Who asks.
+            model: The base's name, or an adapter's.
+
+        Raises:
+            ClaasError: If it is none of his.
+        """
+        if model == self.settings.served:
+            return Target(model, model)
+        name = self.version(user, model)
+        return Target(model, name.serving, name)
+
+    def load(self, name: LoraName) -> None:
+        """Let the inference server load a version; synchronous.
+
+        Args:
+            name: The version.
+
+        Raises:
+            ClaasError: If it cannot.
+        """
+        self.serving.load(name.serving, str(self.shelf.load_lora(str(name))))
+
+    def receipt(self, user: str, receipt_id: str) -> Receipt:
+        """Return a receipt, if it is the user's.
+
+        Args:
+            user: Who asks.
+            receipt_id: Its id.
+
+        Raises:
+            NotFoundError: If he has none of that id.
+        """
+        found = self.receipts.get(receipt_id)
+        if found.user != user:
+            raise NotFoundError(f"you have no receipt {receipt_id[:80]!r}.")
+        return found
+
+    def keep(self, name: str, target: Target, asked: Asked, answers: Answers) -> bool:
+        """Write receipts down; say whether there are any. An answer never fails so.
+
+        Args:
+            name: The id of the first; the others have their number behind it.
+            target: Who answered.
+            asked: What was asked.
+            answers: What was answered.
+        """
+        if target.lora is None:
+            return False
+        found = [
+            Receipt(
+                id=f"{name}:{index}" if index else name,
+                user=target.lora.user,
+                lora=target.lora.lora,
+                version=target.lora.version or 0,
+                messages=asked.messages(index),
+                prompt_ids=tuple(answer.prompt_ids),
+                token_ids=tuple(answer.token_ids),
+                logprobs=tuple(answer.logprobs),
+                text=answer.told,
+                tools=tuple(asked.body.get("tools") or ()),
+                sampling=asked.sampling,
+                created=time.time(),
+            )
+            for index, answer in answers.items()
+        ]
+        return self._kept(found)
+
+    def _kept(self, found: list[Receipt]) -> bool:
+        """Write receipts down; log it if that fails."""
+        if not found:
+            self.metrics.count("receipts_lost", "no_tokens")
+            _log.warning("an answer has no receipt: the server reported no tokens")
+            return False
+        try:
+            self.receipts.add(*found)
+        except ClaasError as exc:
+            self.metrics.count("receipts_lost", "storage")
+            _log.error("an answer has no receipt: %s", exc)
+            return False
+        self.metrics.count("receipts", by=len(found))
+        return True
+
+
+def new_id(prefix: str) -> str:
+    """Return an id that nobody can guess.
+
+    Args:
+        prefix: What it begins with.
+    """
+    return prefix + secrets.token_hex(12)
