@@ -165,6 +165,17 @@ class Desk:
         """
         self.serving.load(name.serving, str(self.shelf.load_lora(str(name))))
 
+    def unload(self, name: LoraName) -> None:
+        """Let the inference server forget a version, if it can; synchronous.
+
+        Args:
+            name: The version.
+        """
+        try:
+            self.serving.unload(name.serving)
+        except ClaasError as exc:  # it takes room there, and answers nobody here
+            _log.warning("%s stays loaded: %s", name, exc)
+
     def receipt(self, user: str, receipt_id: str) -> Receipt:
         """Return a receipt, if it is the user's.
 
