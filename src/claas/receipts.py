@@ -7,7 +7,6 @@ be made again. The others go when they are too old, or too many of one user.
 import json
 import sqlite3
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -128,5 +127,6 @@ def _written(receipt: Receipt) -> str:
 
 def _read(text: str) -> Receipt:
     body: dict[str, Any] = json.loads(text)
-    listed: dict[str, Sequence[Any]] = {n: tuple(body[n]) for n in _TUPLES}
-    return Receipt(**{**body, **listed})
+    for name in _TUPLES:
+        body[name] = tuple(body[name])
+    return Receipt(**body)

@@ -217,7 +217,9 @@ def refused(status: int, content: bytes) -> ServingError:
         403: " Set 'server_key'.",
         404: " vLLM loads adapters with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True only.",
     }.get(status, "")
-    return ServingError(f"the inference server refuses ({status}): {said}{hint}", status)
+    return ServingError(
+        f"the inference server refuses ({status}): {said}{hint}", status
+    )
 
 
 def said_in(content: bytes) -> str:

@@ -3,10 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
 
 import httpx
 
@@ -17,43 +14,13 @@ from claas.ledger import Ledger
 from claas.names import LoraName
 from claas.receipts import Receipts
 from claas.serving import Serving
+from claas.storage import load_lora, version
 from claas.types import Receipt
+from claas.volumes import Volume
 from claas.web.answers import Answers, Asked
 from claas.web.metrics import Metrics
 
 _log = logging.getLogger("claas.api")
-
-
-class Shelf(Protocol):
-    """Where adapters are kept: `claas.storage`'s functions, with their storage."""
-
-    def create_initial_lora(self, lora_id: str, base_model_name: str) -> str:
-        """Make an adapter that changes nothing; return ``user/model@v0``."""
-        ...
-
-    def load_lora(self, lora_id: str) -> Path:
-        """Return the folder of a version, as the inference server sees it."""
-        ...
-
-    def list_loras(self, user: str) -> Sequence[str]:
-        """Return the adapters of a user."""
-        ...
-
-    def versions(self, lora_id: str) -> Sequence[Mapping[str, Any]]:
-        """Return the versions of an adapter: ``version``, ``created``, …"""
-        ...
-
-    def alias(self, lora_id: str, name: str) -> int | None:
-        """Return the version that an alias means."""
-        ...
-
-    def export_lora(self, lora_id: str, target: Path) -> Path:
-        """Write a version into one file, and return it."""
-        ...
-
-    def delete_lora(self, lora_id: str) -> None:
-        """Delete an adapter with all versions."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +47,7 @@ class Desk:
         receipts: What was sampled.
         ledger: What was said about it.
         jobs: Updates that were asked for.
-        shelf: Where adapters are kept.
+        volume: Where adapters are kept.
         serving: The inference server, for threads.
         upstream: The inference server, for answers that pass through.
         metrics: What counts.
@@ -90,7 +57,7 @@ class Desk:
     receipts: Receipts
     ledger: Ledger
     jobs: Jobs
-    shelf: Shelf
+    volume: Volume
     serving: Serving
     upstream: httpx.AsyncClient
     metrics: Metrics
@@ -127,17 +94,8 @@ class Desk:
             NotFoundError: If there is no such version.
         """
         name = self.owned(user, text)
-        known = [int(v["version"]) for v in self.shelf.versions(name.lora)]
-        alias = name.at or "live"
-        found = name.version
-        if found is None:
-            found = self.shelf.alias(name.lora, alias)
-        if found is None or found not in known:
-            raise NotFoundError(
-                f"{name.lora} has no version {name.at or alias}: there are "
-                f"{', '.join([f'v{n}' for n in known])}."
-            )
-        return name.versioned(found)
+        at = name.at or "live"
+        return LoraName.of(version(f"{name.lora}@{at}", self.volume).id)
 
     def target(self, user: str, model: str) -> Target:
         """Return who is to answer; synchronous, it reads the disk.
@@ -163,7 +121,7 @@ class Desk:
         Raises:
             ClaasError: If it cannot.
         """
-        self.serving.load(name.serving, str(self.shelf.load_lora(str(name))))
+        self.serving.load(name.serving, str(load_lora(str(name), self.volume)))
 
     def unload(self, name: LoraName) -> None:
         """Let the inference server forget a version, if it can; synchronous.

@@ -167,12 +167,10 @@ def said(user: str, receipt_id: str, form: SaidForm) -> Feedback:
         receipt_id: What it is about.
         form: The form.
     """
-    check = form.check and Check(
-        form.check.required,
-        form.check.forbidden,
-        form.check.most_words,
-        tuple(form.check.prompts),
-    )
+    check = None
+    if (told := form.check) is not None:
+        prompts = tuple(told.prompts)
+        check = Check(told.required, told.forbidden, told.most_words, prompts)
     return Feedback(
         id=f"{user}/{form.id or new_id('')}",
         receipt=receipt_id,

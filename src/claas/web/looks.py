@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from claas.errors import ClaasError, NotFoundError
 from claas.pages import HEADERS, page
+from claas.storage import list_loras
 from claas.web.desk import Desk
 from claas.web.forms import ScoreRequest
 from claas.web.intake import prompt_tokens
@@ -55,7 +56,7 @@ def add_looks(app: FastAPI, desk: Desk) -> None:
 def _add_models(app: FastAPI, desk: Desk) -> None:
     @app.get("/v1/models")
     def models(http: Request) -> Response:
-        names = sorted(desk.shelf.list_loras(http.state.user))
+        names = list_loras(http.state.user, desk.volume)
         found = [_model(desk, name) for name in [desk.settings.served, *names] if name]
         return JSONResponse({"object": "list", "data": found})
 

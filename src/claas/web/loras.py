@@ -1,7 +1,6 @@
 """The endpoints of adapters: make, look at, promote, take back, export, delete."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,17 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.background import BackgroundTask
 
-from claas.errors import ConflictError, LimitError, NotFoundError
-from claas.names import ALIASES
+from claas.errors import LimitError, NotFoundError
+from claas.names import LoraName
+from claas.storage import (
+    Version,
+    create_initial_lora,
+    delete_lora,
+    export_lora,
+    list_loras,
+    updating,
+    versions,
+)
 from claas.web.desk import Desk
 from claas.web.forms import InitRequest, VersionRequest
 from claas.web.refusals import Refusal
@@ -38,17 +46,22 @@ def _add_all(app: FastAPI, desk: Desk) -> None:
         name = desk.owned(http.state.user, request.lora)
         if name.at:
             raise Refusal("name the adapter without a version.", param="lora")
-        known, most = desk.shelf.list_loras(name.user), desk.settings.limits.loras
-        if name.lora in known:
-            raise ConflictError(f"there is an adapter {name} already.")
-        if len(known) >= most:
-            raise LimitError(f"you have {len(known)} adapters, {most} may be: delete.")
-        desk.shelf.create_initial_lora(name.lora, desk.settings.base_model)
+        count, settings = len(list_loras(name.user, desk.volume)), desk.settings
+        if count >= settings.limits.loras:
+            raise LimitError(f"you have {count} adapters, no more may be: delete one.")
+        create_initial_lora(
+            name.lora,
+            settings.base_model,
+            settings.training.rank,
+            settings.training.scale,
+            storage=desk.volume,
+        )
+        _drop(desk, name.lora)  # what one of the same name may have left
         return JSONResponse(lora_body(desk, name.lora), 201)
 
     @app.get("/v1/lora")
     def listing(http: Request) -> Response:
-        names = sorted(desk.shelf.list_loras(http.state.user))
+        names = list_loras(http.state.user, desk.volume)
         data = [lora_body(desk, name) for name in names]
         return JSONResponse({"object": "list", "data": data})
 
@@ -60,16 +73,20 @@ def _add_one(app: FastAPI, desk: Desk) -> None:
         entries = desk.ledger.history(lora)[-_SHOWN:]
         jobs = [asdict(job) for job in desk.jobs.history(lora)]
         told = [
-            {**asdict(e.feedback), "state": e.state, "marks": list(map(asdict, e.marks))}
+            {
+                **asdict(e.feedback),
+                "state": e.state,
+                "marks": list(map(asdict, e.marks)),
+            }
             for e in entries
         ]
         body = {**lora_body(desk, lora), "updates": jobs, "feedback": told}
         return JSONResponse(body)
 
     @app.get(_PLACE + "/versions")
-    def versions(http: Request, user: str, model: str) -> Response:
+    def listed(http: Request, user: str, model: str) -> Response:
         lora = _found(desk, http, user, model)
-        data = list(map(dict, desk.shelf.versions(lora)))
+        data = list(map(_version, versions(lora, desk.volume)))
         return JSONResponse({"object": "list", "data": data})
 
     @app.get(_PLACE + "/export")
@@ -77,26 +94,23 @@ def _add_one(app: FastAPI, desk: Desk) -> None:
         name = desk.version(http.state.user, f"{user}/{model}")
         folder = tempfile.TemporaryDirectory(prefix="claas-export-")
         try:
-            path = desk.shelf.export_lora(str(name), Path(folder.name))
+            target = Path(folder.name) / f"{name.serving}.zip"
+            path = export_lora(str(name), target, desk.volume)
         except BaseException:
             folder.cleanup()
             raise
-        shown = f"{name.serving}{''.join(path.suffixes[-2:])}"
-        return FileResponse(
-            path, filename=shown, background=BackgroundTask(folder.cleanup)
-        )
+        after = BackgroundTask(folder.cleanup)
+        return FileResponse(path, filename=path.name, background=after)
 
     @app.delete(_PLACE)
     def delete(http: Request, user: str, model: str) -> Response:
         lora = _found(desk, http, user, model)
-        numbers = [int(v["version"]) for v in desk.shelf.versions(lora)]
-        desk.shelf.delete_lora(lora)
-        ids = [feedback.id for feedback in desk.ledger.open(lora)]
-        desk.ledger.mark(ids, "dropped", None, "the adapter was deleted.")
-        desk.receipts.forget(lora)
-        name = desk.owned(user, lora)
-        for number in numbers:
-            desk.unload(name.versioned(number))
+        with updating(lora, "deletion", storage=desk.volume):
+            gone = versions(lora, desk.volume)
+            delete_lora(lora, desk.volume)
+            _drop(desk, lora)
+        for version in gone:
+            desk.unload(LoraName.of(version.id))
         return JSONResponse({"id": lora, "object": "lora", "deleted": True})
 
 
@@ -130,16 +144,30 @@ def lora_body(desk: Desk, lora: str) -> dict[str, Any]:
         desk: What knows it.
         lora: The adapter.
     """
-    versions: Sequence[Mapping[str, Any]] = desk.shelf.versions(lora)
-    aliases = {alias: desk.shelf.alias(lora, alias) for alias in ALIASES}
+    found = versions(lora, desk.volume)
+    aliases = {alias: v.number for v in found for alias in v.aliases}
     return {
         "id": lora,
         "object": "lora",
         "base": desk.settings.served,
-        "aliases": {name: number for name, number in aliases.items() if number is not None},
-        "versions": list(map(dict, versions)),
+        "aliases": aliases,
+        "versions": list(map(_version, found)),
         "open": len(desk.ledger.open(lora)),
     }
+
+
+def _drop(desk: Desk, lora: str) -> None:
+    """Let nobody be trained on what was said to a deleted adapter."""
+    ids = [feedback.id for feedback in desk.ledger.open(lora)]
+    desk.ledger.mark(ids, "dropped", None, "the adapter was deleted.")
+    desk.receipts.forget(lora)
+
+
+def _version(version: Version) -> dict[str, Any]:
+    """Return a version, without where its files are."""
+    meta = {k: v for k, v in version.meta.items() if k != "files"}
+    told = {"id": version.id, "version": version.number}
+    return {**meta, **told, "aliases": list(version.aliases)}
 
 
 def _found(desk: Desk, http: Request, user: str, model: str) -> str:
@@ -147,6 +175,6 @@ def _found(desk: Desk, http: Request, user: str, model: str) -> str:
     name = desk.owned(http.state.user, f"{user}/{model}")
     if name.at:
         raise Refusal("name the adapter without a version.", param="lora")
-    if name.lora not in desk.shelf.list_loras(name.user):
+    if name.lora not in list_loras(name.user, desk.volume):
         raise NotFoundError(f"there is no adapter {name}: make it with POST /v1/lora.")
     return name.lora

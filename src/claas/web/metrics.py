@@ -22,9 +22,7 @@ class Metrics:
     def __init__(self, gauges: Callable[[], Mapping[str, float]]) -> None:
         self._gauges = gauges
         self._lock = threading.Lock()
-        self._counts: dict[tuple[str, str], int] = dict.fromkeys(
-            [("receipts", "")], 0
-        )
+        self._counts: dict[tuple[str, str], int] = dict.fromkeys([("receipts", "")], 0)
 
     def count(self, name: str, kind: str = "", by: int = 1) -> None:
         """Count something.

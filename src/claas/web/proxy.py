@@ -78,9 +78,7 @@ class Proxy:
             await response.aclose()
         body = parsed_answer(content)
         answers.take(body)
-        is_kept = await asyncio.to_thread(
-            self._desk.keep, name, target, asked, answers
-        )
+        is_kept = await asyncio.to_thread(self._desk.keep, name, target, asked, answers)
         self._desk.metrics.count("answers", "whole")
         return JSONResponse(body, headers={RECEIPT: name} if is_kept else None)
 
@@ -167,7 +165,7 @@ def parsed(content: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as exc:
         raise Refusal(f"the body is no JSON: {exc}.") from exc
     if not isinstance(body, dict):
-        raise Refusal("the body must be an object: {\"model\": …}.")
+        raise Refusal('the body must be an object: {"model": …}.')
     return body
 
 
