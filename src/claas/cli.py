@@ -209,7 +209,7 @@ def evaluate(
 
     `required` and `forbidden` are regular expressions; case does not matter.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case in _cases(file):
         body = {
             "model": model,
@@ -220,7 +220,7 @@ def evaluate(
         told = _ask(context, "POST", "/v1/chat/completions", body)
         text = told["choices"][0]["message"]["content"] or ""
         rows.append({**case, "answer": text, "fits": _fits(case, text)})
-    count = sum(row["fits"] for row in rows)
+    count = len([row for row in rows if row["fits"]])
     summary = {"model": model, "fits": count, "of": len(rows), "cases": rows}
     _tell(summary, as_json, f"{model}: {count} of {len(rows)} answers fit")
 

@@ -206,5 +206,6 @@ def _read(text: str) -> Feedback:
     """Return the feedback that a row has."""
     body = json.loads(text)
     if check := body["check"]:
-        body["check"] = Check(**{**check, "prompts": tuple(check["prompts"])})
+        check["prompts"] = tuple(check["prompts"])
+        body["check"] = Check(**check)
     return Feedback(**body)
