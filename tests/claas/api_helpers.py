@@ -343,12 +343,14 @@ class Claas:
         settings: What it was told.
         trainer: Its trainer.
         upstream: Its inference server.
+        app: The app itself.
     """
 
     url: str
     settings: Settings
     trainer: FakeTrainer
     upstream: FakeVllm
+    app: FastAPI
 
     @contextlib.contextmanager
     def client(self, user: str = "ann") -> Iterator[httpx.Client]:
@@ -367,5 +369,6 @@ def claas_at(
     """Serve claas in front of an inference server."""
     settings = settings_for(folder, url, **more)
     trainer = FakeTrainer(LocalVolume(settings.storage))
-    with serving(create_app(settings, trainer)) as found:
-        yield Claas(found, settings, trainer, upstream)
+    app = create_app(settings, trainer)
+    with serving(app) as found:
+        yield Claas(found, settings, trainer, upstream, app)

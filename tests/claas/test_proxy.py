@@ -125,11 +125,11 @@ def test_a_client_that_leaves_ends_its_answer(
         name = response.headers["x-claas-receipt"]
         coming = events(response)
         assert [next(coming), next(coming)]
-    claas.upstream.gate.set()
-    until(claas.upstream.left.is_set)
     receipts = Receipts(claas.settings.database_path)
     until(lambda: receipts.count("ann") == 1)
     assert receipts.get(name).text == "well"
+    claas.upstream.gate.set()
+    until(claas.upstream.left.is_set)
 
 
 def test_a_stream_that_breaks_says_so(claas: Claas, ann: httpx.Client) -> None:

@@ -42,7 +42,7 @@ class Asked:
     def wants_logprobs(self) -> bool:
         """Whether the log probabilities are for the client, too."""
         given = self.body.get("logprobs")
-        return bool(given) if self.is_chat else given not in (None, False)
+        return bool(given) if self.is_chat else given is not None
 
     @property
     def sampling(self) -> dict[str, Any]:

@@ -111,6 +111,8 @@ class Proxy:
                 is_open = is_open and kind != "error"
                 if told:
                     yield told
+            if is_open:
+                raise httpx.RemoteProtocolError("there is no end")
         except httpx.HTTPError as exc:
             is_open = False
             said = body_of(unreachable(self._desk.serving.url, exc))
