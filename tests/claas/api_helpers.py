@@ -177,9 +177,13 @@ class _Form:
     def prompt(self) -> list[int]:
         """The tokens of the prompt."""
         if self.is_chat:
-            return tokens_of(" ".join([str(m["content"]) for m in self.body["messages"]]))
+            return tokens_of(
+                " ".join([str(m["content"]) for m in self.body["messages"]])
+            )
         given = self.body["prompt"]
-        given = given[0] if isinstance(given, list) and isinstance(given[0], str) else given
+        given = (
+            given[0] if isinstance(given, list) and isinstance(given[0], str) else given
+        )
         return tokens_of(given) if isinstance(given, str) else given
 
     def head(self) -> dict[str, Any]:
@@ -237,7 +241,10 @@ class _Form:
             if not self.is_chat and not number:
                 choice["prompt_token_ids"] = self.prompt
             yield {**self.head(), "choices": [choice]}
-        yield {**self.head(), "choices": [{**first, "delta": {}, "finish_reason": "stop"}]}
+        yield {
+            **self.head(),
+            "choices": [{**first, "delta": {}, "finish_reason": "stop"}],
+        }
 
 
 @dataclass

@@ -29,9 +29,7 @@ def upstream_url(upstream: "FakeVllm") -> Iterator[str]:
 
 
 @pytest.fixture
-def claas(
-    tmp_path: Path, upstream: "FakeVllm", upstream_url: str
-) -> Iterator["Claas"]:
+def claas(tmp_path: Path, upstream: "FakeVllm", upstream_url: str) -> Iterator["Claas"]:
     """Claas in front of it."""
     with claas_at(tmp_path, upstream, upstream_url) as found:
         yield found

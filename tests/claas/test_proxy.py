@@ -1,5 +1,6 @@
 """Completions through claas: what passes, what is taken out, what is kept."""
 
+import itertools
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -114,9 +115,7 @@ def test_a_stream_passes_as_it_comes(
     assert receipt.logprobs == (-0.5, -1.0, -1.5)
 
 
-def test_a_client_that_leaves_ends_its_answer(
-    claas: Claas, ann: httpx.Client
-) -> None:
+def test_a_client_that_leaves_ends_its_answer(claas: Claas, ann: httpx.Client) -> None:
     """The server is let go, and what the client saw has a receipt."""
     claas.upstream.gate.clear()
     with ann.stream(
@@ -169,45 +168,42 @@ def test_a_server_that_was_started_anew_is_given_its_adapters(
     assert len(claas.upstream.bodies("/v1/load_lora_adapter")) == 2
 
 
-@pytest.mark.parametrize(
-    ("fails", "status", "said"),
-    [
-        ((400, {"error": {"message": "too long"}}), 400, "too long"),
-        ((422, {"object": "error", "message": "no"}), 422, "no"),
-        ((401, {"error": "Unauthorized"}), 502, "Set 'server_key'"),
-        ((429, {"error": {"message": "busy"}}), 429, "busy"),
-        ((500, "oh"), 502, "refuses (500)"),
-        ((503, {"error": {"message": "asleep"}}), 503, "asleep"),
-    ],
-)
-def test_refusals_of_the_server_pass(
-    claas: Claas, ann: httpx.Client, fails: Any, status: int, said: str
-) -> None:
+FAILS: list[tuple[Any, int, str]] = [
+    ((400, {"error": {"message": "too long"}}), 400, "too long"),
+    ((422, {"object": "error", "message": "no"}), 422, "no"),
+    ((401, {"error": "Unauthorized"}), 502, "Set 'server_key'"),
+    ((429, {"error": {"message": "busy"}}), 429, "busy"),
+    ((500, "oh"), 502, "refuses (500)"),
+    ((503, {"error": {"message": "asleep"}}), 503, "asleep"),
+]
+
+
+def test_refusals_of_the_server_pass(claas: Claas, ann: httpx.Client) -> None:
     """The client's fault stays the client's, the server's is a bad gateway."""
-    claas.upstream.fails = fails
-    for streams in (False, True):
+    cases = itertools.product(FAILS, (False, True))
+    for (claas.upstream.fails, status, said), streams in cases:
         given = {**ASK, "stream": streams}
         found = ann.post("/v1/chat/completions", json=given)
         assert found.status_code == status
         assert said in found.json()["error"]["message"]
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"{", "the body is no JSON"),
-        (b"[]", "must be an object"),
-        (b"{}", "'model' must name an adapter"),
-        (b"[" * 100_000, "the body is no JSON"),
-        (b'{"model": "gpt-9"}', "'gpt-9' is no name of an adapter"),
-        (b'{"model": "ann/bot", "seed": NaN}', "the body is no JSON"),
-        (b'{"model": "ann/../bob/bot"}', "is no name of an adapter"),
-    ],
-)
-def test_bodies_that_are_none(ann: httpx.Client, content: bytes, said: str) -> None:
+NO_BODIES = [
+    (b"{", "the body is no JSON"),
+    (b"[]", "must be an object"),
+    (b"{}", "'model' must name an adapter"),
+    (b"[" * 100_000, "the body is no JSON"),
+    (b'{"model": "gpt-9"}', "'gpt-9' is no name of an adapter"),
+    (b'{"model": "ann/bot", "seed": NaN}', "the body is no JSON"),
+    (b'{"model": "ann/../bob/bot"}', "is no name of an adapter"),
+]
+
+
+def test_bodies_that_are_none(ann: httpx.Client) -> None:
     """Status 400, with what is wrong."""
-    found = ann.post("/v1/chat/completions", content=content)
-    assert found.status_code == 400 and said in found.json()["error"]["message"]
+    for content, said in NO_BODIES:
+        found = ann.post("/v1/chat/completions", content=content)
+        assert found.status_code == 400 and said in found.json()["error"]["message"]
 
 
 def test_an_answer_is_not_withheld_for_its_receipt(
