@@ -20,7 +20,6 @@ from claas.jobs import Jobs, Trainer
 from claas.ledger import Ledger
 from claas.receipts import Receipts
 from claas.serving import Serving, key_headers, server_root
-from claas.volumes import LocalVolume
 from claas.web.desk import Desk
 from claas.web.forms import DistillRequest, FeedbackRequest
 from claas.web.guards import KeyGuard, RateGuard, SizeGuard
@@ -30,6 +29,7 @@ from claas.web.loras import add_loras
 from claas.web.metrics import Metrics
 from claas.web.proxy import Proxy
 from claas.web.refusals import answer_errors
+from claas.web.workshop import Workshop, volume_of, worker_of
 
 _CONNECT = 10.0  # seconds
 _PRUNE = 60.0  # seconds between two looks at what is too old
@@ -78,7 +78,7 @@ def app_of(settings: Settings) -> FastAPI:
     Raises:
         ConfigurationError: If the settings do not fit.
     """
-    return create_app(settings, _Untrained())
+    return create_app(settings, Workshop(worker_of(settings)))
 
 
 def _lifespan(
@@ -122,16 +122,19 @@ async def _desk(
         trust_env=False,
     )
     await stack.enter_async_context(upstream)
-    jobs = Jobs(database, trainer, limits.jobs)
+    metrics = Metrics(lambda: {"jobs_waiting": jobs.waiting})
+    jobs = Jobs(
+        *(database, trainer, limits.jobs), lambda how: metrics.count("updates", how)
+    )
     return Desk(
         settings,
         Receipts(database, most=limits.receipts, days=limits.receipt_days),
         Ledger(database),
         jobs,
-        LocalVolume(settings.storage),
+        volume_of(settings),
         serving,
         upstream,
-        Metrics(lambda: {"jobs_waiting": jobs.waiting}),
+        metrics,
     )
 
 
@@ -174,26 +177,6 @@ async def _prune(desk: Desk) -> None:
         with contextlib.suppress(ClaasError):  # the next one tries again
             await asyncio.to_thread(desk.receipts.prune)
         await asyncio.sleep(_PRUNE)
-
-
-class _Untrained:
-    """Stands where no worker is: everything but training works."""
-
-    def update(self, lora: str) -> Any:
-        """Refuse."""
-        raise ConfigurationError(f"{lora}: this server has no worker.")
-
-    def promote(self, lora: str, version: int) -> None:
-        """Refuse."""
-        self.update(lora)
-
-    def rollback(self, lora: str, version: int | None) -> int:
-        """Refuse."""
-        self.update(lora)
-        return 0
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 def __getattr__(name: str) -> Any:

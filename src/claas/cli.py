@@ -284,13 +284,13 @@ def _tell(told: Any, as_json: bool, text: str) -> None:
 
 def _job_line(job: dict[str, Any]) -> str:
     """Return a job in one line."""
-    result = job["result"]
-    state = (
-        result.get("state", job["state"]) if job["state"] == "done" else job["state"]
-    )
-    reasons = result.get("reasons") or [job["why"]]
+    result, state = job["result"], job["state"]
+    verdict = result.get("verdict") or {}
+    reasons = [*verdict.get("reasons", ()), *result.get("untaught", {}).values()]
+    reasons += [why for why in (job["why"], result.get("error")) if why]
     version = result.get("version")
-    told = "" if version is None else f" {version}"
+    told = "" if version is None else f" v{version}"
+    state = result.get("outcome") or state
     return f"{job['id']}: {state}{told} {' '.join(map(str, reasons))}".rstrip()
 
 

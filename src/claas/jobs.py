@@ -12,7 +12,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -26,36 +26,27 @@ JobState = Literal["waiting", "running", "done", "failed"]
 
 
 class Trainer(Protocol):
-    """What trains: the worker. It is called from threads, and locks each adapter."""
+    """What trains: the worker, in a process of its own. It is called from threads."""
 
-    def update(self, lora: str) -> Any:
-        """Make one update of an adapter from its open feedback.
+    def update(self, lora: str, update_id: str) -> Any:
+        """Make one update of an adapter from its open feedback, and wait for it.
 
         Args:
             lora: The adapter.
+            update_id: Its id; the same id twice is one update.
 
         Returns:
-            What came of it: a dataclass or mapping with a ``state`` (``promoted``,
-            ``rejected``, ``unteachable`` or ``nothing``), and whatever else is told:
-            ``version``, ``reasons``, ``figures``.
+            What came of it, a `claas.updates.Update`: its ``outcome``, ``version``,
+            ``verdict``, ``figures``.
         """
         ...
 
-    def promote(self, lora: str, version: int) -> None:
-        """Let a version serve: load it, then move the alias.
+    def switch(self, lora: str, to: str | None) -> Any:
+        """Let a version serve; return what came of it.
 
         Args:
             lora: The adapter.
-            version: The number of the version.
-        """
-        ...
-
-    def rollback(self, lora: str, version: int | None) -> int:
-        """Let an earlier version serve; return its number.
-
-        Args:
-            lora: The adapter.
-            version: Its number; None for the one that served before.
+            to: The version, ``user/model@v2``; None for the parent of the live one.
         """
         ...
 
@@ -103,10 +94,18 @@ class Jobs:
         database: Where they are kept.
         trainer: What trains.
         most: How many may wait.
+        ended: Is told how each one ended, in a word.
     """
 
-    def __init__(self, database: Database, trainer: Trainer, most: int = 64) -> None:
+    def __init__(
+        self,
+        database: Database,
+        trainer: Trainer,
+        most: int = 64,
+        ended: Callable[[str], None] = lambda how: None,
+    ) -> None:
         self.trainer = trainer
+        self._ended = ended
         self._database, self._most = database, most
         self._waiting: dict[str, Job] = {}  # by adapter, the oldest first
         self._ends: dict[str, asyncio.Event] = {}
@@ -233,13 +232,14 @@ class Jobs:
         job = replace(job, state="running", started=time.time())
         await asyncio.to_thread(self._write, job)
         try:
-            told = await asyncio.to_thread(self.trainer.update, job.lora)
+            told = await asyncio.to_thread(self.trainer.update, job.lora, job.id)
             job = replace(job, state="done", result=_plain(told))
         except ClaasError as exc:
             job = replace(job, state="failed", why=str(exc))
         except Exception:  # noqa: BLE001 - whatever it is, the next job is to run
             _log.exception("job %s of %s failed", job.id, job.lora)
             job = replace(job, state="failed", why="the worker failed: see the log.")
+        self._ended(str(job.result.get("outcome") or job.state))
         await asyncio.to_thread(self._write, replace(job, ended=time.time()))
 
     def _select(self, where: str, values: tuple[str, ...]) -> list[Job]:

@@ -91,8 +91,9 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
     5: ("api", "pages", "jobs", "web"),
     6: ("__init__", "__main__", "cli"),
 }
-CLAAS_PROCESSES = ("claas.web.server", "claas.worker")  # neither fastapi nor torch is
-# loaded by commands that only ask a server
+CLAAS_PROCESSES = (
+    "claas.web.server",
+)  # commands that only ask a server do not load it
 
 Sources = dict[str, str]
 

@@ -8,7 +8,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -266,28 +266,24 @@ class FakeTrainer:
     def __post_init__(self) -> None:
         self.gate.set()
 
-    def update(self, lora: str) -> Any:
+    def update(self, lora: str, update_id: str) -> Any:
         """Make an update."""
-        self.calls.append(("update", lora))
+        self.calls.append(("update", lora, update_id))
         assert self.gate.wait(30)
-        told = self.results.pop(0) if self.results else {"state": "promoted"}
+        told = self.results.pop(0) if self.results else {"outcome": "promoted"}
         if isinstance(told, Exception):
             raise told
         made = save_lora(version(lora, self.volume).path, lora, {}, self.volume)
-        if told["state"] == "promoted":
+        if told["outcome"] == "promoted":
             move_alias(lora, "live", made, self.volume)
-        return {"version": made, "reasons": ["as told"], **told}
+        number = version(made, self.volume).number
+        verdict = {"reasons": ["as told"], "figures": {"kl": 0.01 * number}}
+        return {"version": number, "verdict": verdict, **told}
 
-    def promote(self, lora: str, version: int) -> None:
-        """Promote."""
-        self.calls.append(("promote", lora, version))
-        move_alias(lora, "live", f"{lora}@v{version}", self.volume)
-
-    def rollback(self, lora: str, version: int | None) -> int:
-        """Roll back."""
-        self.calls.append(("rollback", lora, version))
-        self.promote(lora, version or 0)
-        return version or 0
+    def switch(self, lora: str, to: str | None) -> Any:
+        """Switch."""
+        self.calls.append(("switch", lora, to))
+        move_alias(lora, "live", version(to or lora, self.volume).id, self.volume)
 
     def close(self) -> None:
         """Let an update that waits end."""
@@ -295,7 +291,7 @@ class FakeTrainer:
 
 
 @contextlib.contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
+def serving(app: FastAPI) -> Generator[str]:
     """Serve an app on loopback, from a thread; give its address."""
     config = uvicorn.Config(
         app, port=0, log_config=None, timeout_graceful_shutdown=1, lifespan="on"
@@ -360,7 +356,7 @@ class Claas:
     app: FastAPI
 
     @contextlib.contextmanager
-    def client(self, user: str = "ann") -> Iterator[httpx.Client]:
+    def client(self, user: str = "ann") -> Generator[httpx.Client]:
         """Give a user's client."""
         headers = {"Authorization": f"Bearer {KEYS[user]}"} if user else {}
         with httpx.Client(
@@ -372,7 +368,7 @@ class Claas:
 @contextlib.contextmanager
 def claas_at(
     folder: Path, upstream: FakeVllm, url: str, **more: Any
-) -> Iterator[Claas]:
+) -> Generator[Claas]:
     """Serve claas in front of an inference server."""
     settings = settings_for(folder, url, **more)
     trainer = FakeTrainer(LocalVolume(settings.storage))

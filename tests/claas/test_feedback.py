@@ -44,8 +44,8 @@ def test_feedback_becomes_a_version(claas: Claas, ann: httpx.Client) -> None:
         }
     ]
     (job,) = body["jobs"]
-    assert (job["state"], job["result"]["state"]) == ("done", "promoted")
-    assert job["result"]["version"] == "ann/bot@v1"
+    assert (job["state"], job["result"]["outcome"]) == ("done", "promoted")
+    assert job["result"]["version"] == 1
     answered(ann)
     assert claas.upstream.bodies("/v1/chat/completions")[-1]["model"] == "ann-bot@v1"
     models = ann.get("/v1/models").json()["data"]
@@ -71,7 +71,7 @@ def test_a_job_can_be_looked_at(claas: Claas, ann: httpx.Client) -> None:
     assert again["jobs"][0]["id"] == third["jobs"][0]["id"] != path.split("/")[-1]
     claas.trainer.gate.set()
     until(lambda: ann.get(path).json()["state"] == "done")
-    assert ann.get(path).json()["result"]["reasons"] == ["as told"]
+    assert ann.get(path).json()["result"]["verdict"]["reasons"] == ["as told"]
     assert ann.get("/v1/jobs/job-none").status_code == 404
 
 
@@ -135,7 +135,7 @@ def test_forms_that_do_not_fit(ann: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("told", "state", "why"),
     [
-        ({"state": "rejected"}, "done", ""),
+        ({"outcome": "rejected"}, "done", ""),
         (TeachingError("it cannot follow; unchanged."), "failed", "cannot follow"),
         (ServingError("refuses", 500), "failed", "refuses"),
         (RuntimeError("secret"), "failed", "the worker failed: see the log."),
@@ -153,7 +153,7 @@ def test_an_update_that_ends_otherwise(
     assert ann.get("/v1/lora/ann/bot").json()["aliases"]["live"] == 0
     assert len(ledger(claas).open("ann/bot")) == 1
     body = ann.post("/v1/feedback", json=given).json()
-    assert body["jobs"][0]["result"]["state"] == "promoted"
+    assert body["jobs"][0]["result"]["outcome"] == "promoted"
 
 
 def test_an_answer_from_elsewhere(claas: Claas, ann: httpx.Client) -> None:
@@ -187,7 +187,7 @@ def test_a_job_outlives_the_server(
     with claas_at(tmp_path, upstream, upstream_url) as two, two.client() as ann:
         path = f"/v1/jobs/{job['id']}"
         until(lambda: ann.get(path).json()["state"] == "done")
-        assert two.trainer.calls == [("update", "ann/bot")]
+        assert two.trainer.calls == [("update", "ann/bot", job["id"])]
 
 
 def test_queues_have_ends(tmp_path: Any, upstream: FakeVllm, upstream_url: str) -> None:

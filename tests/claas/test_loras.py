@@ -41,13 +41,13 @@ def test_the_life_of_an_adapter(claas: Claas, ann: httpx.Client) -> None:
     assert one["aliases"] == {"live": 2, "latest": 2} and one["base"] == "tiny"
     assert [v["version"] for v in one["versions"]] == [0, 1, 2]
     assert "files" not in one["versions"][0] and "path" not in one["versions"][0]
-    assert [job["result"]["state"] for job in one["updates"]] == ["promoted"] * 2
+    assert [job["result"]["outcome"] for job in one["updates"]] == ["promoted"] * 2
     assert [f["content"] for f in one["feedback"]] == [HOSTILE] * 2
     found = ann.post("/v1/lora/ann/bot/rollback", json={"version": 1}).json()
     assert found["aliases"]["live"] == 1
     found = ann.post("/v1/lora/ann/bot/promote", json={"version": 2}).json()
     assert found["aliases"]["live"] == 2
-    assert ("rollback", "ann/bot", 1) in claas.trainer.calls
+    assert ("switch", "ann/bot", "ann/bot@v1") in claas.trainer.calls
     for path in ("promote", "rollback"):
         missing = ann.post(f"/v1/lora/ann/bot/{path}", json={"version": 9})
         assert missing.status_code == 404
@@ -97,7 +97,7 @@ def test_only_so_many_adapters(
 
 
 def test_scores(claas: Claas, ann: httpx.Client) -> None:
-    """Of an answer by its receipt, by text, by tokens; under any version, or the base."""
+    """Of an answer by its receipt, by text, by tokens; by any version, or the base."""
     name = ann.post("/v1/chat/completions", json=ASK).headers["x-claas-receipt"]
     claas.upstream.adapters.clear()
     given = {"model": "ann/bot@v0", "receipt": name, "top_logprobs": 2}

@@ -122,8 +122,7 @@ def _add_switches(app: FastAPI, desk: Desk) -> None:
         if request.version is None:
             raise Refusal("which version is to serve?", param="version")
         lora = _found(desk, http, user, model)
-        desk.version(http.state.user, f"{lora}@v{request.version}")
-        desk.jobs.trainer.promote(lora, request.version)
+        desk.jobs.trainer.switch(lora, f"{lora}@v{request.version}")
         return JSONResponse(lora_body(desk, lora))
 
     @app.post(_PLACE + "/rollback")
@@ -131,9 +130,8 @@ def _add_switches(app: FastAPI, desk: Desk) -> None:
         http: Request, user: str, model: str, request: VersionRequest
     ) -> Response:
         lora = _found(desk, http, user, model)
-        if request.version is not None:
-            desk.version(http.state.user, f"{lora}@v{request.version}")
-        desk.jobs.trainer.rollback(lora, request.version)
+        to = None if request.version is None else f"{lora}@v{request.version}"
+        desk.jobs.trainer.switch(lora, to)
         return JSONResponse(lora_body(desk, lora))
 
 
