@@ -21,6 +21,7 @@ from starlette.responses import StreamingResponse
 
 from claas.api import create_app
 from claas.config import Settings, read_settings
+from claas.database import Database
 from claas.storage import move_alias, save_lora, version
 from claas.volumes import LocalVolume
 
@@ -347,6 +348,7 @@ class Claas:
         trainer: Its trainer.
         upstream: Its inference server.
         app: The app itself.
+        database: Its database, through a connection of the test's.
     """
 
     url: str
@@ -354,6 +356,7 @@ class Claas:
     trainer: FakeTrainer
     upstream: FakeVllm
     app: FastAPI
+    database: Database
 
     @contextlib.contextmanager
     def client(self, user: str = "ann") -> Generator[httpx.Client]:
@@ -373,5 +376,8 @@ def claas_at(
     settings = settings_for(folder, url, **more)
     trainer = FakeTrainer(LocalVolume(settings.storage))
     app = create_app(settings, trainer)
-    with serving(app) as found:
-        yield Claas(found, settings, trainer, upstream, app)
+    with (
+        serving(app) as found,
+        contextlib.closing(Database(settings.database_path)) as database,
+    ):
+        yield Claas(found, settings, trainer, upstream, app, database)

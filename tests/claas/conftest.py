@@ -1,6 +1,7 @@
 """Claas in front of a small vLLM, for the tests of its API."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +14,15 @@ collect_ignore_glob = ["test_*.py"] if MISSING else []
 
 if not MISSING:
     from tests.claas.api_helpers import Claas, FakeVllm, claas_at, serving
+
+    from claas.database import Database
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[Path], "Database"]]:
+    """Opens databases, and closes them at the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda path: stack.enter_context(contextlib.closing(Database(path)))
 
 
 @pytest.fixture

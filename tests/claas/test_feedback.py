@@ -28,7 +28,7 @@ def answered(client: httpx.Client, model: str = "ann/bot") -> str:
 
 def ledger(claas: Claas) -> Ledger:
     """Return the ledger on the disk."""
-    return Ledger(claas.settings.database_path)
+    return Ledger(claas.database)
 
 
 def test_feedback_becomes_a_version(claas: Claas, ann: httpx.Client) -> None:
@@ -166,7 +166,7 @@ def test_an_answer_from_elsewhere(claas: Claas, ann: httpx.Client) -> None:
         body = ann.post("/v1/distill", json={**given, "train": False}).json()
         (told,) = body["feedback"]
         assert told["is_new"] is is_new
-    receipt = Receipts(claas.settings.database_path).get(told["receipt"])
+    receipt = Receipts(claas.database).get(told["receipt"])
     assert receipt.prompt_ids == tuple(tokens_of("who are you"))
     assert receipt.token_ids == tuple(tokens_of("nobody at all"))
     assert receipt.logprobs == () and receipt.text == "nobody at all"

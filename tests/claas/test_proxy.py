@@ -24,7 +24,7 @@ ASK = {"model": "ann/bot", "messages": [{"role": "user", "content": "hello you"}
 
 def kept(claas: Claas, name: str) -> Any:
     """Return a receipt from the disk."""
-    return Receipts(claas.settings.database_path).get(name)
+    return Receipts(claas.database).get(name)
 
 
 def events(response: httpx.Response) -> Iterator[Any]:
@@ -124,7 +124,7 @@ def test_a_client_that_leaves_ends_its_answer(claas: Claas, ann: httpx.Client) -
         name = response.headers["x-claas-receipt"]
         coming = events(response)
         assert [next(coming), next(coming)]
-    receipts = Receipts(claas.settings.database_path)
+    receipts = Receipts(claas.database)
     until(lambda: receipts.count("ann") == 1)
     assert receipts.get(name).text == "well"
     claas.upstream.gate.set()
