@@ -49,35 +49,78 @@ class TrainingSettings(BaseModel):
     Args:
         rank: The rank of new adapters.
         scale: What PEFT calls ``lora_alpha``.
-        alpha: Between the student (1) and the teacher (0); 0.5 is Jensen-Shannon's.
-        top_k: How many tokens of the teacher's to compare at each place.
+        lessons: The most lessons of an update; the rest waits for the next.
+        probes: The most earlier lessons that the gate asks again.
         lr: The learning rate of AdamW.
         steps: The most inner steps of an update.
-        batch: The most lessons of a step.
-        lessons: The most lessons of an update; the rest waits for the next.
+        batch: Answers in a step.
+        tokens: The most tokens of a sampled answer, and of a recorded one.
+        passes: Steps on the same answers before new ones are sampled.
+        alpha: Between the teacher (0) and the student (1); 0.5 is Jensen-Shannon's.
+        top_k: How many tokens of the teacher's to compare at each place.
         is_clip: The most that the ratio to the sampling policy counts.
         clip: The largest norm of a gradient.
-        anchor: The weight of the KL to the base on the anchor's prompts, at first.
-        drift: The KL per token that the anchor's weight holds, nats.
         kl_reg: The weight of the penalty to the base on the answer itself.
-        seed: Of what is drawn.
+        anchor: The weight of the KL to the base on the anchor's prompts, at first.
+        drift: The KL that the anchor's weight holds, nats a token.
+        anchor_prompts: What the anchor asks the base; empty for the built-in ones.
+        anchor_rows: How many of its answers a step looks at.
+        decay: AdamW's weight decay.
+        least_tokens: Training stops where sampled answers are shorter on average.
+        least_entropy: Training stops where the entropy falls below this share of the
+            first step's.
+        seed: Of all chance.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rank: PositiveInt = 16
     scale: PositiveFloat = 32.0
-    alpha: float = Field(0.5, ge=0, le=1)
-    top_k: PositiveInt = 100
+    lessons: PositiveInt = 32
+    probes: NonNegativeInt = 64
     lr: PositiveFloat = 5e-4
     steps: PositiveInt = 20
     batch: PositiveInt = 4
-    lessons: PositiveInt = 32
+    tokens: PositiveInt = 64
+    passes: PositiveInt = 1
+    alpha: float = Field(0.5, ge=0, le=1)
+    top_k: PositiveInt = 100
     is_clip: PositiveFloat = 2.0
     clip: PositiveFloat = 1.0
+    kl_reg: NonNegativeFloat = 0.0
     anchor: NonNegativeFloat = 0.3
     drift: PositiveFloat = 0.05
-    kl_reg: NonNegativeFloat = 0.0
+    anchor_prompts: tuple[str, ...] = ()
+    anchor_rows: PositiveInt = 2
+    decay: NonNegativeFloat = 0.0
+    least_tokens: NonNegativeFloat = 1.5
+    least_entropy: NonNegativeFloat = 0.02
+    seed: NonNegativeInt = 0
+
+
+class TeachingSettings(BaseModel):
+    """How it is looked for whether the model can follow a feedback in context.
+
+    Args:
+        samples: Answers with and without the hint, for each lesson.
+        tokens: The most tokens of an answer.
+        temperature: Of these answers.
+        comply: The share of hinted answers that must follow.
+        known: The share of answers without the hint from which on there is nothing
+            left to teach.
+        margin: Where only log probabilities are left: the gain that counts, nats a
+            token.
+        seed: Of all chance.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    samples: PositiveInt = 4
+    tokens: PositiveInt = 64
+    temperature: PositiveFloat = 0.7
+    comply: float = Field(0.5, ge=0, le=1)
+    known: float = Field(0.95, ge=0, le=1)
+    margin: NonNegativeFloat = 0.05
     seed: NonNegativeInt = 0
 
 
@@ -86,12 +129,18 @@ class GateSettings(BaseModel):
 
     Args:
         confidence: Of the intervals.
-        gain: How much compliance on the feedback's probes must rise at least.
-        loss: How much may be lost on probes of earlier feedback at most.
-        drift: The most KL to the base per token on unrelated prompts, nats.
-        entropy: The most that the entropy of answers may change, as a share.
-        length: The most that the length of answers may change, as a share.
-        repetition: The largest share of repeated word triples in an answer.
+        gain: How much compliance with the feedback must surely rise.
+        loss: How much compliance with earlier feedback may fall.
+        drift: The most KL to the base on unrelated prompts, nats a token.
+        ability: How large a share of the small questions may be lost.
+        entropy: How much the entropy of answers may change, as a share.
+        length: How much the length of answers may change, as a share.
+        repetition: The largest share of repeated runs of three tokens.
+        samples: Answers to each probe.
+        tokens: The most tokens of an answer.
+        temperature: Of answers to probes; to unrelated prompts it is 1.
+        unrelated: Prompts that no feedback is about; empty for the built-in ones.
+        seed: Of all chance.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -100,9 +149,15 @@ class GateSettings(BaseModel):
     gain: NonNegativeFloat = 0.0
     loss: NonNegativeFloat = 0.1
     drift: PositiveFloat = 0.1
+    ability: NonNegativeFloat = 0.15
     entropy: PositiveFloat = 0.5
     length: PositiveFloat = 0.5
     repetition: float = Field(0.5, gt=0, le=1)
+    samples: PositiveInt = 4
+    tokens: PositiveInt = 64
+    temperature: PositiveFloat = 0.7
+    unrelated: tuple[str, ...] = ()
+    seed: NonNegativeInt = 0
 
 
 class Limits(BaseModel):
@@ -157,6 +212,7 @@ class Settings(BaseSettings):
             ``claas.sqlite3`` in `storage`.
         limits: How much may come, and be kept.
         training: How an update is trained.
+        teaching: How it is looked for whether a feedback can be taught.
         gate: What a candidate must be like to be promoted.
     """
 
@@ -185,6 +241,7 @@ class Settings(BaseSettings):
     database: Path | None = None
     limits: Limits = Limits()
     training: TrainingSettings = TrainingSettings()
+    teaching: TeachingSettings = TeachingSettings()
     gate: GateSettings = GateSettings()
 
     @field_validator("users", mode="after")

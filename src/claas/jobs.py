@@ -12,6 +12,7 @@ import json
 import logging
 import secrets
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import Any, Literal, Protocol
@@ -236,8 +237,9 @@ class Jobs:
             job = replace(job, state="done", result=_plain(told))
         except ClaasError as exc:
             job = replace(job, state="failed", why=str(exc))
-        except Exception:  # noqa: BLE001 - whatever it is, the next job is to run
-            _log.exception("job %s of %s failed", job.id, job.lora)
+        except Exception as exc:  # noqa: BLE001 - the next job is to run, whatever
+            place = "".join(traceback.format_tb(exc.__traceback__))  # not its words
+            _log.error("job %s: %s\n%s", job.id, type(exc).__name__, place)
             job = replace(job, state="failed", why="the worker failed: see the log.")
         self._ended(str(job.result.get("outcome") or job.state))
         await asyncio.to_thread(self._write, replace(job, ended=time.time()))

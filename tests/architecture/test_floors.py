@@ -91,9 +91,8 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
     5: ("api", "pages", "jobs", "web"),
     6: ("__init__", "__main__", "cli"),
 }
-CLAAS_PROCESSES = (
-    "claas.web.server",
-)  # commands that only ask a server do not load it
+# commands that only ask a server do not load it
+CLAAS_PROCESSES = ("claas.web.server",)
 
 Sources = dict[str, str]
 

@@ -137,7 +137,8 @@ def test_serve_is_a_process(
 ) -> None:
     """It says where it is, answers, and ends at Ctrl-C with 130."""
     (tmp_path / "claas.toml").write_text(
-        f'server_url = "{upstream_url}"\nbase_model = "{make_base(tmp_path / "base")}"\n'
+        f'server_url = "{upstream_url}"\n'
+        f'base_model = "{make_base(tmp_path / "base")}"\n'
         f'base_name = "tiny"\nstorage = "{tmp_path / "loras"}"\n'
         f'[users]\nann = "{KEYS["ann"]}"\n'
     )

@@ -90,7 +90,7 @@ def test_every_setting_is_documented() -> None:
         Settings,
         *[
             type(getattr(read_settings(), name))
-            for name in ("limits", "training", "gate")
+            for name in ("limits", "training", "teaching", "gate")
         ],
     ]
     for table in tables:

@@ -121,6 +121,10 @@ NO_FORMS: list[tuple[dict[str, Any], str]] = [
     ({"kind": "judge"}, "a judge needs a 'content'"),
     ({"kind": "praise", "score": 2}, "score: Input should be less"),
     ({"kind": "praise", "reciept": "x"}, "reciept: Extra inputs"),
+    (
+        {"kind": "praise", "check": {"required": "("}},
+        "check.required: it is no regular expression",
+    ),
     ({"kind": "praise", "id": ""}, "id: String should have at least 1"),
 ]
 

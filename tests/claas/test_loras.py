@@ -1,20 +1,25 @@
 """Adapters over HTTP, scores, and what there is to look at."""
 
 import io
+import json
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from tests.claas.api_helpers import (
+    KEYS,
     Claas,
     FakeVllm,
     claas_at,
+    make_base,
     serving,
     settings_for,
     tokens_of,
 )
 
+from claas import api
 from claas.api import create_app
 from claas.errors import ConfigurationError
 from claas.ledger import Ledger
@@ -161,3 +166,20 @@ def test_a_server_for_nobody_is_refused(claas: Claas, tmp_path: Any) -> None:
         empty = settings.model_copy(update={name: type(getattr(settings, name))()})
         with pytest.raises(ConfigurationError, match=said):
             create_app(empty, claas.trainer)
+
+
+def test_the_app_is_made_when_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`claas.api.app` is for uvicorn and modal: from the environment, no server."""
+    monkeypatch.chdir(tmp_path)
+    assert not hasattr(api, "application")
+    monkeypatch.setenv("CLAAS_STORAGE", str(tmp_path / "loras"))
+    with pytest.raises(ConfigurationError, match="nobody may use this server"):
+        _ = api.app
+    monkeypatch.setenv("CLAAS_USERS", json.dumps(KEYS))
+    monkeypatch.setenv("CLAAS_BASE_MODEL", str(make_base(tmp_path / "base")))
+    with serving(api.app) as url:
+        headers = {"Authorization": f"Bearer {KEYS['ann']}"}
+        found = httpx.get(f"{url}/v1/models", headers=headers)
+        assert found.json()["data"][0]["id"] == str(tmp_path / "base")

@@ -3,6 +3,7 @@
 import logging
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import httpx
@@ -123,16 +124,19 @@ class Desk:
         """
         self.serving.load(name.serving, str(load_lora(str(name), self.volume)))
 
-    def unload(self, name: LoraName) -> None:
-        """Let the inference server forget a version, if it can; synchronous.
+    def unload(self, names: Iterable[LoraName]) -> None:
+        """Let the inference server forget versions, if it can; synchronous.
 
         Args:
-            name: The version.
+            names: The versions.
         """
         try:
-            self.serving.unload(name.serving)
-        except ClaasError as exc:  # it takes room there, and answers nobody here
-            _log.warning("%s stays loaded: %s", name, exc)
+            loaded = self.serving.names()
+            for name in names:
+                if name.serving in loaded:
+                    self.serving.unload(name.serving)
+        except ClaasError:  # they take room there, and answer nobody here
+            _log.warning("versions of a deleted adapter may still be loaded")
 
     def receipt(self, user: str, receipt_id: str) -> Receipt:
         """Return a receipt, if it is the user's.

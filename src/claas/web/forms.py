@@ -1,15 +1,27 @@
 """What clients send, apart from completions."""
 
+import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from claas.types import Kind
 
 _WORDLESS = ("praise", "judge")  # need no words; a judge then needs a score
 _FEEDBACK = ("receipt", "kind", "content", "score", "id", "check")
 
+
+def _pattern(text: str) -> str:
+    """Return a regular expression, if it is one."""
+    try:
+        re.compile(text)
+    except re.error as exc:
+        raise ValueError(f"it is no regular expression: {exc}") from exc
+    return text
+
+
 Text = Annotated[str, Field(min_length=1)]
+Pattern = Annotated[str, Field(max_length=500), AfterValidator(_pattern)]
 Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
 
@@ -29,8 +41,8 @@ class CheckForm(Form):
         prompts: Further prompts that it must hold for; they are never trained on.
     """
 
-    required: Annotated[str, Field(max_length=500)] = ""
-    forbidden: Annotated[str, Field(max_length=500)] = ""
+    required: Pattern = ""
+    forbidden: Pattern = ""
     most_words: Annotated[int, Field(ge=0)] = 0
     prompts: Annotated[list[Text], Field(max_length=32)] = []
 

@@ -109,8 +109,7 @@ def _add_one(app: FastAPI, desk: Desk) -> None:
             gone = versions(lora, desk.volume)
             delete_lora(lora, desk.volume)
             _drop(desk, lora)
-        for version in gone:
-            desk.unload(LoraName.of(version.id))
+        desk.unload([LoraName.of(version.id) for version in gone])
         return JSONResponse({"id": lora, "object": "lora", "deleted": True})
 
 

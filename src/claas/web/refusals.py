@@ -126,8 +126,10 @@ def answer_errors(app: FastAPI) -> None:
     """
 
     async def refused(_: Request, exc: Exception) -> JSONResponse:
-        if isinstance(exc, StorageError | ServingError):
-            _log.warning("%s", exc)
+        if isinstance(exc, StorageError):
+            _log.error("%s", exc)
+        elif isinstance(exc, ServingError):  # its words may repeat a prompt
+            _log.warning("the inference server fails (%d)", exc.status)
         return response_of(exc)
 
     async def invalid(_: Request, exc: Exception) -> JSONResponse:

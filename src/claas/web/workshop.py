@@ -6,10 +6,11 @@ needs no base model: the worker in this process does it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
 
 from claas.config import Settings
 from claas.database import Database
+from claas.engines import Engine, LocalEngine
 from claas.errors import ConfigurationError
 from claas.ledger import Ledger
 from claas.receipts import Receipts
@@ -19,29 +20,17 @@ from claas.volumes import LocalVolume, ModalVolume, Volume
 from claas.worker import Teaching, Worker
 
 
-class Engine(Protocol):
-    """Where updates are trained."""
-
-    def update(self, lora: str, update_id: str | None = None) -> Update:
-        """Make an update, and wait for it."""
-        ...
-
-    def close(self) -> None:
-        """End what is running."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Workshop:
     """What trains, and what switches.
 
     Args:
         worker: What switches.
-        engine: Where updates are trained; None where nothing can be.
+        engine: Where updates are trained.
     """
 
     worker: Worker
-    engine: Engine | None = None
+    engine: Engine
 
     def update(self, lora: str, update_id: str) -> Update:
         """Make an update of an adapter, and wait for it.
@@ -53,8 +42,6 @@ class Workshop:
         Raises:
             ClaasError: If it cannot be made.
         """
-        if self.engine is None:
-            raise ConfigurationError(f"{lora}: this server has nothing that trains.")
         return self.engine.update(lora, update_id)
 
     def switch(self, lora: str, to: str | None) -> Update:
@@ -71,8 +58,25 @@ class Workshop:
 
     def close(self) -> None:
         """End what is running; it is taken up again later."""
-        if self.engine is not None:
-            self.engine.close()
+        self.engine.close()
+        self.worker.updates.close()
+
+
+def workshop_of(settings: Settings) -> Workshop:
+    """Return what trains here: a process that begins with the first update.
+
+    Args:
+        settings: What it is told.
+
+    Raises:
+        ConfigurationError: If the settings name another engine.
+        StorageError: If the database cannot be used.
+    """
+    if settings.engine != "local":
+        raise ConfigurationError(
+            f"the engine {settings.engine!r} needs an app there: `claas deploy`."
+        )
+    return Workshop(worker_of(settings), LocalEngine(partial(worker_of, settings)))
 
 
 def volume_of(settings: Settings) -> Volume:
@@ -109,6 +113,7 @@ def worker_of(
         teaching=teaching or _nothing,
         volume=volume_of(settings),
         most_lessons=settings.training.lessons,
+        most_probes=settings.training.probes,
     )
 
 
