@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.claas.api_helpers import KEYS, Claas, FakeVllm, make_base
+from tests.claas.api_helpers import KEYS, SERVER_KEY, Claas, FakeVllm, make_base
 
 from claas.cli import main
 
@@ -135,9 +135,9 @@ def test_listing_loads_neither_torch_nor_fastapi() -> None:
 def test_serve_is_a_process(
     tmp_path: Path, upstream: FakeVllm, upstream_url: str
 ) -> None:
-    """It says where it is, answers, and ends at Ctrl-C with 130."""
+    """It says where it is, answers, trains elsewhere, and ends at Ctrl-C with 130."""
     (tmp_path / "claas.toml").write_text(
-        f'server_url = "{upstream_url}"\n'
+        f'server_url = "{upstream_url}"\nserver_key = "{SERVER_KEY}"\n'
         f'base_model = "{make_base(tmp_path / "base")}"\n'
         f'base_name = "tiny"\nstorage = "{tmp_path / "loras"}"\n'
         f'[users]\nann = "{KEYS["ann"]}"\n'
@@ -157,6 +157,11 @@ def test_serve_is_a_process(
         headers = {"Authorization": f"Bearer {KEYS['ann']}"}
         made = httpx.post(f"{url}/lora", json={"lora": "ann/bot"}, headers=headers)
         assert made.status_code == 201
+        asked = httpx.post(f"{url}/chat/completions", json=ASK, headers=headers)
+        said = {"receipt": asked.json()["id"], "kind": "praise", "wait": True}
+        told = httpx.post(f"{url}/feedback", json=said, headers=headers, timeout=120)
+        (job,) = told.json()["jobs"]  # the engine's process has no base to train
+        assert (job["state"], job["result"]["outcome"]) == ("done", "failed")
         process.send_signal(2)
         assert process.wait(60) == 130
     finally:
