@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import httpx
 import typer
@@ -149,7 +150,7 @@ def feedback(
 @app.command()
 def versions(context: typer.Context, lora: Lora, as_json: Shown = False) -> None:
     """List the versions of an adapter, and its last updates."""
-    told = _ask(context, "GET", f"/v1/lora/{lora}")
+    told = _ask(context, "GET", _place(lora))
     rows = [
         f"v{one['version']}\t{', '.join(one['aliases'])}" for one in told["versions"]
     ]
@@ -166,7 +167,7 @@ def promote(
 ) -> None:
     """Let a version serve."""
     body = {"version": version}
-    told = _ask(context, "POST", f"/v1/lora/{lora}/promote", body)
+    told = _ask(context, "POST", f"{_place(lora)}/promote", body)
     _tell(told, as_json, f"{lora}: v{told['aliases'].get('live', '-')} serves")
 
 
@@ -176,7 +177,7 @@ def rollback(
 ) -> None:
     """Let an earlier version serve: the one before, or the one that is named."""
     body = {"version": version}
-    told = _ask(context, "POST", f"/v1/lora/{lora}/rollback", body)
+    told = _ask(context, "POST", f"{_place(lora)}/rollback", body)
     _tell(told, as_json, f"{lora}: v{told['aliases'].get('live', '-')} serves")
 
 
@@ -189,8 +190,11 @@ def export(
     """Write a version, in PEFT's files, into one ZIP file."""
     if target.exists():
         raise ConfigurationError(f"{target} exists: name another file.")
-    content = _send(context, "GET", f"/v1/lora/{lora}/export").content
-    target.write_bytes(content)
+    content = _send(context, "GET", f"{_place(lora)}/export").content
+    try:
+        target.write_bytes(content)
+    except OSError as exc:
+        raise ConfigurationError(f"{target} cannot be written: {exc.strerror}") from exc
     typer.echo(f"{target}: {len(content)} bytes")
 
 
@@ -252,6 +256,11 @@ def deploy(context: typer.Context) -> None:
 def _ask(context: typer.Context, method: str, path: str, body: Any = None) -> Any:
     """Ask the server; return what it answers."""
     return _send(context, method, path, body).json()
+
+
+def _place(lora: str) -> str:
+    """Return the path of an adapter."""
+    return f"/v1/lora/{quote(lora, safe='/@')}"
 
 
 def _send(

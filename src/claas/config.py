@@ -258,6 +258,12 @@ class Settings(BaseSettings):
             raise ValueError("two users have the same key")
         return users
 
+    @field_validator("storage", "database", mode="after")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        """Name files as another process does, too: the inference server reads them."""
+        return path if path is None else path.expanduser().absolute()
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -42,7 +42,7 @@ CONFIG = {
 
 def tokens_of(text: str) -> list[int]:
     """Return the tokens of a text: one for each word."""
-    return [1 + sum(word.encode()) % 1000 for word in text.split()]
+    return [1 + sum(map(ord, word)) % 1000 for word in text.split()]
 
 
 @dataclass
@@ -151,7 +151,7 @@ class FakeVllm:
         if body.get("stream"):
             told = self._events(request, form)
             return StreamingResponse(told, media_type="text/event-stream")
-        return JSONResponse(form.whole())
+        return Response(json.dumps(form.whole()), media_type="application/json")
 
     async def _events(self, request: Request, form: "_Form") -> AsyncIterator[str]:
         try:
@@ -204,7 +204,8 @@ class _Form:
     def whole(self) -> dict[str, Any]:
         """Return the response."""
         words = self.server.words
-        choices = [self._choice(n, words) for n in range(self.body.get("n") or 1)]
+        count = int(self.body.get("n") or 1)
+        choices = [self._choice(n, words) for n in range(count)]
         body = {**self.head(), "object": "x", "choices": choices, "system": "kept"}
         if self.body.get("return_token_ids") and self.server.tells_tokens:
             body["prompt_token_ids"] = self.prompt

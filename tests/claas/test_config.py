@@ -84,6 +84,13 @@ def test_a_table_in_the_environment_is_json(monkeypatch: pytest.MonkeyPatch) -> 
     assert KEY not in str(caught.value)
 
 
+def test_paths_are_absolute(tmp_path: Path) -> None:
+    """The inference server has another working folder."""
+    found = read_settings(storage="loras")
+    assert found.storage == tmp_path / "loras"
+    assert found.database_path == tmp_path / "loras" / "claas.sqlite3"
+
+
 def test_every_setting_is_documented() -> None:
     """Each field of each table has a line under Args."""
     tables = [

@@ -129,6 +129,12 @@ NO_FORMS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+def test_half_a_character_is_no_feedback(ann: httpx.Client) -> None:
+    """It could not be told to anybody again."""
+    given = '{"receipt": "r", "kind": "message", "content": "\\ud800"}'
+    assert ann.post("/v1/feedback", content=given).status_code == 400
+
+
 def test_forms_that_do_not_fit(ann: httpx.Client) -> None:
     """Status 400, with the field."""
     for given, said in NO_FORMS:

@@ -122,6 +122,9 @@ def test_scores(claas: Claas, ann: httpx.Client) -> None:
         assert told["logprobs"] == body["logprobs"] and told["version"] is None
     sent = claas.upstream.bodies("/v1/completions")[-1]
     assert sent["prompt"] == [*tokens_of("hello you"), *ids]
+    claas.upstream.fails = (400, {"error": {"message": "at most 20 logprobs"}})
+    found = ann.post("/v1/score", json=given)
+    assert found.status_code == 400 and "at most 20" in found.text
     for wrong in ({}, {"receipt": name, "response": "x"}, {"response": "x"}):
         assert ann.post("/v1/score", json={"model": "tiny", **wrong}).status_code == 400
 

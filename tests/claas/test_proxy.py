@@ -143,6 +143,19 @@ def test_a_stream_that_breaks_says_so(claas: Claas, ann: httpx.Client) -> None:
     assert said.status_code == 404
 
 
+def test_half_a_character_passes(claas: Claas, ann: httpx.Client) -> None:
+    """Half of a surrogate pair is no UTF-8, but JSON has it."""
+    claas.upstream.words = ["\ud83d", "!"]
+    content = json.dumps({**ASK, "n": "1", "tools": 5}).replace("hello", "\\ud83d")
+    body = ann.post("/v1/chat/completions", content=content)
+    assert json.loads(body.text)["choices"][0]["message"]["content"] == "\ud83d!"
+    assert kept(claas, body.json()["id"]).text == "\ud83d!"
+    given = {**ASK, "stream": True}
+    with ann.stream("POST", "/v1/chat/completions", json=given) as response:
+        told = [e["choices"][0]["delta"] for e in events(response) if e != "end"]
+    assert [d["content"] for d in told if d.get("content")] == ["\ud83d", "!"]
+
+
 def test_versions_and_the_base(claas: Claas, ann: httpx.Client) -> None:
     """The live version, a fixed one, and the base, which has no receipts."""
     said = {"model": "ann/bot@v0"}
@@ -194,6 +207,7 @@ NO_BODIES = [
     (b"{}", "'model' must name an adapter"),
     (b"[" * 100_000, "the body is no JSON"),
     (b'{"model": "gpt-9"}', "'gpt-9' is no name of an adapter"),
+    (b'{"model": "ann/bot", "stream": "false"}', "'stream' must be true or false"),
     (b'{"model": "ann/bot", "seed": NaN}', "the body is no JSON"),
     (b'{"model": "ann/../bob/bot"}', "is no name of an adapter"),
 ]

@@ -56,11 +56,12 @@ class Asked:
             index: The number of the answer.
         """
         if self.is_chat:
-            return tuple(self.body.get("messages") or ())
+            return tuple(listed(self.body.get("messages")))
         prompt = self.body.get("prompt")
         is_many = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
         if is_many and prompt:
-            count = self.body.get("n") or 1
+            asked = self.body.get("n")
+            count = asked if isinstance(asked, int) and asked > 0 else 1
             prompt = prompt[min(index // count, len(prompt) - 1)]
         return ({"role": "prompt", "content": prompt},)
 
@@ -170,6 +171,15 @@ class Answers:
             choice.pop("prompt_token_ids", None)
         if not self._asked.wants_logprobs and "logprobs" in choice:
             choice["logprobs"] = None
+
+
+def listed(value: Any) -> list[Any]:
+    """Return a list that a client sent; an empty one for anything else.
+
+    Args:
+        value: What he sent.
+    """
+    return value if isinstance(value, list) else []
 
 
 def _logprobs(told: Any) -> list[float]:

@@ -18,7 +18,7 @@ from claas.serving import Serving
 from claas.storage import load_lora, version
 from claas.types import Receipt
 from claas.volumes import Volume
-from claas.web.answers import Answers, Asked
+from claas.web.answers import Answers, Asked, listed
 from claas.web.metrics import Metrics
 
 _log = logging.getLogger("claas.api")
@@ -175,7 +175,7 @@ class Desk:
                 token_ids=tuple(answer.token_ids),
                 logprobs=tuple(answer.logprobs),
                 text=answer.told,
-                tools=tuple(asked.body.get("tools") or ()),
+                tools=tuple(listed(asked.body.get("tools"))),
                 sampling=asked.sampling,
                 created=time.time(),
             )

@@ -13,7 +13,7 @@ from claas.jobs import Job
 from claas.types import Check, Feedback, Receipt
 from claas.web.desk import Desk, new_id
 from claas.web.forms import DistillRequest, FeedbackRequest, SaidForm
-from claas.web.refusals import Refusal
+from claas.web.refusals import Refusal, as_theirs
 
 Given = tuple[str, Feedback]  # an adapter, and what was said about an answer of it
 
@@ -140,9 +140,10 @@ class Intake:
         except NotFoundError:
             pass
         tokens = prompt_tokens(self.desk, request.messages, request.prompt)
-        answer = self.desk.serving.tokenize(
-            self.desk.settings.served, text=request.response
-        )
+        with as_theirs():
+            answer = self.desk.serving.tokenize(
+                self.desk.settings.served, text=request.response
+            )
         receipt = Receipt(
             id=name,
             user=user,
@@ -197,10 +198,11 @@ def prompt_tokens(desk: Desk, messages: Any, prompt: Any) -> list[int]:
     name = desk.settings.served
     if isinstance(prompt, list):
         return prompt
-    if messages is not None:
-        found = desk.serving.tokenize(name, messages=messages)
-    else:
-        found = desk.serving.tokenize(name, text=prompt, special=True)
+    is_chat = messages is not None
+    with as_theirs():
+        found = desk.serving.tokenize(
+            name, text=prompt, messages=messages, special=not is_chat
+        )
     if not found:
         raise Refusal("there is nothing before the answer.", param="prompt")
     return found

@@ -13,6 +13,7 @@ from claas.storage import list_loras
 from claas.web.desk import Desk
 from claas.web.forms import ScoreRequest
 from claas.web.intake import prompt_tokens
+from claas.web.refusals import as_theirs
 
 
 def add_looks(app: FastAPI, desk: Desk) -> None:
@@ -93,7 +94,8 @@ def scored(desk: Desk, user: str, request: ScoreRequest) -> dict[str, Any]:
     if target.lora is not None and target.serving not in desk.serving.names():
         desk.load(target.lora)
     top_k = request.top_logprobs
-    found = desk.serving.score([*before, *tokens], target.serving, top_k)
+    with as_theirs():
+        found = desk.serving.score([*before, *tokens], target.serving, top_k)
     own = found.logprobs[-len(tokens) :]
     body = {
         "object": "score",
@@ -122,4 +124,5 @@ def _sequence(
     response = request.response
     if isinstance(response, list):
         return before, response
-    return before, desk.serving.tokenize(desk.settings.served, text=response)
+    with as_theirs():
+        return before, desk.serving.tokenize(desk.settings.served, text=response)

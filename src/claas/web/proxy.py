@@ -13,20 +13,19 @@ from typing import Any
 
 import httpx
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from claas.errors import ServingError
 from claas.serving import refused, said_in, unreachable
 from claas.web.answers import Answers, Asked
 from claas.web.desk import Desk, Target, new_id
-from claas.web.refusals import Refusal, body_of
+from claas.web.refusals import THEIRS, Refusal, body_of
 
 RECEIPT = "x-claas-receipt"
 """The header with the id of the receipt."""
 
 _GONE = 499  # what nginx logs when a client left; nobody reads it
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-_THEIRS = (400, 404, 413, 422)  # what the inference server says of the request
 _BREAK = re.compile(rb"\r?\n\r?\n|\r\r")  # between two events
 
 
@@ -57,6 +56,8 @@ class Proxy:
         model = asked.body.get("model")
         if not isinstance(model, str) or not model:
             raise Refusal("'model' must name an adapter: user/model.", param="model")
+        if asked.body.get("stream") not in (None, True, False):
+            raise Refusal("'stream' must be true or false.", param="stream")
         user = http.state.user
         target = await asyncio.to_thread(self._desk.target, user, model)
         name = new_id("chatcmpl-" if is_chat else "cmpl-")
@@ -80,7 +81,8 @@ class Proxy:
         answers.take(body)
         is_kept = await asyncio.to_thread(self._desk.keep, name, target, asked, answers)
         self._desk.metrics.count("answers", "whole")
-        return JSONResponse(body, headers={RECEIPT: name} if is_kept else None)
+        headers = {RECEIPT: name} if is_kept else None
+        return Response(_json(body), media_type="application/json", headers=headers)
 
     async def _stream(
         self, path: str, target: Target, asked: Asked, answers: Answers, name: str
@@ -115,8 +117,8 @@ class Proxy:
                 raise httpx.RemoteProtocolError("there is no end")
         except httpx.HTTPError as exc:
             is_open = False
-            said = body_of(unreachable(self._desk.serving.url, exc))
-            yield b"data: " + json.dumps(said).encode() + b"\n\ndata: [DONE]\n\n"
+            said = _json(body_of(unreachable(self._desk.serving.url, exc)))
+            yield b"data: " + said + b"\n\ndata: [DONE]\n\n"
         finally:
             if is_open:  # the client left: what it saw is its answer
                 keep(name, target, asked, answers)
@@ -135,7 +137,7 @@ class Proxy:
             content = await response.aread()
         finally:
             await response.aclose()
-        if response.status_code in _THEIRS:
+        if response.status_code in THEIRS:
             raise Refusal(said_in(content), status=response.status_code)
         raise refused(response.status_code, content)
 
@@ -219,8 +221,12 @@ def _read(event: bytes, answers: Answers) -> tuple[str, bytes]:
         return "error", event
     if not answers.take(body):
         return "", b""
-    told = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return "", b"data: " + told.encode("utf-8", "surrogatepass") + b"\n\n"
+    return "", b"data: " + _json(body) + b"\n\n"
+
+
+def _json(body: Any) -> bytes:
+    """Return JSON; half of a surrogate pair, which UTF-8 has not, stays escaped."""
+    return json.dumps(body, separators=(",", ":")).encode("ascii")
 
 
 async def unless_gone(

@@ -1,7 +1,8 @@
 """`Refusal`, and errors as OpenAI writes them."""
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -42,6 +43,9 @@ _STATUSES: tuple[tuple[type[ClaasError], int], ...] = (
     (LimitError, 429),
     (StorageError, 503),
 )
+THEIRS = (400, 404, 413, 422)
+"""What the inference server says of a request that a client wrote."""
+
 _PASSED = (429, 503)  # what the inference server says of itself, not of the request
 _RETRY = {429: "1", 503: "5"}  # seconds until a client may try again
 
@@ -116,6 +120,21 @@ def response_of(exc: Exception) -> JSONResponse:
         exc: The error.
     """
     return _response(body_of(exc), status_of(exc))
+
+
+@contextlib.contextmanager
+def as_theirs() -> Generator[None, None, None]:
+    """Let what the inference server says of a client's request be the client's fault.
+
+    Raises:
+        Refusal: If it says so.
+    """
+    try:
+        yield
+    except ServingError as exc:
+        if exc.status in THEIRS:
+            raise Refusal(str(exc), status=exc.status) from exc
+        raise
 
 
 def answer_errors(app: FastAPI) -> None:
