@@ -83,13 +83,16 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
     1: (
         *("config", "sdpo_loss", "volumes", "storage", "receipts", "ledger"),
         *("serving", "hints", "peft_files", "versions", "parts"),
+        "database",
     ),
     2: ("base", "teacher"),
     3: ("learner", "gate"),
     4: ("updates", "lessons", "worker", "engines"),
-    5: ("api", "pages", "jobs"),
+    5: ("api", "pages", "jobs", "web"),
     6: ("__init__", "__main__", "cli"),
 }
+# commands that only ask a server do not load it
+CLAAS_PROCESSES = ("claas.web.server",)
 
 Sources = dict[str, str]
 
@@ -139,6 +142,7 @@ CLAAS = Package(
     late=(
         *("transformers", "peft", "modal", "safetensors.torch", "butterfly"),
         "huggingface_hub",
+        *CLAAS_PROCESSES,
     ),
     plain=("errors", "types", "names"),
     page="claas.md",
