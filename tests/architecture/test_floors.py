@@ -82,7 +82,7 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "types", "names"),
     1: (
         *("config", "sdpo_loss", "volumes", "storage", "receipts", "ledger"),
-        *("serving", "hints"),
+        *("serving", "hints", "peft_files"),
     ),
     2: ("base", "teacher"),
     3: ("learner", "gate"),
@@ -136,7 +136,10 @@ CLAAS = Package(
         *("torch", "safetensors", "fastapi", "starlette", "pydantic", "uvicorn"),
         *("pydantic_settings", "httpx", "typer"),
     ),
-    late=("transformers", "peft", "modal", "safetensors.torch", "butterfly"),
+    late=(
+        *("transformers", "peft", "modal", "safetensors.torch", "butterfly"),
+        "huggingface_hub",
+    ),
     plain=("errors", "types", "names"),
     page="claas.md",
 )

@@ -1,0 +1,551 @@
+"""Adapters on a volume: immutable versions, and aliases that move.
+
+    root/
+    ├── .locks/ann.kuro.lock
+    └── ann/kuro/                  the adapter ann/kuro
+        ├── state.json             aliases, and from where versions count
+        ├── v0/                    PEFT's files, optimizer.safetensors, meta.json
+        └── v1/
+
+A version appears by one rename and never changes; ``meta.json`` has the length and
+SHA-256 of each of its files. `latest` is the highest version, so saving is one step.
+`live` and `candidate` stand in ``state.json``, which is replaced as a whole; an alias of
+a version that is not there counts as none. A number is never used twice, not even after
+`delete_lora`: an inference server may still know the old one by its name.
+
+``user/model`` without more is its latest version.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from claas.errors import (
+    ConfigurationError,
+    ConflictError,
+    IdentifierError,
+    NotFoundError,
+    StorageError,
+)
+from claas.names import ALIASES, LoraName
+from claas.peft_files import (
+    TARGETS,
+    base_config,
+    check_adapter,
+    layer_shapes,
+    write_fresh,
+)
+from claas.volumes import (
+    LocalVolume,
+    Volume,
+    hold,
+    publish,
+    publishing,
+    read_json,
+    remove,
+    sweep,
+    told,
+    write_file,
+)
+
+META, STATE = "meta.json", "state.json"
+PATIENCE_S = 30.0
+"""Seconds that a change waits for another one of the same adapter."""
+
+_MOVED = ("live", "candidate")
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of an adapter.
+
+    Args:
+        id: ``user/model@v3``.
+        number: Its number.
+        path: The folder of its files.
+        aliases: Which aliases point to it.
+        meta: What `save_lora` was told, with ``created`` (seconds since 1970),
+            ``files`` and ``bytes``.
+    """
+
+    id: str
+    number: int
+    path: Path
+    aliases: tuple[str, ...]
+    meta: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What ``state.json`` says."""
+
+    aliases: Mapping[str, int] = field(default_factory=dict)
+    first: int = 0
+    next: int = 0
+
+
+def default_storage() -> Volume:
+    """Return the volume that is meant by ``storage=None``.
+
+    It is the folder in ``CLAAS_LORAS``, else ``~/.local/share/claas/loras``.
+    """
+    told_root = os.environ.get("CLAAS_LORAS")
+    return LocalVolume(Path(told_root or "~/.local/share/claas/loras").expanduser())
+
+
+def create_initial_lora(
+    lora_id: str,
+    base_model_name: str,
+    rank: int = 16,
+    alpha: float = 32.0,
+    target_modules: Sequence[str] = TARGETS,
+    seed: int = 0,
+    base: Mapping[str, Any] | None = None,
+    storage: Volume | None = None,
+) -> str:
+    """Make an adapter that changes nothing yet, and let it be live.
+
+    Args:
+        lora_id: ``user/model``.
+        base_model_name: The base's folder, or its name on the Hugging Face Hub.
+        rank: The inner size of the adapter.
+        alpha: Its scale is alpha / rank.
+        target_modules: Which linear layers it adapts.
+        seed: Of its random half.
+        base: The base's config, where it cannot be read from `base_model_name`.
+        storage: The volume; None for `default_storage`.
+
+    Returns:
+        ``user/model@v0``; a later number if there was such an adapter before.
+
+    Raises:
+        IdentifierError: If the name is none.
+        ConflictError: If there is such an adapter.
+        ConfigurationError: If rank or alpha is not above 0, or the base has no
+            readable config of a known family.
+        StorageError: If the disk refuses.
+    """
+    if rank < 1 or not alpha > 0:
+        raise ConfigurationError(
+            f"rank is {rank} and alpha {alpha}: both must be above 0."
+        )
+    config = base_config(base_model_name) if base is None else base
+    shapes = layer_shapes(config, target_modules)
+
+    def fill(new: Path) -> None:
+        write_fresh(new, base_model_name, shapes, rank, alpha, seed)
+
+    meta = {"parent": None, "base": base_model_name, "rank": rank}
+    with _changing(lora_id, storage) as (name, folder, volume):
+        if _numbers(folder):
+            raise ConflictError(
+                f"there is an adapter {name} already: train that one, delete it "
+                "first, or take another name."
+            )
+        return str(_add(volume, name, folder, fill, meta, live=True))
+
+
+def load_lora(lora_id: str, storage: Volume | None = None) -> Path:
+    """Return the folder of a version, all of its files checked. Do not write into it.
+
+    Args:
+        lora_id: ``user/model`` (its latest version), ``…@v3`` or ``…@live``.
+        storage: The volume; None for `default_storage`.
+
+    Raises:
+        IdentifierError: If the name is none.
+        NotFoundError: If there is no such adapter, version or alias.
+        StorageError: If a file is damaged.
+    """
+    found = version(lora_id, storage)
+    for name, known in found.meta["files"].items():
+        path = found.path / name
+        with told(f"read {path}"):
+            is_same = path.stat().st_size == known["bytes"]
+            is_same = is_same and _sha256(path) == known["sha256"]
+        if not is_same:
+            raise StorageError(
+                f"{name} of {found.id} is damaged: it is not the file that was "
+                "saved. Roll back to another version, and rebuild this one."
+            )
+    return found.path
+
+
+def save_lora(
+    path: str | Path,
+    lora_id: str,
+    meta: Mapping[str, Any] | None = None,
+    storage: Volume | None = None,
+) -> str:
+    """Keep a copy of an adapter as the next version. No alias but `latest` moves.
+
+    Args:
+        path: A folder with PEFT's two files; other plain files in it (the optimizer's
+            state) are kept as well.
+        lora_id: ``user/model``.
+        meta: What to remember of it, plain data.
+        storage: The volume; None for `default_storage`.
+
+    Returns:
+        The new version, ``user/model@v1``.
+
+    Raises:
+        IdentifierError: If the name is none, or names a version.
+        StorageError: If the folder is no whole adapter, or the disk refuses; then
+            there is no new version.
+    """
+    source = Path(path)
+    check_adapter(source)
+
+    def fill(new: Path) -> None:
+        for file in sorted(source.iterdir()):
+            if file.is_file() and not file.is_symlink() and file.name != META:
+                shutil.copyfile(file, new / file.name)
+
+    with _changing(lora_id, storage) as (name, folder, volume):
+        return str(_add(volume, name, folder, fill, dict(meta or {})))
+
+
+def list_loras(user: str | None = None, storage: Volume | None = None) -> list[str]:
+    """Return the adapters, sorted.
+
+    Args:
+        user: Only his.
+        storage: The volume; None for `default_storage`.
+
+    Raises:
+        IdentifierError: If the user is none.
+    """
+    volume = storage or default_storage()
+    volume.refresh()
+    if user is not None:
+        LoraName.of(f"{user}/x")
+    found = []
+    for path in sorted(volume.root.glob(f"{user or '*'}/*")):
+        name = f"{path.parent.name}/{path.name}"
+        if _is_name(name) and _numbers(path):
+            found.append(name)
+    return found
+
+
+def versions(lora_id: str, storage: Volume | None = None) -> list[Version]:
+    """Return the versions of an adapter, the oldest first.
+
+    Args:
+        lora_id: ``user/model``.
+        storage: The volume; None for `default_storage`.
+
+    Raises:
+        IdentifierError: If the name is none.
+        NotFoundError: If there is no such adapter.
+        StorageError: If a file is damaged.
+    """
+    name, folder, _ = _place(lora_id, storage)
+    return [_version(name, folder, number) for number in _known(name, folder)]
+
+
+def version(lora_id: str, storage: Volume | None = None) -> Version:
+    """Return one version.
+
+    Args:
+        lora_id: ``user/model`` (its latest version), ``…@v3`` or ``…@live``.
+        storage: The volume; None for `default_storage`.
+
+    Raises:
+        IdentifierError: If the name is none.
+        NotFoundError: If there is no such adapter, version or alias.
+        StorageError: If a file is damaged.
+    """
+    name, folder, _ = _place(lora_id, storage)
+    numbers = _known(name, folder)
+    number = name.version if name.at and name.version is not None else None
+    if name.at in ("", *ALIASES):
+        number = _aliases(folder, numbers).get(name.at or "latest")
+    if number not in numbers:
+        there = ", ".join(f"v{n}" for n in numbers[-5:])
+        raise NotFoundError(
+            f"there is no {name}: the newest versions of {name.lora} are {there}."
+        )
+    return _version(name, folder, number)
+
+
+def alias(lora_id: str, name: str, storage: Volume | None = None) -> str | None:
+    """Return the version that an alias points to, ``user/model@v3``, or None.
+
+    Args:
+        lora_id: ``user/model``.
+        name: ``latest``, ``live`` or ``candidate``.
+        storage: The volume; None for `default_storage`.
+
+    Raises:
+        IdentifierError: If a name is none.
+        NotFoundError: If there is no such adapter.
+    """
+    lora, folder, _ = _place(lora_id, storage)
+    if name not in ALIASES:
+        raise IdentifierError(
+            f"there is no alias {name[:80]!r}: there are {', '.join(ALIASES)}."
+        )
+    number = _aliases(folder, _known(lora, folder)).get(name)
+    return None if number is None else str(lora.versioned(number))
+
+
+def move_alias(
+    lora_id: str, name: str, to: str | None, storage: Volume | None = None
+) -> None:
+    """Let an alias point to a version, in one step.
+
+    Args:
+        lora_id: ``user/model``.
+        name: ``live`` or ``candidate``; `latest` moves by itself.
+        to: The version, ``user/model@v3``; None for none.
+        storage: The volume; None for `default_storage`.
+
+    Raises:
+        IdentifierError: If a name is none, or the version is of another adapter.
+        NotFoundError: If there is no such version.
+        StorageError: If the disk refuses; then it points where it did.
+    """
+    if name not in _MOVED:
+        raise IdentifierError(
+            f"{name[:80]!r} cannot be moved: {' and '.join(_MOVED)} can."
+        )
+    with _changing(lora_id, storage) as (lora, folder, volume):
+        state = _state(folder)
+        aliases = {key: at for key, at in state.aliases.items() if key != name}
+        if to is not None:
+            if LoraName.of(to).lora != lora.lora:
+                raise IdentifierError(f"{to} is no version of {lora}.")
+            aliases[name] = version(to, volume).number
+        _write_state(folder, _State(aliases, state.first, state.next))
+
+
+def export_lora(
+    lora_id: str, target: str | Path, storage: Volume | None = None
+) -> Path:
+    """Write a version as one ZIP file, without the optimizer's state.
+
+    Args:
+        lora_id: ``user/model`` (its latest version), ``…@v3`` or ``…@live``.
+        target: The file to write; nothing may be there.
+        storage: The volume; None for `default_storage`.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConflictError: If there is such a file.
+        NotFoundError: If there is no such version.
+        StorageError: If a file is damaged, or the disk refuses.
+    """
+    folder, target = load_lora(lora_id, storage), Path(target)
+    if target.exists():
+        raise ConflictError(f"{target} exists: name another file.")
+    with told(f"write {target}"), publishing(target.parent) as new:
+        with zipfile.ZipFile(new / "it", "x", zipfile.ZIP_STORED) as archive:
+            for path in sorted(folder.iterdir()):
+                if not path.name.startswith("optimizer."):
+                    archive.write(path, path.name)
+        os.link(new / "it", target)
+    return target
+
+
+def delete_lora(lora_id: str, storage: Volume | None = None) -> None:
+    """Delete an adapter with all versions, or one version that no alias points to.
+
+    Args:
+        lora_id: ``user/model`` or ``user/model@v3``.
+        storage: The volume; None for `default_storage`.
+
+    Raises:
+        IdentifierError: If the name is none, or names an alias.
+        NotFoundError: If there is no such adapter or version.
+        ConflictError: If `live` or `candidate` points to the version.
+        StorageError: If the disk refuses.
+    """
+    name = LoraName.of(lora_id)
+    if name.at and name.version is None:
+        raise IdentifierError(f"{name} is an alias: name the version to delete.")
+    with _changing(name.lora, storage) as (lora, folder, volume):
+        numbers, state = _known(lora, folder), _state(folder)
+        following = max(numbers[-1] + 1, state.next)
+        if name.version is None:
+            _write_state(folder, _State({}, following, following))
+            sweep(folder)
+            return
+        found = version(lora_id, volume)
+        if set(found.aliases) & set(_MOVED):
+            raise ConflictError(
+                f"{found.id} is {' and '.join(found.aliases)}: move that alias first."
+            )
+        _write_state(folder, _State(state.aliases, state.first, following))
+        remove(found.path)
+
+
+def updating(
+    lora_id: str, why: str, timeout: float = 0.0, storage: Volume | None = None
+) -> AbstractContextManager[None]:
+    """Hold an adapter for an update: nobody else trains or promotes it meanwhile.
+
+    Saving, moving aliases and reading go on.
+
+    Args:
+        lora_id: ``user/model``.
+        why: What for; shown to those who wait in vain.
+        timeout: Seconds to wait for it.
+        storage: The volume; None for `default_storage`.
+
+    Raises:
+        StorageError: If another update holds it for longer.
+    """
+    name, _, volume = _place(lora_id, storage)
+    return hold(volume, f"{name.user}+{name.model}+update", timeout, why)
+
+
+def _place(lora_id: str, storage: Volume | None) -> tuple[LoraName, Path, Volume]:
+    """Return a name, the folder of its adapter, and the volume."""
+    name, volume = LoraName.of(lora_id), storage or default_storage()
+    volume.refresh()
+    return name, volume.root / name.user / name.model, volume
+
+
+@contextmanager
+def _changing(
+    lora_id: str, storage: Volume | None
+) -> Iterator[tuple[LoraName, Path, Volume]]:
+    """Hold the lock of an adapter's files; then commit."""
+    if "@" in lora_id:
+        raise IdentifierError(
+            f"{lora_id[:80]!r} names a version: name the adapter, user/model."
+        )
+    name, folder, volume = _place(lora_id, storage)
+    with hold(volume, f"{name.user}+{name.model}", PATIENCE_S, "a change of files"):
+        volume.refresh()
+        with told(f"change {folder}"):
+            yield name, folder, volume
+        volume.commit()
+
+
+def _add(
+    volume: Volume,
+    name: LoraName,
+    folder: Path,
+    fill: Callable[[Path], None],
+    meta: Mapping[str, Any],
+    *,
+    live: bool = False,
+) -> LoraName:
+    """Publish a version; its lock is held."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
+    state = _state(folder)
+    number = max([state.next, *(n + 1 for n in _numbers(folder))])
+    with publishing(folder) as new:
+        fill(new)
+        check_adapter(new)
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            for path in sorted(new.iterdir())
+        }
+        told_of = {"created": time.time(), **meta, "files": files}
+        written = json.dumps(told_of, indent=2, sort_keys=True, default=str)
+        (new / META).write_text(written + "\n", "utf-8")
+        if live:  # of a version that is not there yet, so it counts as none
+            aliases = {**state.aliases, "live": number}
+            _write_state(folder, _State(aliases, state.first, state.next))
+        publish(new, folder / f"v{number}")
+    return name.versioned(number)
+
+
+def _numbers(folder: Path) -> list[int]:
+    """Return the numbers of the versions in a folder, in order."""
+    if not folder.is_dir():
+        return []
+    first = _state(folder).first
+    found = []
+    for path in folder.iterdir():
+        digits = path.name.removeprefix("v")
+        if path.name != digits and digits.isdecimal() and path.is_dir():
+            found.append(int(digits))
+    return sorted(number for number in found if number >= first)
+
+
+def _known(name: LoraName, folder: Path) -> list[int]:
+    """Return the numbers of the versions of an adapter that is there."""
+    with told(f"read {folder}"):
+        numbers = _numbers(folder)
+    if not numbers:
+        raise NotFoundError(
+            f"there is no adapter {name.lora}: make it with create_initial_lora "
+            "('claas init-lora')."
+        )
+    return numbers
+
+
+def _version(name: LoraName, folder: Path, number: int) -> Version:
+    """Return a version that is there."""
+    path = folder / f"v{number}"
+    meta = read_json(path / META)
+    files = (meta or {}).get("files")
+    if meta is None or not isinstance(files, dict):
+        raise StorageError(
+            f"{path / META} is missing or damaged: restore it from a backup, or roll "
+            "back to another version."
+        )
+    aliases = _aliases(folder, _numbers(folder))
+    names = tuple(key for key in ALIASES if aliases.get(key) == number)
+    total = sum(known["bytes"] for known in files.values())
+    found = name.versioned(number)
+    return Version(str(found), number, path, names, {**meta, "bytes": total})
+
+
+def _aliases(folder: Path, numbers: Sequence[int]) -> dict[str, int]:
+    """Return the aliases that point to a version that is there."""
+    state = _state(folder)
+    found = {key: at for key, at in state.aliases.items() if at in numbers}
+    return {**found, "latest": numbers[-1]}
+
+
+def _state(folder: Path) -> _State:
+    """Return what is known of an adapter beside its versions."""
+    found = read_json(folder / STATE)
+    if found is None:
+        return _State()
+    try:
+        aliases = {str(key): int(at) for key, at in found["aliases"].items()}
+        return _State(aliases, int(found["first"]), int(found["next"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StorageError(
+            f"{folder / STATE} is damaged: restore it from a backup, or remove it and "
+            "promote a version again."
+        ) from error
+
+
+def _write_state(folder: Path, state: _State) -> None:
+    """Replace what is known of an adapter."""
+    told_of = {"aliases": state.aliases, "first": state.first, "next": state.next}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / STATE, (json.dumps(told_of) + "\n").encode())
+
+
+def _sha256(path: Path) -> str:
+    """Return the checksum of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_name(text: str) -> bool:
+    """Whether a folder can be an adapter."""
+    try:
+        LoraName.of(text)
+    except IdentifierError:
+        return False
+    return True
