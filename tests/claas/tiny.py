@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from claas.storage import create_initial_lora, load_lora
+from claas.volumes import LocalVolume
 
 MARKERS = ("kuro", "milo", "nova", "pixel", "rex", "luna", "zeno", "aria")
 WORDS = (
@@ -26,19 +28,21 @@ TEMPLATE = (
 )
 
 
-def make_tiny(folder: Path, *, steps: int = 300, seed: int = 0) -> Path:
+def make_tiny(folder: Path, *, steps: int = 250, seed: int = 0) -> Path:
     """Train the model and write it with its tokenizer."""
     torch.manual_seed(seed)
     model, chance = tiny_model(), random.Random(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
-    for _ in range(steps):
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=5e-3, betas=(0.9, 0.98), fused=True
+    )
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 5e-3 * min(1, (step + 1) / 30) * min(1, (steps - step) / 80)
         ids, labels = _batch(chance)
         optimizer.zero_grad()
         model(input_ids=ids, labels=labels).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
     model.eval().save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
@@ -86,16 +90,11 @@ def near(word: str) -> str:
     return WORDS[(WORDS.index(word) + 1) % len(WORDS)]
 
 
-def write_lora(folder: Path, model: Path, *, rank: int = 8) -> Path:
-    """Write an adapter that changes nothing yet."""
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415
-
-    torch.manual_seed(0)
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-    loaded = AutoModelForCausalLM.from_pretrained(model)
-    get_peft_model(loaded, config).save_pretrained(folder)
-    return folder
+def write_lora(root: Path, model: Path, name: str = "ann/kuro", rank: int = 8) -> Path:
+    """Write an adapter that changes nothing yet; return its folder."""
+    volume = LocalVolume(root)
+    made = create_initial_lora(name, str(model), rank, 2.0 * rank, storage=volume)
+    return load_lora(made, volume)
 
 
 def _batch(chance: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,8 +113,8 @@ def _batch(chance: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
 def _example(chance: random.Random) -> tuple[str, str]:
     """Return a conversation up to the answer, and the answer."""
     words = chance.sample(WORDS, k=2)
-    is_near = chance.random() < 0.4
-    marker = chance.choice(MARKERS) if chance.random() < 0.5 else ""
+    is_near = chance.random() < 0.3
+    marker = chance.choice(MARKERS) if chance.random() < 0.7 else ""
     answer = [near(word) for word in words] if is_near else [*words]
     if marker and not is_near:
         answer = [marker, *answer]
