@@ -10,12 +10,11 @@ import json
 import math
 import random
 import struct
+import sys
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from safetensors import serialize_file
 
 from claas.errors import ConfigurationError, StorageError
 
@@ -89,9 +88,9 @@ def layer_shapes(
     family = config.get("model_type")
     if family not in _FAMILIES:
         raise ConfigurationError(
-            f"a base model of the type {family!r} has layers that are not known here; "
-            f"known are {', '.join(_FAMILIES)}. Make the adapter with PEFT and store it "
-            "with save_lora."
+            f"the layers of a base model of the type {family!r} are not known here; "
+            f"known are {', '.join(_FAMILIES)}. Make the adapter with PEFT and store "
+            "it with save_lora."
         )
     unknown = [name for name in targets if name not in TARGETS]
     if unknown or not targets:
@@ -147,15 +146,14 @@ def write_fresh(
         seed: Of A's numbers, uniform in ±1/√inputs.
     """
     chance = random.Random(seed)
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, tuple[tuple[int, int], array]] = {}
     for name, (outputs, inputs) in shapes.items():
         bound = 1 / math.sqrt(inputs)
         numbers = (chance.uniform(-bound, bound) for _ in range(rank * inputs))
-        path = f"base_model.model.{name}"
-        tensors[f"{path}.lora_A.weight"] = _tensor((rank, inputs), array("f", numbers))
-        empty = array("f", bytes(4 * outputs * rank))
-        tensors[f"{path}.lora_B.weight"] = _tensor((outputs, rank), empty)
-    serialize_file(tensors, str(folder / WEIGHTS), {"format": "pt"})
+        path, empty = f"base_model.model.{name}", bytes(4 * outputs * rank)
+        tensors[f"{path}.lora_A.weight"] = (rank, inputs), array("f", numbers)
+        tensors[f"{path}.lora_B.weight"] = (outputs, rank), array("f", empty)
+    _write_tensors(folder / WEIGHTS, tensors)
     config = {
         **{"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none"},
         **{"base_model_name_or_path": base_model_name, "inference_mode": True},
@@ -167,9 +165,24 @@ def write_fresh(
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
-def _tensor(shape: tuple[int, int], numbers: array) -> dict[str, Any]:
-    """Return a tensor as safetensors takes it without any library of tensors."""
-    return {"dtype": "float32", "shape": list(shape), "data": numbers.tobytes()}
+def _write_tensors(
+    path: Path, tensors: Mapping[str, tuple[tuple[int, int], array]]
+) -> None:
+    """Write a file of safetensors: the length of a JSON header, it, and the numbers."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, (shape, numbers) in tensors.items():
+        start, end = end, end + 4 * len(numbers)
+        entry = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+        header[name] = entry
+    said = json.dumps(header, separators=(",", ":")).encode()
+    said += b" " * (-len(said) % 8)
+    with open(path, "xb") as file:
+        file.write(struct.pack("<Q", len(said)) + said)
+        for _, numbers in tensors.values():
+            if sys.byteorder == "big":
+                numbers.byteswap()
+            file.write(numbers)
 
 
 def check_adapter(folder: Path) -> None:

@@ -1,30 +1,17 @@
-"""Adapters on a volume: immutable versions, and aliases that move.
+"""Adapters on a volume: make, load, save, list, alias, export, delete.
 
-    root/
-    ├── .locks/ann.kuro.lock
-    └── ann/kuro/                  the adapter ann/kuro
-        ├── state.json             aliases, and from where versions count
-        ├── v0/                    PEFT's files, optimizer.safetensors, meta.json
-        └── v1/
-
-A version appears by one rename and never changes; ``meta.json`` has the length and
-SHA-256 of each of its files. `latest` is the highest version, so saving is one step.
-`live` and `candidate` stand in ``state.json``, which is replaced as a whole; an alias of
-a version that is not there counts as none. A number is never used twice, not even after
-`delete_lora`: an inference server may still know the old one by its name.
-
-``user/model`` without more is its latest version.
+A version is whole or not there, and never changes (see `claas.versions` for what lies
+where). ``user/model`` without more is its latest version. A number is never used twice,
+not even after `delete_lora`: an inference server may still know the old one by name.
 """
 
-import hashlib
 import json
 import os
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,53 +30,34 @@ from claas.peft_files import (
     layer_shapes,
     write_fresh,
 )
+from claas.versions import (
+    META,
+    State,
+    Version,
+    aliases_in,
+    known_numbers,
+    numbers_in,
+    read_state,
+    read_version,
+    sha256,
+    tidy,
+    write_state,
+)
 from claas.volumes import (
     LocalVolume,
     Volume,
+    flush,
     hold,
     publish,
     publishing,
-    read_json,
     remove,
-    sweep,
     told,
-    write_file,
 )
 
-META, STATE = "meta.json", "state.json"
 PATIENCE_S = 30.0
 """Seconds that a change waits for another one of the same adapter."""
 
 _MOVED = ("live", "candidate")
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """A version of an adapter.
-
-    Args:
-        id: ``user/model@v3``.
-        number: Its number.
-        path: The folder of its files.
-        aliases: Which aliases point to it.
-        meta: What `save_lora` was told, with ``created`` (seconds since 1970),
-            ``files`` and ``bytes``.
-    """
-
-    id: str
-    number: int
-    path: Path
-    aliases: tuple[str, ...]
-    meta: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """What ``state.json`` says."""
-
-    aliases: Mapping[str, int] = field(default_factory=dict)
-    first: int = 0
-    next: int = 0
 
 
 def default_storage() -> Volume:
@@ -143,9 +111,9 @@ def create_initial_lora(
     def fill(new: Path) -> None:
         write_fresh(new, base_model_name, shapes, rank, alpha, seed)
 
-    meta = {"parent": None, "base": base_model_name, "rank": rank}
+    meta = {"parent": None, "base": base_model_name, "rank": rank, "seed": seed}
     with _changing(lora_id, storage) as (name, folder, volume):
-        if _numbers(folder):
+        if numbers_in(folder):
             raise ConflictError(
                 f"there is an adapter {name} already: train that one, delete it "
                 "first, or take another name."
@@ -170,7 +138,7 @@ def load_lora(lora_id: str, storage: Volume | None = None) -> Path:
         path = found.path / name
         with told(f"read {path}"):
             is_same = path.stat().st_size == known["bytes"]
-            is_same = is_same and _sha256(path) == known["sha256"]
+            is_same = is_same and sha256(path) == known["sha256"]
         if not is_same:
             raise StorageError(
                 f"{name} of {found.id} is damaged: it is not the file that was "
@@ -229,10 +197,11 @@ def list_loras(user: str | None = None, storage: Volume | None = None) -> list[s
     if user is not None:
         LoraName.of(f"{user}/x")
     found = []
-    for path in sorted(volume.root.glob(f"{user or '*'}/*")):
-        name = f"{path.parent.name}/{path.name}"
-        if _is_name(name) and _numbers(path):
-            found.append(name)
+    with told(f"read {volume.root}"):
+        for path in sorted(volume.root.glob(f"{user or '*'}/*")):
+            name = f"{path.parent.name}/{path.name}"
+            if _is_name(name) and numbers_in(path):
+                found.append(name)
     return found
 
 
@@ -249,7 +218,9 @@ def versions(lora_id: str, storage: Volume | None = None) -> list[Version]:
         StorageError: If a file is damaged.
     """
     name, folder, _ = _place(lora_id, storage)
-    return [_version(name, folder, number) for number in _known(name, folder)]
+    return [
+        read_version(name, folder, number) for number in known_numbers(name, folder)
+    ]
 
 
 def version(lora_id: str, storage: Volume | None = None) -> Version:
@@ -265,16 +236,16 @@ def version(lora_id: str, storage: Volume | None = None) -> Version:
         StorageError: If a file is damaged.
     """
     name, folder, _ = _place(lora_id, storage)
-    numbers = _known(name, folder)
+    numbers = known_numbers(name, folder)
     number = name.version if name.at and name.version is not None else None
     if name.at in ("", *ALIASES):
-        number = _aliases(folder, numbers).get(name.at or "latest")
+        number = aliases_in(folder, numbers).get(name.at or "latest")
     if number not in numbers:
         there = ", ".join(f"v{n}" for n in numbers[-5:])
         raise NotFoundError(
             f"there is no {name}: the newest versions of {name.lora} are {there}."
         )
-    return _version(name, folder, number)
+    return read_version(name, folder, number)
 
 
 def alias(lora_id: str, name: str, storage: Volume | None = None) -> str | None:
@@ -294,7 +265,7 @@ def alias(lora_id: str, name: str, storage: Volume | None = None) -> str | None:
         raise IdentifierError(
             f"there is no alias {name[:80]!r}: there are {', '.join(ALIASES)}."
         )
-    number = _aliases(folder, _known(lora, folder)).get(name)
+    number = aliases_in(folder, known_numbers(lora, folder)).get(name)
     return None if number is None else str(lora.versioned(number))
 
 
@@ -319,13 +290,13 @@ def move_alias(
             f"{name[:80]!r} cannot be moved: {' and '.join(_MOVED)} can."
         )
     with _changing(lora_id, storage) as (lora, folder, volume):
-        state = _state(folder)
+        state = read_state(folder)
         aliases = {key: at for key, at in state.aliases.items() if key != name}
         if to is not None:
             if LoraName.of(to).lora != lora.lora:
                 raise IdentifierError(f"{to} is no version of {lora}.")
             aliases[name] = version(to, volume).number
-        _write_state(folder, _State(aliases, state.first, state.next))
+        write_state(folder, State(aliases, state.first, state.next))
 
 
 def export_lora(
@@ -354,7 +325,8 @@ def export_lora(
             for path in sorted(folder.iterdir()):
                 if not path.name.startswith("optimizer."):
                     archive.write(path, path.name)
-        os.link(new / "it", target)
+        flush(new / "it")
+        os.rename(new / "it", target)
     return target
 
 
@@ -375,25 +347,25 @@ def delete_lora(lora_id: str, storage: Volume | None = None) -> None:
     if name.at and name.version is None:
         raise IdentifierError(f"{name} is an alias: name the version to delete.")
     with _changing(name.lora, storage) as (lora, folder, volume):
-        numbers, state = _known(lora, folder), _state(folder)
+        numbers, state = known_numbers(lora, folder), read_state(folder)
         following = max(numbers[-1] + 1, state.next)
         if name.version is None:
-            _write_state(folder, _State({}, following, following))
-            sweep(folder)
+            write_state(folder, State({}, following, following))
+            tidy(folder)
             return
         found = version(lora_id, volume)
         if set(found.aliases) & set(_MOVED):
             raise ConflictError(
                 f"{found.id} is {' and '.join(found.aliases)}: move that alias first."
             )
-        _write_state(folder, _State(state.aliases, state.first, following))
+        write_state(folder, State(state.aliases, state.first, following))
         remove(found.path)
 
 
 def updating(
     lora_id: str, why: str, timeout: float = 0.0, storage: Volume | None = None
 ) -> AbstractContextManager[None]:
-    """Hold an adapter for an update: nobody else trains or promotes it meanwhile.
+    """Hold an adapter for an update: nobody else trains it meanwhile.
 
     Saving, moving aliases and reading go on.
 
@@ -410,27 +382,52 @@ def updating(
     return hold(volume, f"{name.user}+{name.model}+update", timeout, why)
 
 
+def switching(
+    lora_id: str, why: str, timeout: float = PATIENCE_S, storage: Volume | None = None
+) -> AbstractContextManager[None]:
+    """Hold what serves of an adapter: nobody else moves `live` meanwhile.
+
+    It is held for as long as an inference server loads a version, never for a training.
+
+    Args:
+        lora_id: ``user/model``.
+        why: What for; shown to those who wait in vain.
+        timeout: Seconds to wait for it.
+        storage: The volume; None for `default_storage`.
+
+    Raises:
+        StorageError: If another switch holds it for longer.
+    """
+    name, _, volume = _place(lora_id, storage)
+    return hold(volume, f"{name.user}+{name.model}+switch", timeout, why)
+
+
 def _place(lora_id: str, storage: Volume | None) -> tuple[LoraName, Path, Volume]:
     """Return a name, the folder of its adapter, and the volume."""
     name, volume = LoraName.of(lora_id), storage or default_storage()
     volume.refresh()
-    return name, volume.root / name.user / name.model, volume
+    return name, _folder(name, volume), volume
+
+
+def _folder(name: LoraName, volume: Volume) -> Path:
+    """Return the folder of an adapter."""
+    return volume.root / name.user / name.model
 
 
 @contextmanager
 def _changing(
     lora_id: str, storage: Volume | None
-) -> Iterator[tuple[LoraName, Path, Volume]]:
+) -> Generator[tuple[LoraName, Path, Volume]]:
     """Hold the lock of an adapter's files; then commit."""
     if "@" in lora_id:
         raise IdentifierError(
             f"{lora_id[:80]!r} names a version: name the adapter, user/model."
         )
-    name, folder, volume = _place(lora_id, storage)
+    name, volume = LoraName.of(lora_id), storage or default_storage()
     with hold(volume, f"{name.user}+{name.model}", PATIENCE_S, "a change of files"):
         volume.refresh()
-        with told(f"change {folder}"):
-            yield name, folder, volume
+        with told(f"change the adapter {name}"):
+            yield name, _folder(name, volume), volume
         volume.commit()
 
 
@@ -445,14 +442,14 @@ def _add(
 ) -> LoraName:
     """Publish a version; its lock is held."""
     folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
-    state = _state(folder)
-    number = max([state.next, *(n + 1 for n in _numbers(folder))])
+    tidy(folder)
+    state = read_state(folder)
+    number = max([state.next, *(n + 1 for n in numbers_in(folder))])
     with publishing(folder) as new:
         fill(new)
         check_adapter(new)
         files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
             for path in sorted(new.iterdir())
         }
         told_of = {"created": time.time(), **meta, "files": files}
@@ -460,86 +457,9 @@ def _add(
         (new / META).write_text(written + "\n", "utf-8")
         if live:  # of a version that is not there yet, so it counts as none
             aliases = {**state.aliases, "live": number}
-            _write_state(folder, _State(aliases, state.first, state.next))
+            write_state(folder, State(aliases, state.first, state.next))
         publish(new, folder / f"v{number}")
     return name.versioned(number)
-
-
-def _numbers(folder: Path) -> list[int]:
-    """Return the numbers of the versions in a folder, in order."""
-    if not folder.is_dir():
-        return []
-    first = _state(folder).first
-    found = []
-    for path in folder.iterdir():
-        digits = path.name.removeprefix("v")
-        if path.name != digits and digits.isdecimal() and path.is_dir():
-            found.append(int(digits))
-    return sorted(number for number in found if number >= first)
-
-
-def _known(name: LoraName, folder: Path) -> list[int]:
-    """Return the numbers of the versions of an adapter that is there."""
-    with told(f"read {folder}"):
-        numbers = _numbers(folder)
-    if not numbers:
-        raise NotFoundError(
-            f"there is no adapter {name.lora}: make it with create_initial_lora "
-            "('claas init-lora')."
-        )
-    return numbers
-
-
-def _version(name: LoraName, folder: Path, number: int) -> Version:
-    """Return a version that is there."""
-    path = folder / f"v{number}"
-    meta = read_json(path / META)
-    files = (meta or {}).get("files")
-    if meta is None or not isinstance(files, dict):
-        raise StorageError(
-            f"{path / META} is missing or damaged: restore it from a backup, or roll "
-            "back to another version."
-        )
-    aliases = _aliases(folder, _numbers(folder))
-    names = tuple(key for key in ALIASES if aliases.get(key) == number)
-    total = sum(known["bytes"] for known in files.values())
-    found = name.versioned(number)
-    return Version(str(found), number, path, names, {**meta, "bytes": total})
-
-
-def _aliases(folder: Path, numbers: Sequence[int]) -> dict[str, int]:
-    """Return the aliases that point to a version that is there."""
-    state = _state(folder)
-    found = {key: at for key, at in state.aliases.items() if at in numbers}
-    return {**found, "latest": numbers[-1]}
-
-
-def _state(folder: Path) -> _State:
-    """Return what is known of an adapter beside its versions."""
-    found = read_json(folder / STATE)
-    if found is None:
-        return _State()
-    try:
-        aliases = {str(key): int(at) for key, at in found["aliases"].items()}
-        return _State(aliases, int(found["first"]), int(found["next"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StorageError(
-            f"{folder / STATE} is damaged: restore it from a backup, or remove it and "
-            "promote a version again."
-        ) from error
-
-
-def _write_state(folder: Path, state: _State) -> None:
-    """Replace what is known of an adapter."""
-    told_of = {"aliases": state.aliases, "first": state.first, "next": state.next}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / STATE, (json.dumps(told_of) + "\n").encode())
-
-
-def _sha256(path: Path) -> str:
-    """Return the checksum of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_name(text: str) -> bool:

@@ -2,9 +2,9 @@
 
 A file is written under another name, flushed to the disk (fsync), renamed into its
 place, and the folder flushed. A folder is published the same way: everything in it is
-flushed before the one rename that makes it visible. So whoever is killed leaves the old
-state or the new one, and perhaps a folder ``.new-…`` that nobody reads and that the next
-writer removes.
+flushed before the one rename that makes it visible. So whoever is killed leaves the
+old state or the new one, and perhaps a folder ``.new-…`` that nobody reads and that the
+next writer removes.
 
 A lock is ``flock`` on a file that stays: the kernel releases it when its holder dies,
 however that happens.
@@ -19,7 +19,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,13 +95,7 @@ class ModalVolume:
     _volume: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        try:
-            import modal  # noqa: PLC0415
-        except ImportError as error:
-            raise ConfigurationError(
-                "a Modal Volume needs the package 'modal': pip install 'inf-engine"
-                "[modal]', or keep adapters in a local folder."
-            ) from error
+        modal = modal_library()
         volume = modal.Volume.from_name(self.name, create_if_missing=True)
         object.__setattr__(self, "_volume", volume)
 
@@ -117,29 +111,53 @@ class ModalVolume:
 
     def refresh(self) -> None:
         """See what other containers have committed."""
-        with told(f"refresh the Modal Volume {self.name!r}"):
-            self._volume.reload()
+        self._ask("reload")
 
     def commit(self) -> None:
         """Let other containers see what was written here."""
-        with told(f"commit the Modal Volume {self.name!r}"):
-            self._volume.commit()
+        self._ask("commit")
+
+    def _ask(self, what: str) -> None:
+        """Call a method of the volume."""
+        try:
+            getattr(self._volume, what)()
+        except Exception as error:  # noqa: BLE001 - converted at its boundary
+            raise StorageError(
+                f"cannot {what} the Modal Volume {self.name!r}: {error}. Nothing was "
+                "changed; try again."
+            ) from error
+
+
+def modal_library() -> Any:
+    """Return the package ``modal``.
+
+    Raises:
+        ConfigurationError: If it is not installed.
+    """
+    try:
+        import modal  # noqa: PLC0415 # ty: ignore[import-not-found]
+    except ImportError as error:
+        raise ConfigurationError(
+            "the package 'modal' is not installed: pip install 'inf-engine[modal]', or "
+            "use the engine 'local' and a local folder."
+        ) from error
+    return modal
 
 
 @contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
+def told(what: str) -> Generator[None]:
     """Turn what the disk says into a `StorageError`.
 
     Args:
         what: What is tried, a verb first.
 
     Raises:
-        StorageError: For each OSError, and what a Modal Volume raises.
+        StorageError: For each OSError.
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    except OSError as error:
+        why = error.strerror or type(error).__name__
         raise StorageError(
             f"cannot {what}: {why}. Nothing was changed; see to the disk (space, "
             "rights) and try again."
@@ -147,7 +165,7 @@ def told(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def hold(volume: Volume, name: str, timeout: float, why: str) -> Iterator[None]:
+def hold(volume: Volume, name: str, timeout: float, why: str) -> Generator[None]:
     """Hold a lock of a volume against other threads and processes of this machine.
 
     Args:
@@ -251,7 +269,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def publishing(parent: Path) -> Iterator[Path]:
+def publishing(parent: Path) -> Generator[Path]:
     """Give a new folder beside the published ones; it is removed after an error.
 
     Args:

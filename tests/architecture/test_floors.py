@@ -82,7 +82,7 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "types", "names"),
     1: (
         *("config", "sdpo_loss", "volumes", "storage", "receipts", "ledger"),
-        *("serving", "hints", "peft_files"),
+        *("serving", "hints", "peft_files", "versions"),
     ),
     2: ("base", "teacher"),
     3: ("learner", "gate"),
