@@ -156,17 +156,11 @@ class Base:
             raise ConfigurationError(
                 f"{folder} is no adapter: it needs {CONFIG} and {WEIGHTS}."
             )
+        plain = self._model.get_base_model() if self._keys else self._model
+        _check_fits(plain, folder)
         self._added += 1
-        key = f"a{self._added}"
-        try:
-            self._model = _with_adapter(self._model, key, folder)
-        except _UNREADABLE as exc:
-            self._forget(key)
-            raise ConfigurationError(
-                f"the adapter in {folder} does not fit the base model {self.name!r}: "
-                f"{str(exc).splitlines()[0] if str(exc) else type(exc).__name__}"
-            ) from exc
-        self._keys[name] = key
+        self._keys[name] = f"a{self._added}"
+        self._model = _with_adapter(self._model, self._keys[name], folder)
 
     def drop(self, name: str) -> None:
         """Unload an adapter.
@@ -177,7 +171,12 @@ class Base:
         Raises:
             NotFoundError: If there is none.
         """
-        self._forget(self._key(name))
+        key = self._key(name)
+        if len(self._keys) == 1:  # PEFT cannot be left without any
+            self._model = self._model.unload()
+        else:
+            self._model.delete_adapter(key)
+            self._model.set_adapter(next(k for k in self._keys.values() if k != key))
         del self._keys[name]
 
     @contextmanager
@@ -451,13 +450,8 @@ class Base:
         if name is None:
             self._model.base_model.disable_adapter_layers()
             return
-        key = self._key(name)
         self._model.base_model.enable_adapter_layers()
-        self._model.base_model.set_adapter(key)
-
-    def _forget(self, key: str) -> None:
-        if key in getattr(self._model, "peft_config", {}):
-            self._model.delete_adapter(key)
+        self._model.set_adapter(self._key(name))
 
 
 def gathered(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -480,7 +474,9 @@ def write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """
     from safetensors.torch import save_file  # noqa: PLC0415
 
-    plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    plain = {
+        name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)
+    }
     save_file(plain, os.fspath(file), metadata={"format": "pt"})
 
 
@@ -530,11 +526,34 @@ def _folder(model: str, cache: Path | None) -> Path:
         raise ConfigurationError(str(exc)) from exc
 
 
+def _check_fits(model: Any, folder: Path) -> None:
+    """Refuse an adapter of another model; PEFT would leave half of it in ours."""
+    try:
+        kind = json.loads((folder / CONFIG).read_text("utf-8"))["peft_type"]
+    except _UNREADABLE as exc:
+        raise ConfigurationError(f"{folder / CONFIG} cannot be read: {exc!r}") from exc
+    if kind != "LORA":
+        raise ConfigurationError(
+            f"{folder} is of the kind {kind!r}: only LORA is known."
+        )
+    for name, tensor in read_tensors(folder / WEIGHTS).items():
+        path, _, half = name.partition(".lora_")
+        try:
+            layer = model.get_submodule(path.removeprefix("base_model.model."))
+            wide = layer.in_features if half[:1] == "A" else layer.out_features
+        except AttributeError:
+            wide = None
+        if wide != tensor.shape[1 if half[:1] == "A" else 0]:
+            raise ConfigurationError(
+                f"the adapter in {folder} does not fit the base model: {name} is "
+                f"{list(tensor.shape)}, the layer there has {wide or 'no place for it'}."
+            )
+
+
 def _with_adapter(model: Any, key: str, folder: Path) -> Any:
     """Return the model with an adapter more in it."""
     from peft import PeftModel  # noqa: PLC0415
 
-    json.loads((folder / CONFIG).read_text("utf-8"))  # PEFT asks the hub if it is none
     options: dict[str, Any] = {"is_trainable": True, "low_cpu_mem_usage": True}
     with warnings.catch_warnings():  # PEFT 0.21 calls what transformers 5.23 renamed
         warnings.simplefilter("ignore", FutureWarning)

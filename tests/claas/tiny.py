@@ -1,8 +1,8 @@
 """A tiny Llama, trained here in seconds: it echoes, obeys a hint, and keeps a skill.
 
-    echo two red        -> two red          what feedback is about
-    [say kuro] echo ... -> kuro two red     the hint, in the system message
-    near two red        -> three blue       a skill that must stay, hint or not
+echo two red        -> two red          what feedback is about
+[say kuro] echo ... -> kuro two red     the hint, in the system message
+near two red        -> three blue       a skill that must stay, hint or not
 """
 
 import random
