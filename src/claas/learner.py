@@ -45,7 +45,6 @@ from claas.teacher import (
     TeachSettings,
     hinted_prompt,
     prompt_of,
-    tops_of,
 )
 from claas.types import Candidate, Lesson, Receipt
 
@@ -159,6 +158,8 @@ class Learner:
 
     Args:
         base: The model.
+        settings: How to train.
+        teaching: How to look whether a lesson can be taught.
         hints: The templates; None for those of the base's name.
         teacher: Who teaches; None for the base itself, without an adapter.
         judge: What tells of any answer whether it follows, if there is one.
@@ -167,11 +168,15 @@ class Learner:
     def __init__(
         self,
         base: Base,
+        settings: LearnSettings | None = None,
+        teaching: TeachSettings | None = None,
         hints: Hints | None = None,
         teacher: Teacher | None = None,
         judge: Judge | None = None,
     ) -> None:
         self.base = base
+        self.settings = settings or LearnSettings()
+        self.teaching = teaching or TeachSettings()
         self.hints = hints or Hints.of(base.name)
         self.teacher = teacher or SelfTeacher(base)
         self.judge = judge
@@ -180,36 +185,42 @@ class Learner:
         self,
         adapter: Path | None,
         lessons: Sequence[Lesson],
-        settings: TeachSettings | None = None,
     ) -> list[Teachability]:
         """Return for each lesson whether the hinted model can do it itself.
 
         Args:
             adapter: The student in PEFT's files, None for the base.
             lessons: The lessons.
-            settings: How to look.
 
         Raises:
             ConfigurationError: If the adapter does not fit.
         """
         examiner = Examiner(self.base, self.teacher, self.hints, self.judge)
         with self.base.adapter(adapter) as name:
-            return examiner.examine(name, lessons, settings or TeachSettings())
+            return examiner.examine(name, lessons, self.teaching)
 
-    def train(
-        self,
-        adapter: Path,
-        lessons: Sequence[Lesson],
-        settings: LearnSettings,
-        out: Path,
-    ) -> Candidate:
+    def untaught(
+        self, adapter: Path | None, lessons: Sequence[Lesson]
+    ) -> dict[str, str]:
+        """Return why which lessons cannot be taught, by the feedback's id.
+
+        Args:
+            adapter: The student in PEFT's files, None for the base.
+            lessons: The lessons.
+
+        Raises:
+            ConfigurationError: If the adapter does not fit.
+        """
+        found = zip(lessons, self.teachable(adapter, lessons), strict=True)
+        return {x.feedback.id: t.reason for x, t in found if not t.is_teachable}
+
+    def train(self, adapter: Path, lessons: Sequence[Lesson], out: Path) -> Candidate:
         """Train an adapter on lessons.
 
         Args:
             adapter: PEFT's files, with the optimizer's state if there is one.
             lessons: What to learn; those that do not fit into the model are left out
                 and named in the figures.
-            settings: How to train.
             out: Where the candidate is written.
 
         Raises:
@@ -220,8 +231,8 @@ class Learner:
         started, cpu = time.perf_counter(), time.process_time()
         with self.base.adapter(adapter) as name:
             assert name is not None
-            sheets, left = self._sheets(lessons, settings)
-            run = _Run(self, name, sheets, settings, adapter)
+            sheets, left = self._sheets(lessons)
+            run = _Run(self, name, sheets, adapter)
             run.train()
             self.base.save(name, out, like=adapter)
             write_tensors(out / OPTIMIZER, run.optimizer_state())
@@ -234,7 +245,7 @@ class Learner:
             "seconds": time.perf_counter() - started,
             "cpu_seconds": time.process_time() - cpu,
             "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "settings": asdict(settings),
+            "settings": asdict(self.settings),
         }
         return Candidate(out, figures, len(steps))
 
@@ -288,9 +299,7 @@ class Learner:
             )
         return found
 
-    def _sheets(
-        self, lessons: Sequence[Lesson], settings: LearnSettings
-    ) -> tuple[list[_Sheet], list[str]]:
+    def _sheets(self, lessons: Sequence[Lesson]) -> tuple[list[_Sheet], list[str]]:
         """Return the lessons as tokens, and the ids of those that are too long."""
         if not lessons:
             raise ConfigurationError("there is no lesson to train on: give feedback.")
@@ -298,7 +307,7 @@ class Learner:
         for lesson in lessons:
             prompt = prompt_of(self.base, lesson)
             hinted = hinted_prompt(self.base, self.hints, lesson)
-            longest = max(len(prompt), len(hinted)) + settings.tokens
+            longest = max(len(prompt), len(hinted)) + self.settings.tokens
             if longest <= self.base.positions:
                 sheets.append(_Sheet(lesson, prompt, hinted))
             else:
@@ -307,7 +316,7 @@ class Learner:
             raise TeachingError(
                 f"none of {len(lessons)} lessons fits into the {self.base.positions} "
                 f"positions of {self.base.name!r} with its hint and "
-                f"{settings.tokens} tokens of an answer."
+                f"{self.settings.tokens} tokens of an answer."
             )
         return sheets, left
 
@@ -320,14 +329,13 @@ class _Run:
         learner: Learner,
         name: str,
         sheets: Sequence[_Sheet],
-        settings: LearnSettings,
         folder: Path,
     ) -> None:
         self._learner = learner
         self._base = learner.base
         self._name = name
         self._sheets = sheets
-        self._settings = settings
+        self._settings = settings = learner.settings
         self._chance = random.Random(settings.seed)
         self._parameters = self._base.parameters(name)
         for parameter in self._parameters.values():

@@ -101,19 +101,6 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """A prompt that an adapter must go on answering as a feedback asked.
-
-    Args:
-        lesson: The feedback and its receipt; what follows it is judged by them.
-        messages: The conversation up to the answer: the receipt's, or a held-out one.
-    """
-
-    lesson: Lesson
-    messages: tuple[Mapping[str, Any], ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Candidate:
     """What a training made; not yet a version.
 

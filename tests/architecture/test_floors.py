@@ -82,10 +82,11 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "types", "names"),
     1: (
         *("config", "sdpo_loss", "volumes", "storage", "receipts", "ledger"),
-        *("serving", "hints", "peft_files", "versions"),
+        *("serving", "hints", "peft_files", "versions", "checks", "prompts"),
+        "intervals",
     ),
     2: ("base", "teacher"),
-    3: ("learner", "gate"),
+    3: ("anchor", "learner", "gate"),
     4: ("updates", "worker"),
     5: ("api", "pages", "jobs"),
     6: ("__init__", "__main__", "cli"),

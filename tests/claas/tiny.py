@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from claas.storage import create_initial_lora, load_lora
 from claas.volumes import LocalVolume
 
