@@ -127,6 +127,11 @@ class Base:
         return cls(loaded.to(device), tokenizer, name=model)
 
     @property
+    def folder(self) -> str:
+        """Where the model was loaded from: its config is there."""
+        return str(self._model.config._name_or_path)
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self._model.parameters()).device
@@ -175,8 +180,8 @@ class Base:
         if len(self._keys) == 1:  # PEFT cannot be left without any
             self._model = self._model.unload()
         else:
-            self._model.delete_adapter(key)
             self._model.set_adapter(next(k for k in self._keys.values() if k != key))
+            self._model.delete_adapter(key)
         del self._keys[name]
 
     @contextmanager
@@ -546,7 +551,7 @@ def _check_fits(model: Any, folder: Path) -> None:
         if wide != tensor.shape[1 if half[:1] == "A" else 0]:
             raise ConfigurationError(
                 f"the adapter in {folder} does not fit the base model: {name} is "
-                f"{list(tensor.shape)}, the layer there has {wide or 'no place for it'}."
+                f"{list(tensor.shape)}, the layer has {wide or 'no place for it'}."
             )
 
 

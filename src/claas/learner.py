@@ -482,7 +482,7 @@ class _Run:
         self._optimizer.step()
 
     def _old(self, answered: _Answered, length: int) -> torch.Tensor:
-        """Return the log probabilities under the policy that sampled, [batch, answer]."""
+        """Return log probabilities under the policy that sampled, [batch, answer]."""
         if any(old is None for old in answered.old):
             rows = self._base.rows(
                 [s.prompt for s in answered.sheets], answered.answers
