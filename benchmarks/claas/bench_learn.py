@@ -118,7 +118,7 @@ def lessons_of(base: Base, task: Task, tokens: int) -> list[Lesson]:
 def held_out(
     base: Base, folder: Path, task: Task, lesson: Lesson, tokens: int
 ) -> dict[str, object]:
-    """Return greedy compliance on held-out prompts, and the margin of hinted answers."""
+    """Return greedy compliance on held-out prompts, and the hinted answers' margin."""
     verifier = verifier_of(lesson)
     assert verifier is not None
     prompts = [base.prompt([{"role": "user", "content": p}]) for p in task.held_out]

@@ -273,7 +273,7 @@ class _Look:
             pairs = zip(settings.capabilities, said, strict=True)
             hits.append(sum(is_right(pattern, a.text) for (_, pattern), a in pairs))
         change = share_change(hits[0], hits[1], len(prompts), settings.confidence)
-        text = f"{hits[1]} of {len(prompts)} small questions are right, {hits[0]} before"
+        text = f"{hits[1]} of {len(prompts)} small questions right, {hits[0]} before"
         good = change.change >= -settings.ability
         yield _Checked("capability", change, -settings.ability, good, text)
 

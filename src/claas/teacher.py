@@ -25,6 +25,8 @@ from claas.types import Lesson
 
 How = Literal["judge", "check", "likeness", "margin"]
 
+_TOPS = 20  # what vLLM names without --max-logprobs
+
 
 @dataclass(frozen=True, slots=True)
 class Tops:
@@ -295,7 +297,7 @@ class Examiner:
         tokens = [answer.token_ids for answer in answers]
         rows = self._base.rows(prompts[0], tokens)
         student = self._base.logprobs(rows, adapter)
-        tops = self._teacher.tops(prompts[1], tokens, 64)
+        tops = self._teacher.tops(prompts[1], tokens, _TOPS)
         gain = _gain(student, tops, rows.answers, rows.mask)
         reason = (
             f"nothing can verify this feedback; by log probabilities alone its hint is "

@@ -34,7 +34,7 @@ def prompts(base: Base) -> list[tuple[int, ...]]:
 
 
 def test_the_tiny_model_knows_its_skills(base: Base) -> None:
-    """It echoes, obeys a hint, and knows what is near: what the other tests build on."""
+    """It echoes, obeys a hint, and knows what is near: the other tests build on it."""
     near = base.prompt(asked("near two red"))
     said = base.sample([*prompts(base), near], None, most=8)
     assert [a.text for a in said] == ["two red", "kuro sun moon", "three blue"]
