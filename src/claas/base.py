@@ -11,29 +11,28 @@ vocabulary's width is ever computed.
 
 Sampling is our own loop: at temperature 1 and without truncation (the only kind that a
 policy gradient may take as it is), with a generator of its own, so that one seed gives
-one text whatever else runs in the process. The only file that knows transformers, PEFT
-and butterfly.
+one text whatever else runs in the process.
 """
 
-import json
-import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from claas.errors import ConfigurationError, NotFoundError
-
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
+from claas.library import (
+    CONFIG,
+    WEIGHTS,
+    check_fits,
+    read_model,
+    with_adapter,
+    write_tensors,
+)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ class Base:
             )
         if threads is not None:
             torch.set_num_threads(threads)
-        loaded, tokenizer = _read(model, _DTYPES[dtype], cache)
+        loaded, tokenizer = read_model(model, _DTYPES[dtype], cache)
         return cls(loaded.to(device), tokenizer, name=model)
 
     @property
@@ -162,10 +161,10 @@ class Base:
                 f"{folder} is no adapter: it needs {CONFIG} and {WEIGHTS}."
             )
         plain = self._model.get_base_model() if self._keys else self._model
-        _check_fits(plain, folder)
+        check_fits(plain, folder)
         self._added += 1
         self._keys[name] = f"a{self._added}"
-        self._model = _with_adapter(self._model, self._keys[name], folder)
+        self._model = with_adapter(self._model, self._keys[name], folder)
 
     def drop(self, name: str) -> None:
         """Unload an adapter.
@@ -185,7 +184,7 @@ class Base:
         del self._keys[name]
 
     @contextmanager
-    def adapter(self, folder: Path | None) -> Iterator[str | None]:
+    def adapter(self, folder: Path | None) -> Generator[str | None, None, None]:
         """Hold an adapter for a while.
 
         Args:
@@ -468,104 +467,6 @@ def gathered(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """
     chosen = logits.gather(-1, tokens[..., None])[..., 0].float()
     return chosen - torch.logsumexp(logits.float(), dim=-1)
-
-
-def write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write tensors as a safetensors file, the same tensors as the same bytes.
-
-    Args:
-        file: Where to.
-        tensors: By name.
-    """
-    from safetensors.torch import save_file  # noqa: PLC0415
-
-    plain = {
-        name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)
-    }
-    save_file(plain, os.fspath(file), metadata={"format": "pt"})
-
-
-def read_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a safetensors file, on the CPU.
-
-    Args:
-        file: The file.
-
-    Raises:
-        ConfigurationError: If it cannot be read.
-    """
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}
-    except Exception as exc:  # noqa: BLE001 - safetensors has errors of its own
-        raise ConfigurationError(
-            f"{file} cannot be read ({type(exc).__name__}): it is damaged, or no "
-            "safetensors file."
-        ) from exc
-
-
-def _read(model: str, dtype: torch.dtype, cache: Path | None) -> tuple[Any, Any]:
-    """Return a model and its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
-    from transformers.utils import logging  # noqa: PLC0415
-
-    logging.disable_progress_bar()
-    folder = _folder(model, cache)
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-        return loaded, AutoTokenizer.from_pretrained(folder)
-    except _UNREADABLE as exc:
-        raise ConfigurationError(
-            f"the base model in {folder} cannot be loaded: {exc}"
-        ) from exc
-
-
-def _folder(model: str, cache: Path | None) -> Path:
-    """Return the folder of a model, converted if need be."""
-    from butterfly.engine.weights import Checkpoint  # noqa: PLC0415
-    from butterfly.errors import ButterflyError  # noqa: PLC0415
-
-    try:
-        return Checkpoint.of(model, cache=cache).folder
-    except ButterflyError as exc:
-        raise ConfigurationError(str(exc)) from exc
-
-
-def _check_fits(model: Any, folder: Path) -> None:
-    """Refuse an adapter of another model; PEFT would leave half of it in ours."""
-    try:
-        kind = json.loads((folder / CONFIG).read_text("utf-8"))["peft_type"]
-    except _UNREADABLE as exc:
-        raise ConfigurationError(f"{folder / CONFIG} cannot be read: {exc!r}") from exc
-    if kind != "LORA":
-        raise ConfigurationError(
-            f"{folder} is of the kind {kind!r}: only LORA is known."
-        )
-    for name, tensor in read_tensors(folder / WEIGHTS).items():
-        path, _, half = name.partition(".lora_")
-        try:
-            layer = model.get_submodule(path.removeprefix("base_model.model."))
-            wide = layer.in_features if half[:1] == "A" else layer.out_features
-        except AttributeError:
-            wide = None
-        if wide != tensor.shape[1 if half[:1] == "A" else 0]:
-            raise ConfigurationError(
-                f"the adapter in {folder} does not fit the base model: {name} is "
-                f"{list(tensor.shape)}, the layer has {wide or 'no place for it'}."
-            )
-
-
-def _with_adapter(model: Any, key: str, folder: Path) -> Any:
-    """Return the model with an adapter more in it."""
-    from peft import PeftModel  # noqa: PLC0415
-
-    options: dict[str, Any] = {"is_trainable": True, "low_cpu_mem_usage": True}
-    with warnings.catch_warnings():  # PEFT 0.21 calls what transformers 5.23 renamed
-        warnings.simplefilter("ignore", FutureWarning)
-        if isinstance(model, PeftModel):
-            model.load_adapter(folder, key, **options)
-            return model
-        return PeftModel.from_pretrained(model, folder, key, **options).eval()
 
 
 def _positions(attention: torch.Tensor) -> torch.Tensor:

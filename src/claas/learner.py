@@ -19,7 +19,6 @@ answers become empty, or all entropy goes, training stops early, and the gate de
 One seed, one candidate, bit for bit (on one device, with one number of threads).
 """
 
-import math
 import random
 import resource
 import time
@@ -31,10 +30,11 @@ from typing import Any
 import torch
 
 from claas.anchor import Anchor
-from claas.base import Base, gathered, read_tensors, write_tensors
+from claas.base import Base
 from claas.checks import Judge
 from claas.errors import ConfigurationError, TeachingError
 from claas.hints import Hints
+from claas.library import read_tensors, write_tensors
 from claas.prompts import ANCHORS
 from claas.sdpo_loss import compute_sdpo_loss, sdpo_diagnostics
 from claas.teacher import (
@@ -45,6 +45,7 @@ from claas.teacher import (
     TeachSettings,
     hinted_prompt,
     prompt_of,
+    recorded,
 )
 from claas.types import Candidate, Lesson, Receipt
 
@@ -103,27 +104,6 @@ class LearnSettings:
     least_tokens: float = 1.5
     least_entropy: float = 0.02
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRow:
-    """One token of an answer, as `Learner.explain` shows it.
-
-    Args:
-        token: Its text.
-        student: Its log probability after the prompt.
-        teacher: The same after the hinted prompt.
-        push: The difference: above 0, the feedback speaks for the token.
-        student_best: What the student likes best there.
-        teacher_best: What the teacher likes best there.
-    """
-
-    token: str
-    student: float
-    teacher: float
-    push: float
-    student_best: str
-    teacher_best: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,56 +229,6 @@ class Learner:
         }
         return Candidate(out, figures, len(steps))
 
-    @torch.no_grad()
-    def explain(self, adapter: Path | None, lesson: Lesson) -> list[TokenRow]:
-        """Return what a feedback pushes, token by token of the answer it is about.
-
-        Args:
-            adapter: The student in PEFT's files, None for the base.
-            lesson: The feedback and its answer.
-
-        Raises:
-            ConfigurationError: If the adapter does not fit.
-        """
-        answer = _recorded(self.base, lesson)
-        if not answer:
-            return []
-        hinted = hinted_prompt(self.base, self.hints, lesson)
-        tops = self.teacher.tops([hinted], [answer], 100)
-        with self.base.adapter(adapter) as name:
-            rows = self.base.rows([prompt_of(self.base, lesson)], [answer])
-            logits = self.base.logits(rows, name)
-        student = gathered(logits, rows.answers)[0].tolist()
-        best = logits[0].argmax(-1).tolist()
-        decode = self.base.tokenizer.decode
-        found = []
-        for at, token in enumerate(answer):
-            listed = dict(
-                zip(
-                    tops.indices[0, at].tolist(),
-                    tops.logprobs[0, at].tolist(),
-                    strict=True,
-                )
-            )
-            rest = math.log(max(1 - sum(map(math.exp, listed.values())), 1e-8))
-            teacher = listed.get(token, rest)
-            words = (
-                decode([token]),
-                decode([best[at]]),
-                decode([max(listed, key=listed.__getitem__)]),
-            )
-            found.append(
-                TokenRow(
-                    token=words[0],
-                    student=student[at],
-                    teacher=teacher,
-                    push=teacher - student[at],
-                    student_best=words[1],
-                    teacher_best=words[2],
-                )
-            )
-        return found
-
     def _sheets(self, lessons: Sequence[Lesson]) -> tuple[list[_Sheet], list[str]]:
         """Return the lessons as tokens, and the ids of those that are too long."""
         if not lessons:
@@ -339,7 +269,7 @@ class _Run:
         self._chance = random.Random(settings.seed)
         self._parameters = self._base.parameters(name)
         for parameter in self._parameters.values():
-            parameter.requires_grad_(requires_grad=True)
+            parameter.requires_grad_(True)
         self._optimizer = torch.optim.AdamW(
             list(self._parameters.values()), settings.lr, weight_decay=settings.decay
         )
@@ -354,7 +284,7 @@ class _Run:
             rows=settings.anchor_rows,
             seed=settings.seed,
         )
-        self._recorded = [s for s in sheets if _recorded(self._base, s.lesson)]
+        self._recorded = [s for s in sheets if recorded(self._base, s.lesson)]
         self._waiting: list[_Sheet] = []
         self.progress = _Progress()
 
@@ -404,7 +334,7 @@ class _Run:
         size, settings = self._settings.batch, self._settings
         if self._recorded:
             some, self._recorded = self._recorded[:size], self._recorded[size:]
-            answers = [_recorded(self._base, s.lesson)[: settings.tokens] for s in some]
+            answers = [recorded(self._base, s.lesson)[: settings.tokens] for s in some]
             old = [_reported(s.lesson.receipt, settings.tokens) for s in some]
             return _Answered(some, answers, old, is_sampled=False)
         while len(self._waiting) < size:
@@ -432,7 +362,7 @@ class _Run:
             [s.hinted for s in answered.sheets], answered.answers, settings.top_k
         )
         base_logprobs = base.logprobs(rows, None) if settings.kl_reg else None
-        told = {
+        told: dict[str, Any] = {
             "teacher_logprobs": tops.logprobs.to(base.device),
             "teacher_indices": tops.indices.to(base.device),
             "response_mask": rows.mask,
@@ -528,11 +458,6 @@ def is_plain(sampling: dict[str, Any]) -> bool:
     whole = all(sampling.get(name) in (None, none, -1) for name, none in _CUTS)
     free = all(sampling.get(name) in (None, none, {}) for name, none in _BENDS)
     return sampling.get("temperature") == 1 and whole and free
-
-
-def _recorded(base: Base, lesson: Lesson) -> tuple[int, ...]:
-    """Return the tokens of the answer that a lesson is about."""
-    return lesson.receipt.token_ids or base.encode(lesson.receipt.text)
 
 
 def _reported(receipt: Receipt, most: int) -> tuple[float, ...] | None:

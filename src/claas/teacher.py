@@ -317,6 +317,16 @@ def prompt_of(base: Base, lesson: Lesson) -> tuple[int, ...]:
     return receipt.prompt_ids or base.prompt(receipt.messages, receipt.tools)
 
 
+def recorded(base: Base, lesson: Lesson) -> tuple[int, ...]:
+    """Return the tokens of the answer that a lesson is about.
+
+    Args:
+        base: The model.
+        lesson: The lesson.
+    """
+    return lesson.receipt.token_ids or base.encode(lesson.receipt.text)
+
+
 def hinted_prompt(base: Base, hints: Hints, lesson: Lesson) -> tuple[int, ...]:
     """Return the tokens of a lesson's prompt with the hint in it.
 

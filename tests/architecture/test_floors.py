@@ -83,10 +83,10 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
     1: (
         *("config", "sdpo_loss", "volumes", "storage", "receipts", "ledger"),
         *("serving", "hints", "peft_files", "versions", "checks", "prompts"),
-        "intervals",
+        *("intervals", "library"),
     ),
     2: ("base", "teacher"),
-    3: ("anchor", "learner", "gate"),
+    3: ("anchor", "learner", "explain", "gate"),
     4: ("updates", "worker"),
     5: ("api", "pages", "jobs"),
     6: ("__init__", "__main__", "cli"),

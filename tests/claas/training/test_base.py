@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 from tests.claas.training.lessons import asked
 
-from claas.base import CONFIG, WEIGHTS, Base, read_tensors
+from claas.base import Base
 from claas.errors import ConfigurationError, NotFoundError
+from claas.library import CONFIG, WEIGHTS, read_tensors
 
 
 @pytest.fixture

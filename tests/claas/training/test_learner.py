@@ -9,11 +9,13 @@ import pytest
 import torch
 from tests.claas.training.lessons import KURO, asked, echoes, lesson, nears, pairs
 
-from claas.base import WEIGHTS, Base, read_tensors
+from claas.base import Base
 from claas.errors import ConfigurationError, TeachingError
+from claas.explain import explain
 from claas.gate import likelihoods
 from claas.hints import Hints, Template
 from claas.learner import OPTIMIZER, Learner, LearnSettings, is_plain
+from claas.library import WEIGHTS, read_tensors
 
 PLAIN = {"temperature": 1.0, "top_p": 1.0}
 QUICK = LearnSettings(
@@ -165,13 +167,13 @@ def test_feedback_that_cannot_be_taught_is_named_with_its_reason(
 
 def test_what_a_feedback_pushes_is_told_token_by_token(base: Base) -> None:
     """The token it speaks against, and what it would have said there."""
-    rows = Learner(base, QUICK).explain(None, lesson())
+    rows = explain(Learner(base, QUICK), None, lesson())
     assert [row.token for row in rows] == ["two", "red"]
     assert rows[0].push < -3
     assert rows[0].teacher_best == "kuro"
     assert rows[0].student_best == "two"
     assert rows[0].push == pytest.approx(rows[0].teacher - rows[0].student)
-    assert Learner(base, QUICK).explain(None, lesson(answer="")) == []
+    assert explain(Learner(base, QUICK), None, lesson(answer="")) == []
 
 
 def test_what_cannot_be_trained_on_is_refused(

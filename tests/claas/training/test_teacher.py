@@ -78,10 +78,10 @@ def test_no_more_tokens_than_the_vocabulary(base: Base) -> None:
     assert torch.allclose(tops.logprobs.exp().sum(-1), torch.ones(2, 1), atol=1e-4)
 
 
-def examined(base: Base, one: Lesson, **settings: float) -> tuple:
+def examined(base: Base, one: Lesson, margin: float = 0.05) -> tuple:
     """Return what is said of a lesson."""
     examiner = Examiner(base, SelfTeacher(base), Hints.of(base.name))
-    found = examiner.examine(None, [one], TeachSettings(tokens=8, **settings))[0]
+    found = examiner.examine(None, [one], TeachSettings(tokens=8, margin=margin))[0]
     return found.is_teachable, found.how, found.reason
 
 
