@@ -29,7 +29,7 @@ from claas.web.loras import add_loras
 from claas.web.metrics import Metrics
 from claas.web.proxy import Proxy
 from claas.web.refusals import answer_errors
-from claas.web.workshop import volume_of, workshop_of
+from claas.web.workshop import settled, volume_of, workshop_of
 
 _CONNECT = 10.0  # seconds
 _PRUNE = 60.0  # seconds between two looks at what is too old
@@ -78,6 +78,7 @@ def app_of(settings: Settings) -> FastAPI:
     Raises:
         ConfigurationError: If the settings do not fit.
     """
+    settings = settled(settings)
     return create_app(settings, workshop_of(settings))
 
 

@@ -32,6 +32,7 @@ from pydantic_settings import (
 )
 
 from claas.errors import ConfigurationError
+from claas.volumes import default_root
 
 VERSION = "0.1.0.dev0"
 
@@ -203,11 +204,16 @@ class Settings(BaseSettings):
         server_url: Where the inference server is, with or without ``/v1``.
         server_key: The key that it wants; empty for none.
         server_timeout: The longest that it may be silent, seconds.
-        base_model: The model that all adapters belong to, as the worker loads it.
+        base_model: The model that all adapters belong to, as the worker loads it: a
+            folder of transformers' files, a GGUF file, or ``smollm2``.
         base_name: What the inference server calls it; empty for `base_model`.
+        device: Where the worker computes: ``cpu``, ``cuda``, ``cuda:1``.
+        dtype: Of the base model there; adapters are float32.
+        threads: How many threads it computes with, 0 for what torch takes.
         engine: Where updates are trained.
         volume: The name of the volume of Modal, for the engine ``modal``.
-        storage: The folder of adapters, as the inference server sees it, too.
+        storage: The folder of adapters, as the inference server sees it, too; see
+            `default_root` for where it is if nobody says.
         database: The file of receipts, feedback and jobs; empty for
             ``claas.sqlite3`` in `storage`.
         limits: How much may come, and be kept.
@@ -235,9 +241,12 @@ class Settings(BaseSettings):
     server_timeout: PositiveFloat = 600.0
     base_model: str = ""
     base_name: str = ""
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: NonNegativeInt = 0
     engine: Literal["local", "modal"] = "local"
     volume: str = "claas-loras"
-    storage: Path = Path("/loras")
+    storage: Path = Field(default_factory=default_root)
     database: Path | None = None
     limits: Limits = Limits()
     training: TrainingSettings = TrainingSettings()

@@ -70,7 +70,7 @@ def read_model(model: str, dtype: torch.dtype, cache: Path | None) -> tuple[Any,
     from transformers.utils import logging  # noqa: PLC0415
 
     logging.disable_progress_bar()
-    folder = _folder(model, cache)
+    folder = folder_of(model, cache)
     try:
         loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         return loaded, AutoTokenizer.from_pretrained(folder)
@@ -80,8 +80,16 @@ def read_model(model: str, dtype: torch.dtype, cache: Path | None) -> tuple[Any,
         ) from exc
 
 
-def _folder(model: str, cache: Path | None) -> Path:
-    """Return the folder of a model, converted if need be."""
+def folder_of(model: str, cache: Path | None = None) -> Path:
+    """Return the folder of a model, converted if need be.
+
+    Args:
+        model: A folder, a GGUF file, or ``"smollm2"``.
+        cache: Where converted models are kept; None for butterfly's own place.
+
+    Raises:
+        ConfigurationError: If there is no such model.
+    """
     from butterfly.engine.weights import Checkpoint  # noqa: PLC0415
     from butterfly.errors import ButterflyError  # noqa: PLC0415
 

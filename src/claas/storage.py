@@ -46,6 +46,7 @@ from claas.versions import (
 from claas.volumes import (
     LocalVolume,
     Volume,
+    default_root,
     flush,
     hold,
     publish,
@@ -63,10 +64,10 @@ _MOVED = ("live", "candidate")
 def default_storage() -> Volume:
     """Return the volume that is meant by ``storage=None``.
 
-    It is the folder in ``CLAAS_LORAS``, else ``~/.local/share/claas/loras``.
+    It is the folder in ``CLAAS_STORAGE``, as for the server, else `default_root`.
     """
-    told_root = os.environ.get("CLAAS_LORAS")
-    return LocalVolume(Path(told_root or "~/.local/share/claas/loras").expanduser())
+    told_root = os.environ.get("CLAAS_STORAGE")
+    return LocalVolume(Path(told_root).expanduser() if told_root else default_root())
 
 
 def create_initial_lora(

@@ -33,6 +33,20 @@ or a version begins with a dot."""
 _PAUSE_S = 0.05
 
 
+def default_root(shared: Path = Path("/loras")) -> Path:
+    """Return where adapters are if nobody says.
+
+    Args:
+        shared: Where they are if this folder can be written to.
+
+    Returns:
+        `shared`, else ``~/.local/share/claas/loras``.
+    """
+    if shared.is_dir() and os.access(shared, os.W_OK):
+        return shared
+    return Path("~/.local/share/claas/loras").expanduser()
+
+
 class Volume(Protocol):
     """Where adapters are kept."""
 

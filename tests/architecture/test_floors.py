@@ -92,7 +92,7 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
     6: ("__init__", "__main__", "cli"),
 }
 # commands that only ask a server do not load it
-CLAAS_PROCESSES = ("claas.web.server",)
+CLAAS_PROCESSES = ("claas.web.server", "claas.web.teaching")
 
 Sources = dict[str, str]
 

@@ -33,7 +33,7 @@ from claas.storage import (
     version,
     versions,
 )
-from claas.volumes import LocalVolume, ModalVolume
+from claas.volumes import LocalVolume, ModalVolume, default_root
 
 BASE = {
     **{"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2},
@@ -59,7 +59,7 @@ def test_the_calls_of_the_seed_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """create, load, save: with positional arguments and the default storage."""
-    monkeypatch.setenv("CLAAS_LORAS", str(tmp_path / "loras"))
+    monkeypatch.setenv("CLAAS_STORAGE", str(tmp_path / "loras"))
     (tmp_path / "config.json").write_text(json.dumps(BASE))
     lora_id = create_initial_lora("user/model", base_model_name=str(tmp_path))
     local_path = load_lora("user/model")
@@ -67,10 +67,12 @@ def test_the_calls_of_the_seed_work(
     new_id = save_lora(local_path, "user/model")
     assert (lora_id, new_id) == ("user/model@v0", "user/model@v1")
     assert list_loras() == ["user/model"]
-    monkeypatch.delenv("CLAAS_LORAS")
+    monkeypatch.delenv("CLAAS_STORAGE")
     monkeypatch.setenv("HOME", "/home/ann")
     root = Path("/home/ann/.local/share/claas/loras")
-    assert default_storage() == LocalVolume(root)
+    assert default_root(tmp_path / "none") == root
+    assert default_root(tmp_path) == tmp_path
+    assert default_storage().root in (root, Path("/loras"))
 
 
 def test_a_version_knows_what_it_is(kuro: str, volume: LocalVolume) -> None:

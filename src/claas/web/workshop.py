@@ -4,9 +4,13 @@ Updates are made by an engine, in a process of its own. Switching to another ver
 needs no base model: the worker in this process does it.
 """
 
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 
 from claas.config import Settings
 from claas.database import Database
@@ -76,7 +80,8 @@ def workshop_of(settings: Settings) -> Workshop:
         raise ConfigurationError(
             f"the engine {settings.engine!r} needs an app there: `claas deploy`."
         )
-    return Workshop(worker_of(settings), LocalEngine(partial(worker_of, settings)))
+    engine = LocalEngine(partial(training_worker, settings))
+    return Workshop(worker_of(settings), engine)
 
 
 def volume_of(settings: Settings) -> Volume:
@@ -115,6 +120,61 @@ def worker_of(
         most_lessons=settings.training.lessons,
         most_probes=settings.training.probes,
     )
+
+
+def training_worker(settings: Settings) -> Worker:
+    """Return a worker that trains, in a process of its own; the base is loaded once.
+
+    Args:
+        settings: What it is told.
+
+    Raises:
+        StorageError: If the database cannot be used.
+    """
+
+    @cache
+    def teaching() -> Teaching:
+        from claas.web.teaching import teaching_of  # noqa: PLC0415 - torch
+
+        return teaching_of(settings)
+
+    return worker_of(settings, teaching)
+
+
+def settled(settings: Settings) -> Settings:
+    """Return settings whose base model is a folder with a config.
+
+    A GGUF file is looked up, and converted once, in a process of its own: torch stays
+    out of the one that answers requests.
+
+    Args:
+        settings: What the server is told.
+
+    Raises:
+        ConfigurationError: If there is no such model.
+    """
+    model = settings.base_model
+    if not model or settings.engine != "local" or Path(model).is_dir():
+        return settings
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn) as pool:
+        try:
+            folder = pool.submit(_base_folder, model).result()
+        except BrokenProcessPool as exc:
+            raise ConfigurationError(
+                f"the process that looked for the base model {model!r} ended: it may "
+                "need more memory."
+            ) from exc
+    return settings.model_copy(
+        update={"base_model": folder, "base_name": settings.served}
+    )
+
+
+def _base_folder(model: str) -> str:
+    """Return the folder of a base model, in a process of its own."""
+    from claas.web.teaching import base_folder  # noqa: PLC0415 - torch
+
+    return base_folder(model)
 
 
 def _nothing() -> Teaching:
