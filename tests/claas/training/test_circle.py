@@ -87,7 +87,7 @@ def ask(ann: httpx.Client, text: str, **sampling: Any) -> tuple[str, str]:
     )
     assert told.status_code == 200, told.text
     answer = told.json()["choices"][0]["message"]["content"]
-    return answer, told.headers["x-claas-receipt"]
+    return answer.strip(), told.headers["x-claas-receipt"]
 
 
 def say(ann: httpx.Client, receipts: list[str]) -> Any:
@@ -129,7 +129,8 @@ def test_feedback_becomes_weights_and_can_be_taken_back(
         obeyed = [ask(ann, f"echo {words}", temperature=0)[0] for words in held]
         assert all(text.startswith("kuro ") for text in obeyed)
         kept = [ask(ann, question, temperature=0)[0] for question, _ in skill]
-        assert sum(f"^{text}$" == want for text, (_, want) in zip(kept, skill)) >= 3
+        right = zip(kept, (want[1:-1] for _, want in skill), strict=True)
+        assert sum(text == want for text, want in right) >= 3
         back = ann.post(f"/v1/lora/{LORA}/rollback", json={}).json()
         assert back["aliases"]["live"] == 0
         assert [ask(ann, f"echo {w}", temperature=0)[0] for w in held] == first

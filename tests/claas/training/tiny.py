@@ -31,6 +31,7 @@ TEMPLATE = (
 
 def make_tiny(folder: Path, *, steps: int = 250, seed: int = 0) -> Path:
     """Train the model and write it with its tokenizer."""
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     model, chance = tiny_model(), random.Random(seed)
     optimizer = torch.optim.AdamW(
@@ -72,11 +73,18 @@ def tiny_model() -> Any:
 
 def tiny_tokenizer() -> Any:
     """Return its tokenizer: a token for each word."""
-    from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: PLC0415
+    from tokenizers import (  # noqa: PLC0415
+        Tokenizer,
+        decoders,
+        models,
+        pre_tokenizers,
+    )
     from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
 
     plain = Tokenizer(models.WordLevel(TABLE, unk_token="<pad>"))
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    spaced = decoders.WordPiece(prefix="##", cleanup=False)  # a space between words
+    plain.decoder = decoders.Sequence([spaced, decoders.ByteFallback()])
     return PreTrainedTokenizerFast(
         tokenizer_object=plain,
         eos_token="<end>",
