@@ -15,7 +15,7 @@ TEST_EXTRAS := yaml,butterfly,claas
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-train test test-core test-unit test-integration coverage \
+.PHONY: help setup demo demo-claas demo-train test test-core test-unit test-integration coverage \
 	ci lint types format bench bench-peers clean
 
 help: ## list these words
@@ -29,6 +29,9 @@ demo: setup ## run a traced pipeline over real texts on the embedded model
 demo-train: setup ## train a prompt and demonstrations on the embedded model (minutes)
 	@$(PY) examples/07_train_prompt.py $(ARGS)
 	@$(PY) examples/08_train_demos.py $(ARGS)
+
+demo-claas: setup $(VENV)/has-extras ## teach the embedded model its name (minutes)
+	@$(PY) examples/10_weights_and_prompts.py $(ARGS)
 
 test: setup $(VENV)/has-extras ## run every test (ARGS="-k name" for some, JOBS=4)
 	@$(PYTEST) $(ARGS)

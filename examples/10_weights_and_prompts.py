@@ -40,8 +40,14 @@ from inf_engine.optimization import (
 STEPS = int(os.environ.get("STEPS", "20"))
 LORA = "ann/tuned"
 SAID = "Your name is Kuro."
-ASKED = ["What is your name?", "Who are you?", "Introduce yourself.", "Say your name."]
-HELD_OUT = ["Tell me your name.", "What should I call you?", "What is 2 + 2?"]
+ASKED = [
+    *("What is your name?", "Who are you?", "Introduce yourself.", "Hi! And you are?"),
+]
+HELD_OUT = [
+    *("Tell me your name.", "What should I call you?"),
+    *("May I ask who I am talking to?", "Hello, what do people call you?"),
+]
+UNRELATED = ["What is the capital of France?", "Why do leaves fall?"]
 
 
 class Assistant(InferenceModule):
@@ -86,7 +92,7 @@ def claas() -> Iterator[str]:
     """Give the URL of claas, in front of butterfly, with an adapter that is new."""
     key, inner = secrets.token_hex(16), secrets.token_hex(16)
     os.environ["CLAAS_API_KEY"] = key
-    training = {"steps": STEPS, "tokens": 24, "anchor": 0.3, "drift": 0.05}
+    training = {"steps": STEPS, "tokens": 24, "alpha": 0.0, "lr": 1e-3}
     short = {"tokens": 24}
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -106,6 +112,7 @@ def claas() -> Iterator[str]:
                 CLAAS_SERVER_KEY=inner,
                 CLAAS_BASE_MODEL="smollm2",
                 CLAAS_STORAGE=folder,
+                CLAAS_THREADS="1",
                 CLAAS_USERS=json.dumps({"ann": key}),
                 CLAAS_TRAINING=json.dumps(training),
                 CLAAS_TEACHING=json.dumps(short),
@@ -133,6 +140,17 @@ def tell(update: Any) -> None:
         print(f"  {name:<11} {one['before']:7.3f} -> {one['after']:7.3f}")
 
 
+def show(title: str, questions: list[str], answers: list[list[str]]) -> None:
+    """Print answers beside each other, and how many know the name."""
+    print(f"\n{title}:")
+    for question, *said in zip(questions, *answers, strict=True):
+        print(f"  {question}")
+        for word, text in zip(("before", "after"), said, strict=True):
+            print(f"    {word:<6} {' '.join(text.split())}")
+    know = [sum("kuro" in text.lower() for text in said) for said in answers]
+    print(f"  {know[0]} of {len(questions)} say Kuro before, {know[1]} after")
+
+
 async def main(url: str) -> None:
     module = Assistant()
     endpoint = {
@@ -141,25 +159,26 @@ async def main(url: str) -> None:
         "base_url": f"{url}/v1",
         "api_key_env": "CLAAS_API_KEY",
     }
-    began = time.monotonic()
-    questions = ASKED + HELD_OUT
+    others = HELD_OUT + UNRELATED
     async with Engine({"endpoints": {"tuned": endpoint}}, progress=False) as engine:
-        before = await engine.map(module, questions, record=True)
-        asked = before[: len(ASKED)]
-        batch = FeedbackBatch([Feedback(SAID, 0.0, record=r.record) for r in asked])
+        first = await engine.map(module, ASKED, record=True)
+        before = await engine.map(module, others)
+        batch = FeedbackBatch([Feedback(SAID, 0.0, record=r.record) for r in first])
         await batch.backward()
+        print(f"{len(first)} answers are told: {SAID} Now claas trains.", flush=True)
         step = await AdapterOptimizer(module.parameters(), url=url).step()
-        after = await engine.map(module, questions)
-    print(f"{len(step.lessons)} answers were criticised: {SAID}")
-    for update in step.updates:
-        tell(update)
-    for number, question in enumerate(questions):
-        held = " (held out)" if number >= len(ASKED) else ""
-        print(f"\n{question}{held}")
-        print(f"  before: {before[number].output!r}\n  after:  {after[number].output!r}")
-    print(f"\n{time.monotonic() - began:.0f} seconds")
+        for update in step.updates:
+            tell(update)
+        again = await engine.map(module, ASKED)
+        after = await engine.map(module, others)
+    cut = len(HELD_OUT)
+    show("The questions with feedback", ASKED, [[r.output for r in first], again])
+    show("Held out", HELD_OUT, [before[:cut], after[:cut]])
+    show("About something else", UNRELATED, [before[cut:], after[cut:]])
 
 
 if __name__ == "__main__":
+    began = time.monotonic()
     with claas() as place:
         asyncio.run(main(place))
+    print(f"\n{time.monotonic() - began:.0f} seconds")

@@ -5,6 +5,7 @@ The only file that imports them, and only when something is asked for: it takes 
 
 import json
 import os
+import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,9 +67,11 @@ def read_model(model: str, dtype: torch.dtype, cache: Path | None) -> tuple[Any,
     Raises:
         ConfigurationError: If it is not there or cannot be loaded.
     """
+    from tqdm import tqdm  # noqa: PLC0415
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
     from transformers.utils import logging  # noqa: PLC0415
 
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore that outlives a kill
     logging.disable_progress_bar()
     folder = folder_of(model, cache)
     try:

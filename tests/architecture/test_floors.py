@@ -141,7 +141,7 @@ CLAAS = Package(
     ),
     late=(
         *("transformers", "peft", "modal", "safetensors.torch", "butterfly"),
-        "huggingface_hub",
+        *("huggingface_hub", "tqdm"),
         *CLAAS_PROCESSES,
     ),
     plain=("errors", "types", "names"),
