@@ -15,7 +15,7 @@ TEST_EXTRAS := yaml,butterfly,claas
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-train demo-butterfly test test-core test-unit \
+.PHONY: help setup demo demo-train demo-butterfly demo-claas test test-core test-unit \
 	test-integration coverage ci lint types format bench bench-peers clean
 
 help: ## list these words
@@ -32,6 +32,9 @@ demo-train: setup ## train a prompt and demonstrations on the embedded model (mi
 
 demo-butterfly: setup $(VENV)/has-extras ## serve the model from three processes, run the demo on it
 	@$(PY) examples/09_butterfly.py $(ARGS)
+
+demo-claas: setup $(VENV)/has-extras ## teach the embedded model its name (minutes)
+	@$(PY) examples/10_weights_and_prompts.py $(ARGS)
 
 test: setup $(VENV)/has-extras ## run every test (ARGS="-k name" for some, JOBS=4)
 	@$(PYTEST) $(ARGS)

@@ -52,6 +52,24 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """How to see whether an answer follows a feedback; all that is set must hold.
+
+    Args:
+        required: A regular expression that must be found in the answer; case does not
+            matter, as in `forbidden`.
+        forbidden: A regular expression that must not be found.
+        most_words: How many words the answer may have, 0 for any number.
+        prompts: Further prompts that it must hold for: held out, never trained on.
+    """
+
+    required: str = ""
+    forbidden: str = ""
+    most_words: int = 0
+    prompts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Feedback:
     """What somebody said about an answer.
 
@@ -62,6 +80,7 @@ class Feedback:
         content: The words, the corrected answer, the error.
         score: From 0 to 1 where a judge gave one.
         created: Seconds since 1970.
+        check: How to see whether an answer follows it, if that can be said.
     """
 
     id: str
@@ -70,6 +89,7 @@ class Feedback:
     content: str
     score: float | None = None
     created: float = 0.0
+    check: Check | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +98,19 @@ class Lesson:
 
     feedback: Feedback
     receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A prompt that an adapter must go on answering as a feedback asked.
+
+    Args:
+        lesson: The feedback and its receipt; what follows it is judged by them.
+        messages: The conversation up to the answer: the receipt's, or a held-out one.
+    """
+
+    lesson: Lesson
+    messages: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,14 +84,17 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "types", "names"),
     1: (
         *("config", "sdpo_loss", "volumes", "storage", "receipts", "ledger"),
-        *("serving", "hints"),
+        *("serving", "hints", "peft_files", "versions", "parts", "database"),
+        *("checks", "prompts", "intervals", "library"),
     ),
     2: ("base", "teacher"),
-    3: ("learner", "gate"),
-    4: ("updates", "worker"),
-    5: ("api", "pages", "jobs"),
+    3: ("anchor", "learner", "explain", "gate"),
+    4: ("updates", "lessons", "worker", "engines"),
+    5: ("api", "pages", "jobs", "web"),
     6: ("__init__", "__main__", "cli"),
 }
+# commands that only ask a server do not load it
+CLAAS_PROCESSES = ("claas.web.server", "claas.web.teaching")
 
 Sources = dict[str, str]
 
@@ -138,7 +141,11 @@ CLAAS = Package(
         *("torch", "safetensors", "fastapi", "starlette", "pydantic", "uvicorn"),
         *("pydantic_settings", "httpx", "typer"),
     ),
-    late=("transformers", "peft", "modal", "safetensors.torch", "butterfly"),
+    late=(
+        *("transformers", "peft", "modal", "safetensors.torch", "butterfly"),
+        *("huggingface_hub", "tqdm"),
+        *CLAAS_PROCESSES,
+    ),
     plain=("errors", "types", "names"),
     page="claas.md",
 )

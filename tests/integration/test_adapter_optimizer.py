@@ -26,7 +26,12 @@ DONE = {
     "id": "job-1",
     "lora": "ann/kuro",
     "state": "done",
-    "result": {"state": "promoted", "version": 3, "reasons": ["it obeys"]},
+    "result": {
+        "outcome": "promoted",
+        "version": 3,
+        "verdict": {"reasons": ["it obeys"], "figures": {"drift": {"after": 0.1}}},
+        "figures": {"steps": 4},
+    },
 }
 
 
@@ -125,6 +130,11 @@ def test_each_answer_of_the_model_is_named_with_what_was_said() -> None:
     assert {row["score"] for row in server.bodies[0]["feedback"]} == {0.2}
     [update] = step.updates
     assert (update.lora, update.state, update.version) == ("ann/kuro", "promoted", 3)
+    assert update.reasons == ("it obeys",)
+    assert update.figures == {
+        "training": {"steps": 4},
+        "gate": {"drift": {"after": 0.1}},
+    }
     assert step.is_promoted
     assert desk.weights.feedback == []
     assert desk.style.feedback != [], "the prompt's notes are another optimizer's"
@@ -188,8 +198,18 @@ def test_frozen_weights_are_left_alone() -> None:
         ({"state": "failed", "why": "no memory"}, "failed", "no memory"),
         ({"state": "running"}, "running", ""),
         (
-            {"state": "done", "result": {"state": "unteachable", "reasons": ["no"]}},
+            {
+                "state": "done",
+                "result": {
+                    "outcome": "unteachable",
+                    "untaught": {"1": "no", "2": "no"},
+                },
+            },
             *("unteachable", "no"),
+        ),
+        (
+            {"state": "done", "result": {"outcome": "failed", "error": "diverged"}},
+            *("failed", "diverged"),
         ),
     ],
 )

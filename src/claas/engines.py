@@ -1,0 +1,192 @@
+"""Engines: where updates are trained.
+
+`LocalEngine` has a process of its own that keeps the base model loaded, so a training
+takes no time from the process that answers requests, and a crash of it (out of memory)
+ends neither. `ModalEngine` calls a function on Modal.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextvars import ContextVar
+from multiprocessing.connection import wait
+from typing import Any, Protocol
+
+from claas.errors import ClaasError, ConfigurationError
+from claas.updates import Update
+from claas.volumes import ModalVolume, modal_library
+from claas.worker import ATTEMPTS, Worker
+
+_MAKE: ContextVar[Callable[[], Worker]] = ContextVar("claas_make")
+_WORKER: ContextVar[Worker] = ContextVar("claas_worker")
+
+
+class Engine(Protocol):
+    """Where updates are trained."""
+
+    def update(self, lora: str, update_id: str | None = None) -> Update:
+        """Make an update of an adapter; see `Worker.update`. Waits for it."""
+        ...
+
+    def close(self) -> None:
+        """End what is running; an update goes on when it is resumed."""
+        ...
+
+
+class LocalEngine:
+    """A worker in a process of its own, started with the first update.
+
+    Updates take turns. When the process dies, another one is started and goes on where
+    that one was.
+
+    Args:
+        make: Makes the worker, in that process; importable, as it is pickled.
+    """
+
+    def __init__(self, make: Callable[[], Worker]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._pool: ProcessPoolExecutor | None = None
+        self._pid: Future[int] | None = None
+        self._is_closed = False
+
+    def update(self, lora: str, update_id: str | None = None) -> Update:
+        """Make an update of an adapter, and wait for it.
+
+        Args:
+            lora: The adapter, ``user/model``.
+            update_id: Its id; None for a new one.
+
+        Returns:
+            The update, done.
+
+        Raises:
+            ConfigurationError: If the process dies again and again.
+            ClaasError: If the engine is closed, and what `Worker.update` raises.
+        """
+        update_id = update_id or uuid.uuid4().hex
+        for _ in range(ATTEMPTS + 1):
+            pool = self._running()
+            try:
+                return pool.submit(_update, lora, update_id).result()
+            except BrokenProcessPool:
+                self._forget(pool)
+        raise ConfigurationError(
+            f"the worker's process died {ATTEMPTS + 1} times in the update "
+            f"{update_id}: give it more memory, or a smaller base model or batch."
+        )
+
+    def close(self) -> None:
+        """End the process; an update that it was making goes on when it is resumed."""
+        with self._lock:
+            self._is_closed = True
+            pool, pid = self._pool, self._pid
+            self._pool = self._pid = None
+        if pool is None or pid is None:
+            return
+        with contextlib.suppress(BrokenProcessPool, ProcessLookupError):
+            os.kill(pid.result(), signal.SIGKILL)
+        pool.shutdown(wait=True, cancel_futures=True)
+
+    def _running(self) -> ProcessPoolExecutor:
+        """Return the process, started if need be."""
+        with self._lock:
+            if self._is_closed:
+                raise ClaasError(
+                    "the worker is closed: the update goes on when it is started again."
+                )
+            if self._pool is None:
+                spawn = multiprocessing.get_context("spawn")
+                self._pool = ProcessPoolExecutor(1, spawn, _begin, (self._make,))
+                self._pid = self._pool.submit(os.getpid)
+            return self._pool
+
+    def _forget(self, pool: ProcessPoolExecutor) -> None:
+        """Let a dead process go; one thread does so, for a pool closes files twice."""
+        with self._lock:
+            is_mine = self._pool is pool
+            if is_mine:
+                self._pool = self._pid = None
+        if is_mine:
+            pool.shutdown(wait=True)
+
+
+class ModalEngine:
+    """A function on Modal that makes updates, in one container at a time.
+
+    Args:
+        app: The ``modal.App`` that it belongs to, see `modal_app`.
+        run: ``run(lora, update_id)`` makes an update; it stands at the top of a module,
+            so that a container can import it, and keeps its worker between calls.
+        volume: Where adapters are; mounted there.
+        options: More for ``app.function``: ``image``, ``gpu``, ``secrets``, …
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        run: Callable[[str, str], Update],
+        volume: ModalVolume,
+        **options: Any,
+    ) -> None:
+        volumes = {str(volume.root): volume.volume}
+        self.function = app.function(volumes=volumes, max_containers=1, **options)(run)
+        """The function: ``.remote``, and ``.local`` in this process."""
+
+    def update(self, lora: str, update_id: str | None = None) -> Update:
+        """Make an update of an adapter, and wait for it.
+
+        Args:
+            lora: The adapter, ``user/model``.
+            update_id: Its id; None for a new one.
+
+        Raises:
+            ClaasError: What `Worker.update` raises.
+        """
+        return self.function.remote(lora, update_id or uuid.uuid4().hex)
+
+    def close(self) -> None:
+        """Do nothing: Modal ends what is idle."""
+
+
+def modal_app(name: str) -> Any:
+    """Return a ``modal.App``.
+
+    Args:
+        name: Its name.
+
+    Raises:
+        ConfigurationError: If modal is not installed.
+    """
+    return modal_library().App(name)
+
+
+def _begin(make: Callable[[], Worker]) -> None:
+    """Make a process ready: Ctrl-C is for the parent, without which it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _MAKE.set(make)
+
+
+def _end_with_parent() -> None:
+    """Wait for the parent to end, however, and end."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _update(lora: str, update_id: str) -> Update:
+    """Make an update in this process; the worker is made once."""
+    worker = _WORKER.get(None)
+    if worker is None:
+        worker = _MAKE.get()()
+        _WORKER.set(worker)
+        worker.resume()
+    return worker.update(lora, update_id)

@@ -1,0 +1,454 @@
+"""The gate: whether a candidate may serve.
+
+It is compared with the version before it, on the same prompts with the same seeds:
+
+    feedback    probes of the new feedback: more answers must follow it
+    kept        probes of earlier feedback: none may be lost
+    drift       KL(base ‖ candidate) on the base's answers to unrelated prompts
+    capability  small questions with a known answer
+    entropy, length, repetition   of answers to unrelated prompts
+
+A gain must be sure: the lower end of its interval has to be above the limit. Drift must
+surely be small: the upper end has to be below it. Of losses on `kept` and `capability`
+the measured value decides, since the interval of a few answers would excuse anything.
+Where no verifier exists for a feedback, its gain is measured as the log probability of
+the hinted model's answers, and the figure is called ``margin``.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from claas.base import Base, Sampled
+from claas.checks import Judge, Verifier, parrots, repetition, verifier_of
+from claas.errors import ConfigurationError
+from claas.hints import Hints
+from claas.intervals import Change, mean_change, share_change
+from claas.prompts import CAPABILITIES, UNRELATED
+from claas.types import Check, Feedback, Lesson, Receipt, Verdict
+
+_CHUNK = 4  # answers whose whole distributions are in memory at once
+_LEAST_NATS = 0.2  # an entropy may change by so much, however small it was
+_LEAST_TOKENS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class GateLimits:
+    """What a candidate must be like.
+
+    Args:
+        confidence: Of the intervals.
+        gain: How much compliance with the feedback must surely rise; for feedback
+            without a verifier, nats a token.
+        loss: How much compliance with earlier feedback may fall.
+        drift: The most KL to the base on unrelated prompts, nats a token.
+        ability: How large a share of the small questions may be lost.
+        entropy: How much the entropy of answers may change, as a share.
+        length: How much the length of answers may change, as a share.
+        repetition: The largest share of repeated runs of three tokens.
+        samples: Answers to each probe.
+        tokens: The most tokens of an answer.
+        temperature: Of answers to probes; to unrelated prompts it is 1.
+        unrelated: Prompts that no feedback is about.
+        capabilities: Questions, and a pattern that a right answer has.
+        seed: Of all chance.
+    """
+
+    confidence: float = 0.9
+    gain: float = 0.0
+    loss: float = 0.1
+    drift: float = 0.1
+    ability: float = 0.15
+    entropy: float = 0.5
+    length: float = 0.5
+    repetition: float = 0.5
+    samples: int = 4
+    tokens: int = 64
+    temperature: float = 0.7
+    unrelated: tuple[str, ...] = UNRELATED
+    capabilities: tuple[tuple[str, str], ...] = CAPABILITIES
+    seed: int = 0
+
+
+class Gate:
+    """Judges candidates on a base model that stays loaded.
+
+    Args:
+        base: The model.
+        settings: The limits.
+        hints: The templates; None for those of the base's name.
+        judge: What tells of any answer whether it follows, if there is one.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        settings: GateLimits | None = None,
+        hints: Hints | None = None,
+        judge: Judge | None = None,
+    ) -> None:
+        self.base = base
+        self.settings = settings or GateLimits()
+        self.hints = hints or Hints.of(base.name)
+        self.judging = judge
+
+    def judge(
+        self,
+        before: Path | None,
+        after: Path,
+        lessons: Sequence[Lesson],
+        probes: Sequence[Lesson] = (),
+    ) -> Verdict:
+        """Compare a candidate with the version before it.
+
+        Args:
+            before: The adapter that serves, in PEFT's files; None for the base itself.
+            after: The candidate.
+            lessons: What the candidate was trained on.
+            probes: The lessons of earlier updates, which must not be lost.
+
+        Returns:
+            The verdict; its figures have before, after, change, low, high, count, limit
+            and ``is_good`` for each check, plain data.
+
+        Raises:
+            ConfigurationError: If there are no lessons, or an adapter does not fit.
+        """
+        if not lessons:
+            raise ConfigurationError(
+                "there is nothing to judge a candidate by: it has no lesson."
+            )
+        with self.base.adapter(before) as old, self.base.adapter(after) as new:
+            looked = _Look(self, (old, new))
+            found = [
+                *looked.feedback(_probes(lessons)),
+                *looked.kept(_probes(probes)),
+                looked.drift(),
+                *looked.answers(),
+                *looked.capability(),
+            ]
+        return _verdict(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """A prompt on which a lesson must be followed."""
+
+    lesson: Lesson
+    messages: tuple[Mapping[str, Any], ...]
+
+
+def _probes(lessons: Iterable[Lesson]) -> list[_Probe]:
+    """Return the prompts of lessons: their own, and those of their checks."""
+    found = []
+    for lesson in lessons:
+        messages = lesson.receipt.messages
+        system = tuple(m for m in messages[:1] if m["role"] == "system")
+        check = lesson.feedback.check
+        more = check.prompts if check else ()
+        held = [(*system, {"role": "user", "content": prompt}) for prompt in more]
+        found += [_Probe(lesson, some) for some in (messages, *held)]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """One check of the gate."""
+
+    name: str
+    change: Change
+    limit: float
+    is_good: bool
+    said: str
+
+    def figures(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        change = self.change
+        return {
+            **{"before": change.before, "after": change.after},
+            **{"change": change.change, "low": change.low, "high": change.high},
+            **{"count": change.count, "limit": self.limit, "is_good": self.is_good},
+        }
+
+
+class _Look:
+    """Looks at two adapters in turn."""
+
+    def __init__(self, gate: Gate, names: tuple[str | None, str | None]) -> None:
+        self._base = gate.base
+        self._names = names
+        self._settings = gate.settings
+        self._hints = gate.hints
+        self._judge = gate.judging
+
+    def feedback(self, probes: Sequence[_Probe]) -> Iterable[_Checked]:
+        """Whether the new feedback is followed more."""
+        settings = self._settings
+        known = [(probe, verifier_of(probe.lesson, self._judge)) for probe in probes]
+        verified = [(probe, v) for probe, v in known if v is not None]
+        if verified:
+            counts = self._followed(verified)
+            total = len(verified) * settings.samples
+            change = share_change(
+                *(sum(some) for some in counts), total, settings.confidence
+            )
+            said = (
+                f"compliance with the feedback went from {change.before:.0%} to "
+                f"{change.after:.0%} (change at least {change.low:+.0%})"
+            )
+            good = change.low > settings.gain
+            yield _Checked("feedback", change, settings.gain, good, said)
+        others = [probe for probe, verifier in known if verifier is None]
+        if others:
+            yield self._margin(others)
+
+    def kept(self, probes: Sequence[_Probe]) -> Iterable[_Checked]:
+        """Whether earlier feedback is still followed; each feedback counts alone."""
+        settings = self._settings
+        known = [(probe, verifier_of(probe.lesson, self._judge)) for probe in probes]
+        verified = [(probe, v) for probe, v in known if v is not None]
+        if not verified:
+            return
+        old, new = self._followed(verified)
+        ids = [probe.lesson.feedback.id for probe, _ in verified]
+        lost = [one for one in dict.fromkeys(ids) if _is_lost(one, ids, old, new)]
+        total = len(verified) * settings.samples
+        change = share_change(sum(old), sum(new), total, settings.confidence)
+        good = change.change >= -settings.loss and not lost
+        said = (
+            f"compliance with earlier feedback went from {change.before:.0%} to "
+            f"{change.after:.0%}"
+        )
+        said += f"; lost: {', '.join(lost)}" if lost else ""
+        yield _Checked("kept", change, -settings.loss, good, said)
+
+    def drift(self) -> _Checked:
+        """How far the candidate is from the base where nothing was asked for."""
+        settings, base = self._settings, self._base
+        prompts = self._prompts(settings.unrelated)
+        said = base.sample(prompts, None, most=settings.tokens, seed=settings.seed)
+        answers = [answer.token_ids for answer in said]
+        old, new = (divergences(base, prompts, answers, name) for name in self._names)
+        change = mean_change(old, new, settings.confidence)
+        width = mean_change([0.0] * len(new), new, settings.confidence).high
+        text = (
+            f"KL to the base on unrelated prompts is {change.after:.3f} nats a token "
+            f"(at most {width:.3f}; limit {settings.drift})"
+        )
+        good = width <= settings.drift
+        return _Checked("drift", change, settings.drift, good, text)
+
+    def answers(self) -> Iterable[_Checked]:
+        """Whether answers to unrelated prompts look as before."""
+        settings = self._settings
+        prompts = self._prompts(settings.unrelated)
+        old, new = (
+            self._base.sample(prompts, name, most=settings.tokens, seed=settings.seed)
+            for name in self._names
+        )
+        yield self._shape("entropy", _entropy, old, new, settings.entropy, _LEAST_NATS)
+        yield self._shape("length", _length, old, new, settings.length, _LEAST_TOKENS)
+        change = self._change(_repeated, old, new)
+        limit = max(settings.repetition, change.before + 0.1)
+        said = (
+            f"{change.after:.0%} of the runs of three tokens stood in the answer before"
+            f" (limit {limit:.0%})"
+        )
+        good = change.after <= limit
+        yield _Checked("repetition", change, limit, good, said)
+
+    def capability(self) -> Iterable[_Checked]:
+        """Whether small questions are still answered."""
+        settings, base = self._settings, self._base
+        if not settings.capabilities:
+            return
+        prompts = self._prompts([question for question, _ in settings.capabilities])
+        hits = []
+        for name in self._names:
+            said = base.sample(prompts, name, most=settings.tokens, temperature=0.0)
+            pairs = zip(settings.capabilities, said, strict=True)
+            hits.append(sum(is_right(pattern, a.text) for (_, pattern), a in pairs))
+        change = share_change(hits[0], hits[1], len(prompts), settings.confidence)
+        text = f"{hits[1]} of {len(prompts)} small questions right, {hits[0]} before"
+        good = change.change >= -settings.ability
+        yield _Checked("capability", change, -settings.ability, good, text)
+
+    def _followed(
+        self, probes: Sequence[tuple[_Probe, Verifier]]
+    ) -> tuple[list[int], list[int]]:
+        """Return how many answers to each probe follow it, before and after."""
+        settings, many = self._settings, self._settings.samples
+        prompts = [
+            ids for p, _ in probes for ids in [self._base.prompt(p.messages)] * many
+        ]
+        counts: list[list[int]] = []
+        for name in self._names:
+            said = self._base.sample(
+                prompts,
+                name,
+                most=settings.tokens,
+                temperature=settings.temperature,
+                seed=settings.seed,
+            )
+            counts.append(
+                [
+                    _follow(probe, verifier, said[at * many : (at + 1) * many])
+                    for at, (probe, verifier) in enumerate(probes)
+                ]
+            )
+        return counts[0], counts[1]
+
+    def _margin(self, probes: Sequence[_Probe]) -> _Checked:
+        """Return how much likelier the hinted model's answers have become."""
+        settings, base = self._settings, self._base
+        hinted = [
+            base.prompt(self._hints.hinted(probe.lesson, probe.messages))
+            for probe in probes
+            for _ in range(settings.samples)
+        ]
+        plain = [
+            ids for p in probes for ids in [base.prompt(p.messages)] * settings.samples
+        ]
+        said = base.sample(hinted, None, most=settings.tokens, seed=settings.seed)
+        answers = [answer.token_ids for answer in said]
+        old, new = (likelihoods(base, plain, answers, name) for name in self._names)
+        change = mean_change(old, new, settings.confidence)
+        text = (
+            "nothing can verify this feedback; the hinted model's answers became "
+            f"{change.change:+.3f} nats a token likelier (at least {change.low:+.3f})"
+        )
+        good = change.low > settings.gain
+        return _Checked("margin", change, settings.gain, good, text)
+
+    def _shape(
+        self,
+        name: str,
+        measure: Callable[[Sampled], float],
+        old: Sequence[Sampled],
+        new: Sequence[Sampled],
+        share: float,
+        least: float,
+    ) -> _Checked:
+        """Return whether a measure of answers stayed about where it was."""
+        change = self._change(measure, old, new)
+        limit = max(share * change.before, least)
+        said = (
+            f"the {name} of answers to unrelated prompts went from {change.before:.2f} "
+            f"to {change.after:.2f} (by {limit:.2f} at most)"
+        )
+        return _Checked(name, change, limit, abs(change.change) <= limit, said)
+
+    def _change(
+        self,
+        measure: Callable[[Sampled], float],
+        old: Sequence[Sampled],
+        new: Sequence[Sampled],
+    ) -> Change:
+        pair = [[measure(answer) for answer in some] for some in (old, new)]
+        return mean_change(*pair, self._settings.confidence)
+
+    def _prompts(self, texts: Iterable[str]) -> list[tuple[int, ...]]:
+        return [self._base.prompt([{"role": "user", "content": t}]) for t in texts]
+
+
+@torch.no_grad()
+def divergences(
+    base: Base,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    name: str | None,
+) -> list[float]:
+    """Return KL(base ‖ adapter) on each answer, whole vocabulary, nats a token.
+
+    Args:
+        base: The model.
+        prompts: Tokens.
+        answers: Tokens that the base answered.
+        name: The adapter; None is the base itself, and 0.
+    """
+    found: list[float] = []
+    for at in range(0, len(prompts), _CHUNK):
+        part = slice(at, at + _CHUNK)
+        rows = base.rows(prompts[part], answers[part])
+        one, other = (base.logits(rows, who).float() for who in (None, name))
+        one, other = torch.log_softmax(one, -1), torch.log_softmax(other, -1)
+        kl = (one.exp() * (one - other)).sum(-1) * rows.mask
+        found += (kl.sum(-1) / rows.mask.sum(-1).clamp(min=1)).tolist()
+    return found
+
+
+def likelihoods(
+    base: Base,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    name: str | None,
+) -> list[float]:
+    """Return the log probability of each answer, nats a token.
+
+    Args:
+        base: The model.
+        prompts: Tokens.
+        answers: Tokens.
+        name: The adapter, None for the base.
+    """
+    found: list[float] = []
+    for at in range(0, len(prompts), _CHUNK):
+        part = slice(at, at + _CHUNK)
+        rows = base.rows(prompts[part], answers[part])
+        total = base.logprobs(rows, name).sum(-1)
+        found += (total / rows.mask.sum(-1).clamp(min=1)).tolist()
+    return found
+
+
+def is_right(pattern: str, text: str) -> bool:
+    """Say whether an answer to a small question is right.
+
+    Args:
+        pattern: What a right answer has, a regular expression.
+        text: The answer.
+    """
+    feedback = Feedback("", "", "critique", "", check=Check(required=pattern))
+    verifier = verifier_of(Lesson(feedback, _NOTHING))
+    return verifier is not None and verifier.follows(text)
+
+
+_NOTHING = Receipt("", "", "", 0, (), (), (), (), "")
+
+
+def _follow(probe: _Probe, verifier: Verifier, said: Sequence[Sampled]) -> int:
+    """Return how many answers follow a probe's feedback, and do not just repeat it."""
+    texts = [answer.text for answer in said]
+    return sum(verifier.follows(t) and not parrots(probe.lesson, t) for t in texts)
+
+
+def _is_lost(
+    one: str, ids: Sequence[str], old: Sequence[int], new: Sequence[int]
+) -> bool:
+    """Say whether less than half is left of what followed one feedback."""
+    rows = [at for at, known in enumerate(ids) if known == one]
+    return 2 * sum(new[at] for at in rows) < sum(old[at] for at in rows)
+
+
+def _entropy(answer: Sampled) -> float:
+    """Estimate the entropy, nats a token: answers are sampled at temperature 1."""
+    return -fmean(answer.logprobs)
+
+
+def _length(answer: Sampled) -> float:
+    return float(len(answer.token_ids))
+
+
+def _repeated(answer: Sampled) -> float:
+    return repetition(answer.token_ids)
+
+
+def _verdict(checks: Sequence[_Checked]) -> Verdict:
+    """Return what all checks say together."""
+    bad = [check for check in checks if not check.is_good]
+    told = bad or [check for check in checks if check.name in ("feedback", "margin")]
+    figures: Mapping[str, Any] = {check.name: check.figures() for check in checks}
+    return Verdict(not bad, tuple(check.said for check in told), figures)

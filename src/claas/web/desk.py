@@ -1,0 +1,208 @@
+"""`Desk`: what the endpoints work with, and who may use what."""
+
+import logging
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import httpx
+
+from claas.config import Settings
+from claas.errors import AccessError, ClaasError, NotFoundError
+from claas.jobs import Jobs
+from claas.ledger import Ledger
+from claas.names import LoraName
+from claas.receipts import Receipts
+from claas.serving import Serving
+from claas.storage import load_lora, version
+from claas.types import Receipt
+from claas.volumes import Volume
+from claas.web.answers import Answers, Asked, listed
+from claas.web.metrics import Metrics
+
+_log = logging.getLogger("claas.api")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Who is to answer a request.
+
+    Args:
+        model: What the client calls it.
+        serving: What the inference server calls it.
+        lora: The version of an adapter; None for the base.
+    """
+
+    model: str
+    serving: str
+    lora: LoraName | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the endpoints work with.
+
+    Args:
+        settings: What the server was told.
+        receipts: What was sampled.
+        ledger: What was said about it.
+        jobs: Updates that were asked for.
+        volume: Where adapters are kept.
+        serving: The inference server, for threads.
+        upstream: The inference server, for answers that pass through.
+        metrics: What counts.
+    """
+
+    settings: Settings
+    receipts: Receipts
+    ledger: Ledger
+    jobs: Jobs
+    volume: Volume
+    serving: Serving
+    upstream: httpx.AsyncClient
+    metrics: Metrics
+
+    def owned(self, user: str, text: str) -> LoraName:
+        """Return the name of an adapter, if it is the user's.
+
+        Args:
+            user: Who asks.
+            text: ``user/model``, with or without a version.
+
+        Raises:
+            IdentifierError: If it is no name of an adapter.
+            AccessError: If it is another user's, whether there is one or not.
+        """
+        name = LoraName.of(text)
+        if name.user != user:
+            raise AccessError(
+                f"{name} is not yours: your key is of the user {user!r}, whose "
+                f"adapters are called '{user}/…'."
+            )
+        return name
+
+    def version(self, user: str, text: str) -> LoraName:
+        """Return the version that a name means; ``live`` where it says none.
+
+        Args:
+            user: Who asks.
+            text: ``user/model``, ``user/model@v3`` or ``user/model@latest``.
+
+        Raises:
+            IdentifierError: If it is no name of an adapter.
+            AccessError: If it is another user's.
+            NotFoundError: If there is no such version.
+        """
+        name = self.owned(user, text)
+        at = name.at or "live"
+        return LoraName.of(version(f"{name.lora}@{at}", self.volume).id)
+
+    def target(self, user: str, model: str) -> Target:
+        """Return who is to answer; synchronous, it reads the disk.
+
+        Args:
+            user: Who asks.
+            model: The base's name, or an adapter's.
+
+        Raises:
+            ClaasError: If it is none of his.
+        """
+        if model == self.settings.served:
+            return Target(model, model)
+        name = self.version(user, model)
+        return Target(model, name.serving, name)
+
+    def load(self, name: LoraName) -> None:
+        """Let the inference server load a version; synchronous.
+
+        Args:
+            name: The version.
+
+        Raises:
+            ClaasError: If it cannot.
+        """
+        self.serving.load(name.serving, str(load_lora(str(name), self.volume)))
+
+    def unload(self, names: Iterable[LoraName]) -> None:
+        """Let the inference server forget versions, if it can; synchronous.
+
+        Args:
+            names: The versions.
+        """
+        try:
+            loaded = self.serving.names()
+            for name in names:
+                if name.serving in loaded:
+                    self.serving.unload(name.serving)
+        except ClaasError:  # they take room there, and answer nobody here
+            _log.warning("versions of a deleted adapter may still be loaded")
+
+    def receipt(self, user: str, receipt_id: str) -> Receipt:
+        """Return a receipt, if it is the user's.
+
+        Args:
+            user: Who asks.
+            receipt_id: Its id.
+
+        Raises:
+            NotFoundError: If he has none of that id.
+        """
+        found = self.receipts.get(receipt_id)
+        if found.user != user:
+            raise NotFoundError(f"you have no receipt {receipt_id[:80]!r}.")
+        return found
+
+    def keep(self, name: str, target: Target, asked: Asked, answers: Answers) -> bool:
+        """Write receipts down; say whether there are any. An answer never fails so.
+
+        Args:
+            name: The id of the first; the others have their number behind it.
+            target: Who answered.
+            asked: What was asked.
+            answers: What was answered.
+        """
+        if target.lora is None:
+            return False
+        found = [
+            Receipt(
+                id=f"{name}:{index}" if index else name,
+                user=target.lora.user,
+                lora=target.lora.lora,
+                version=target.lora.version or 0,
+                messages=asked.messages(index),
+                prompt_ids=tuple(answer.prompt_ids),
+                token_ids=tuple(answer.token_ids),
+                logprobs=tuple(answer.logprobs),
+                text=answer.told,
+                tools=tuple(listed(asked.body.get("tools"))),
+                sampling=asked.sampling,
+                created=time.time(),
+            )
+            for index, answer in answers.items()
+        ]
+        return self._kept(found)
+
+    def _kept(self, found: list[Receipt]) -> bool:
+        """Write receipts down; log it if that fails."""
+        if not found:
+            self.metrics.count("receipts_lost", "no_tokens")
+            _log.warning("an answer has no receipt: the server reported no tokens")
+            return False
+        try:
+            self.receipts.add(*found)
+        except ClaasError as exc:
+            self.metrics.count("receipts_lost", "storage")
+            _log.error("an answer has no receipt: %s", exc)
+            return False
+        self.metrics.count("receipts", by=len(found))
+        return True
+
+
+def new_id(prefix: str) -> str:
+    """Return an id that nobody can guess.
+
+    Args:
+        prefix: What it begins with.
+    """
+    return prefix + secrets.token_hex(12)

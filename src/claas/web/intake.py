@@ -1,0 +1,208 @@
+"""`Intake`: feedback into the ledger and, where it is wanted, an update."""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from claas.errors import LimitError, NotFoundError
+from claas.jobs import Job
+from claas.types import Check, Feedback, Receipt
+from claas.web.desk import Desk, new_id
+from claas.web.forms import DistillRequest, FeedbackRequest, SaidForm
+from claas.web.refusals import Refusal, as_theirs
+
+Given = tuple[str, Feedback]  # an adapter, and what was said about an answer of it
+
+
+@dataclass(slots=True)
+class Intake:
+    """Takes feedback.
+
+    Whether there is room is looked at before anything is written, and one request is
+    taken at a time: so a request that is refused has left nothing behind.
+
+    Args:
+        desk: What it works with.
+    """
+
+    desk: Desk
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def feedback(self, user: str, request: FeedbackRequest) -> dict[str, Any]:
+        """Take feedback on answers that passed through here.
+
+        Args:
+            user: Who sends it.
+            request: The feedback.
+
+        Raises:
+            ClaasError: If it cannot be taken; then none of it is.
+        """
+        if len(request.feedback) > (most := self.desk.settings.limits.batch):
+            raise LimitError(f"a request may have {most} feedback: send several.")
+        async with self._turn:
+            given = await asyncio.to_thread(self._given, user, request)
+            return await self._take(user, given, request)
+
+    async def distill(self, user: str, request: DistillRequest) -> dict[str, Any]:
+        """Take feedback on an answer that did not pass through here.
+
+        Args:
+            user: Who sends it.
+            request: The answer and the feedback.
+
+        Raises:
+            ClaasError: If it cannot be taken.
+        """
+        async with self._turn:
+            receipt, is_new = await asyncio.to_thread(self._foreign, user, request)
+            given = [(receipt.lora, said(user, receipt.id, request))]
+            await asyncio.to_thread(self._check, given, request.train)
+            if is_new:
+                await asyncio.to_thread(self.desk.receipts.add, receipt)
+            return await self._take(user, given, request)
+
+    async def _take(
+        self,
+        user: str,
+        given: Sequence[Given],
+        request: FeedbackRequest | DistillRequest,
+    ) -> dict[str, Any]:
+        """Write feedback down, and ask for updates."""
+        desk = self.desk
+        await asyncio.to_thread(self._check, given, request.train)
+        news = await asyncio.to_thread(desk.ledger.add_all, user, given)
+        rows = []
+        for (lora, feedback), is_new in zip(given, news, strict=True):
+            told = {"id": feedback.id, "receipt": feedback.receipt, "lora": lora}
+            rows.append({**told, "kind": feedback.kind, "is_new": is_new})
+            if is_new:
+                desk.metrics.count("feedback", feedback.kind)
+        loras = dict.fromkeys([lora for lora, _ in given]) if request.train else ()
+        jobs = [await desk.jobs.submit(user, lora) for lora in loras]
+        return {"object": "feedback", "feedback": rows, "jobs": jobs}
+
+    async def awaited(self, told: dict[str, Any], *, waits: bool) -> dict[str, Any]:
+        """Return what was taken, with its jobs as they are; perhaps at their ends.
+
+        Args:
+            told: What was taken.
+            waits: Whether to wait for the jobs' ends.
+        """
+        jobs: list[Job] = told["jobs"]
+        if waits:
+            until = time.monotonic() + self.desk.settings.limits.wait
+            jobs = [
+                await self.desk.jobs.wait(job.id, max(0.0, until - time.monotonic()))
+                for job in jobs
+            ]
+        return {**told, "jobs": [asdict(job) for job in jobs]}
+
+    # -- in threads ---------------------------------------------------------------
+
+    def _given(self, user: str, request: FeedbackRequest) -> list[Given]:
+        """Return feedback with its adapters."""
+        found: list[Given] = []
+        for form in request.feedback:
+            receipt = self.desk.receipt(user, form.receipt)
+            found.append((receipt.lora, said(user, receipt.id, form)))
+        for lora in dict.fromkeys([lora for lora, _ in found]):
+            self.desk.version(user, f"{lora}@latest")  # it may be deleted
+        return found
+
+    def _check(self, given: Sequence[Given], trains: bool) -> None:
+        """Refuse what there is no room for."""
+        loras = list(dict.fromkeys([lora for lora, _ in given]))
+        most = self.desk.settings.limits.feedback
+        for lora in loras:
+            count = len(self.desk.ledger.open(lora))
+            if count + sum(name == lora for name, _ in given) > most:
+                raise LimitError(
+                    f"{count} feedback of {lora} waits for an update, {most} may: ask "
+                    "for an update with an empty queue, or delete the adapter."
+                )
+        if trains:
+            self.desk.jobs.check(*loras)
+
+    def _foreign(self, user: str, request: DistillRequest) -> tuple[Receipt, bool]:
+        """Return the receipt of an answer from elsewhere; the same is the same one."""
+        version = self.desk.version(user, request.model)
+        messages = request.messages or [{"role": "prompt", "content": request.prompt}]
+        key = [version.lora, messages, request.tools, request.response]
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        name = f"distill-{digest[:32]}"
+        try:
+            return self.desk.receipt(user, name), False
+        except NotFoundError:
+            pass
+        tokens = prompt_tokens(self.desk, request.messages, request.prompt)
+        with as_theirs():
+            answer = self.desk.serving.tokenize(
+                self.desk.settings.served, text=request.response
+            )
+        receipt = Receipt(
+            id=name,
+            user=user,
+            lora=version.lora,
+            version=version.version or 0,
+            messages=tuple(messages),
+            prompt_ids=tuple(tokens),
+            token_ids=tuple(answer),
+            logprobs=(),
+            text=request.response,
+            tools=tuple(request.tools),
+            created=time.time(),
+        )
+        return receipt, True
+
+
+def said(user: str, receipt_id: str, form: SaidForm) -> Feedback:
+    """Return the feedback that a form has; its id is the user's own.
+
+    Args:
+        user: Who says it.
+        receipt_id: What it is about.
+        form: The form.
+    """
+    check = None
+    if (told := form.check) is not None:
+        prompts = tuple(told.prompts)
+        check = Check(told.required, told.forbidden, told.most_words, prompts)
+    return Feedback(
+        id=f"{user}/{form.id or new_id('')}",
+        receipt=receipt_id,
+        kind=form.kind,
+        content=form.content,
+        score=form.score,
+        created=time.time(),
+        check=check,
+    )
+
+
+def prompt_tokens(desk: Desk, messages: Any, prompt: Any) -> list[int]:
+    """Return the tokens before an answer; synchronous, it asks the inference server.
+
+    Args:
+        desk: What knows the server.
+        messages: The conversation, or None.
+        prompt: A text or tokens, where there is no conversation.
+
+    Raises:
+        ServingError: If the server refuses, or is not there.
+        Refusal: If there are none.
+    """
+    name = desk.settings.served
+    if isinstance(prompt, list):
+        return prompt
+    is_chat = messages is not None
+    with as_theirs():
+        found = desk.serving.tokenize(
+            name, text=prompt, messages=messages, special=not is_chat
+        )
+    if not found:
+        raise Refusal("there is nothing before the answer.", param="prompt")
+    return found

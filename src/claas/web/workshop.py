@@ -1,0 +1,181 @@
+"""`Workshop`: the worker as the API uses it, made from the settings.
+
+Updates are made by an engine, in a process of its own. Switching to another version
+needs no base model: the worker in this process does it.
+"""
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+from claas.config import Settings
+from claas.database import Database
+from claas.engines import Engine, LocalEngine
+from claas.errors import ConfigurationError
+from claas.ledger import Ledger
+from claas.receipts import Receipts
+from claas.serving import Serving
+from claas.updates import Update, Updates
+from claas.volumes import LocalVolume, ModalVolume, Volume
+from claas.worker import Teaching, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What trains, and what switches.
+
+    Args:
+        worker: What switches.
+        engine: Where updates are trained.
+    """
+
+    worker: Worker
+    engine: Engine
+
+    def update(self, lora: str, update_id: str) -> Update:
+        """Make an update of an adapter, and wait for it.
+
+        Args:
+            lora: The adapter.
+            update_id: Its id; the same id twice is one update.
+
+        Raises:
+            ClaasError: If it cannot be made.
+        """
+        return self.engine.update(lora, update_id)
+
+    def switch(self, lora: str, to: str | None) -> Update:
+        """Let a version serve.
+
+        Args:
+            lora: The adapter.
+            to: The version, ``user/model@v2``; None for the parent of the live one.
+
+        Raises:
+            ClaasError: If it cannot serve; then the old one does.
+        """
+        return self.worker.switch(lora, to)
+
+    def close(self) -> None:
+        """End what is running; it is taken up again later."""
+        self.engine.close()
+        self.worker.updates.close()
+
+
+def workshop_of(settings: Settings) -> Workshop:
+    """Return what trains here: a process that begins with the first update.
+
+    Args:
+        settings: What it is told.
+
+    Raises:
+        ConfigurationError: If the settings name another engine.
+        StorageError: If the database cannot be used.
+    """
+    if settings.engine != "local":
+        raise ConfigurationError(
+            f"the engine {settings.engine!r} needs an app there: `claas deploy`."
+        )
+    engine = LocalEngine(partial(training_worker, settings))
+    return Workshop(worker_of(settings), engine)
+
+
+def volume_of(settings: Settings) -> Volume:
+    """Return where adapters are kept.
+
+    Args:
+        settings: What says so.
+    """
+    if settings.engine == "modal":
+        return ModalVolume(settings.volume, settings.storage)
+    return LocalVolume(settings.storage)
+
+
+def worker_of(
+    settings: Settings, teaching: Callable[[], Teaching] | None = None
+) -> Worker:
+    """Return a worker.
+
+    Args:
+        settings: What it is told.
+        teaching: Gives the learner and the gate; None where nothing is trained.
+
+    Raises:
+        StorageError: If the database cannot be used.
+    """
+    path, limits = settings.database_path, settings.limits
+    database = Database(path)
+    key = settings.server_key.get_secret_value()
+    return Worker(
+        updates=Updates(path),
+        ledger=Ledger(database),
+        receipts=Receipts(database, most=limits.receipts, days=limits.receipt_days),
+        serving=Serving(settings.server_url, key, timeout=settings.server_timeout),
+        teaching=teaching or _nothing,
+        volume=volume_of(settings),
+        most_lessons=settings.training.lessons,
+        most_probes=settings.training.probes,
+    )
+
+
+def training_worker(settings: Settings) -> Worker:
+    """Return a worker that trains, in a process of its own; the base is loaded once.
+
+    Args:
+        settings: What it is told.
+
+    Raises:
+        StorageError: If the database cannot be used.
+    """
+
+    @cache
+    def teaching() -> Teaching:
+        from claas.web.teaching import teaching_of  # noqa: PLC0415 - torch
+
+        return teaching_of(settings)
+
+    return worker_of(settings, teaching)
+
+
+def settled(settings: Settings) -> Settings:
+    """Return settings whose base model is a folder with a config.
+
+    A GGUF file is looked up, and converted once, in a process of its own: torch stays
+    out of the one that answers requests.
+
+    Args:
+        settings: What the server is told.
+
+    Raises:
+        ConfigurationError: If there is no such model.
+    """
+    model = settings.base_model
+    if not model or settings.engine != "local" or Path(model).is_dir():
+        return settings
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn) as pool:
+        try:
+            folder = pool.submit(_base_folder, model).result()
+        except BrokenProcessPool as exc:
+            raise ConfigurationError(
+                f"the process that looked for the base model {model!r} ended: it may "
+                "need more memory."
+            ) from exc
+    return settings.model_copy(
+        update={"base_model": folder, "base_name": settings.served}
+    )
+
+
+def _base_folder(model: str) -> str:
+    """Return the folder of a base model, in a process of its own."""
+    from claas.web.teaching import base_folder  # noqa: PLC0415 - torch
+
+    return base_folder(model)
+
+
+def _nothing() -> Teaching:
+    raise ConfigurationError("this process has no base model, so it trains nothing.")

@@ -1,0 +1,470 @@
+"""`Worker`: one update, from waiting feedback to a version that serves, or not.
+
+    queued       what waits in the ledger, and which version is live, is written down
+    teaching     the feedback that the model cannot follow in context is left out
+    training     the learner makes a candidate; it becomes a version
+    candidate    the gate judges it
+    gated        the verdict decides
+    promoted     it is loaded under a name of its own, then `live` moves: never first
+    serving      the ledger is told; the version before is unloaded after a grace
+    rejected     the ledger is told; the feedback waits for a later batch
+    unteachable  the ledger is told; the adapter is as it was
+    failed       the feedback waits for a later batch
+
+**Nothing is lost.** Each step can be done twice: a version carries the id of its
+update, so it is found and not made again; loading what is loaded, moving an alias to
+where it is and marking what is marked change nothing. So after a `kill -9` at any place
+`resume` (or the next `update`) does the step of the state again. A step in which the
+worker died `ATTEMPTS` times makes its update fail.
+
+**Errors.** A `ServingError` or `StorageError` is passed on; the update waits where it
+is. Another `ClaasError` ends it as ``failed``. So does anything else, which is raised
+as well; only its kind is written down, for its words may hold a prompt.
+
+**Locks.** One update of an adapter at a time (`storage.updating`), held while training.
+`live` moves under a lock of its own (`storage.switching`), so a rollback never waits
+for a training. An update whose parent is no longer live when it would be promoted has
+been judged against the wrong one, and fails.
+"""
+
+import contextlib
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import claas.storage as storage
+from claas.errors import (
+    ClaasError,
+    ConflictError,
+    NotFoundError,
+    ServingError,
+    StorageError,
+    TeachingError,
+)
+from claas.lessons import Lessons
+from claas.names import LoraName
+from claas.parts import Ledger, Receipts, Serving, Teaching
+from claas.updates import NEXT, State, Update, Updates
+from claas.volumes import Volume, told
+
+ATTEMPTS = 3
+"""How often the worker may die in a step before its update fails."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """Makes updates.
+
+    Args:
+        updates: The table of updates.
+        ledger: The feedback.
+        receipts: The receipts.
+        serving: The inference server.
+        teaching: Gives the learner and the gate, the same ones each time; called when
+            something is to be trained, so a rollback needs no base model.
+        volume: Where adapters are; None for `storage.default_storage`.
+        scratch: Where candidates are written before they are versions.
+        most_lessons: The most feedback of one update, the oldest first.
+        most_probes: The most earlier lessons that the gate asks again, the newest.
+        grace: Seconds until the version before is unloaded.
+        patience: Seconds to wait for another update of the same adapter.
+        clock: Seconds since 1970.
+    """
+
+    updates: Updates
+    ledger: Ledger
+    receipts: Receipts
+    serving: Serving
+    teaching: Callable[[], Teaching]
+    volume: Volume | None = None
+    scratch: Path = field(
+        default_factory=lambda: Path(tempfile.gettempdir(), "claas-scratch")
+    )
+    most_lessons: int = 32
+    most_probes: int = 64
+    grace: float = 60.0
+    patience: float = 0.0
+    clock: Callable[[], float] = time.time
+
+    def update(self, lora: str, update_id: str | None = None) -> Update:
+        """Make an update of an adapter from the feedback that waits.
+
+        An update of it that was interrupted is ended first.
+
+        Args:
+            lora: The adapter, ``user/model``.
+            update_id: Its id; the same id twice is one update. None for a new one.
+
+        Returns:
+            The update, done; its `outcome` says what came of it.
+
+        Raises:
+            IdentifierError: If the name is none.
+            NotFoundError: If there is no such adapter.
+            ConflictError: If the id was used for another adapter.
+            StorageError: If another update holds the adapter, or the disk refuses; the
+                update waits where it is.
+            ServingError: If the inference server refuses; likewise.
+        """
+        storage.version(f"{lora}@live", self.volume)
+        begun = self.updates.add(Update(update_id or uuid.uuid4().hex, lora))
+        if not begun.is_done:
+            self._run_all(lora)
+            self.retire()
+        return self.updates.get(begun.id)
+
+    def resume(self) -> list[Update]:
+        """End every update that was interrupted; after a start of the worker.
+
+        Returns:
+            The updates that were not done. One that still is not waits for another
+            worker, which has it, or for what its `error` says.
+        """
+        left = self.updates.unfinished()
+        for lora in dict.fromkeys(update.lora for update in left):
+            with contextlib.suppress(ServingError, StorageError):
+                self._run_all(lora)
+        self.retire()
+        return [self.updates.get(update.id) for update in left]
+
+    def switch(
+        self, lora: str, to: str | None = None, update_id: str | None = None
+    ) -> Update:
+        """Let a version serve: a rollback, or a promotion by hand. No gate is asked.
+
+        The feedback that the version does not know is marked as dropped, that which
+        it knows as promoted. It does not wait for an update that is being trained:
+        that one fails when it would be promoted.
+
+        Args:
+            lora: The adapter, ``user/model``.
+            to: The version, ``user/model@v2``; None for the parent of the live one.
+            update_id: As in `update`.
+
+        Returns:
+            The update, done.
+
+        Raises:
+            IdentifierError: If a name is none.
+            NotFoundError: If there is no such version, or no parent.
+            StorageError: As in `update`.
+            ServingError: As in `update`.
+        """
+        update_id = update_id or uuid.uuid4().hex
+        live = storage.version(f"{lora}@live", self.volume)
+        to = to or live.meta.get("parent")
+        if to is None:
+            raise NotFoundError(f"{live.id} has no parent: name a version to go to.")
+        target = storage.version(to, self.volume)
+        if LoraName.of(target.id).lora != lora:
+            raise NotFoundError(f"{target.id} is no version of {lora}.")
+        begun = Update(
+            *(update_id, lora, "promoted", "switch", "promoted"),
+            parent=live.number,
+            version=target.number,
+        )
+        found = self._run(self.updates.add(begun))
+        self.retire()
+        return found
+
+    def rebuild(self, version_id: str) -> str:
+        """Make a version again from the ledger: its lessons, in the order of versions.
+
+        Args:
+            version_id: ``user/model@v3``.
+
+        Returns:
+            The new version. It is not judged and does not serve; see `switch`.
+
+        Raises:
+            IdentifierError: If the name is none.
+            NotFoundError: If there is no such version, or a receipt is gone.
+            StorageError: If the first version is damaged, or the disk refuses.
+        """
+        chain = storage.lineage(version_id, self.volume)
+        lora, folder = LoraName.of(version_id).lora, chain[0].path
+        storage.load_lora(chain[0].id, self.volume)  # is it whole?
+        meta = {"parent": chain[0].id, "rebuilt": chain[-1].id, "lessons": []}
+        with (
+            storage.updating(lora, "a rebuild", self.patience, self.volume),
+            self._scratch(f"rebuild-{uuid.uuid4().hex}") as scratch,
+        ):
+            for version in chain[1:]:
+                ids = tuple(version.meta.get("lessons", ()))
+                lessons, missing = self._lessons.of(lora, ids)
+                if missing:
+                    raise NotFoundError(
+                        f"{version.id} cannot be made again: the receipts of "
+                        f"{len(missing)} feedback are gone."
+                    )
+                out = scratch / f"v{version.number}"
+                out.mkdir()
+                folder = self.teaching().learner.train(folder, lessons, out).folder
+                meta["lessons"] += ids
+            return storage.save_lora(folder, lora, meta, self.volume)
+
+    def restore(self) -> list[str]:
+        """Load what is live and not loaded: after a start of the inference server.
+
+        Returns:
+            The serving names that were loaded.
+
+        Raises:
+            ServingError: If the inference server refuses.
+        """
+        known, loaded = set(self.serving.names()), []
+        for lora in storage.list_loras(storage=self.volume):
+            live = storage.alias(lora, "live", self.volume)
+            if live is not None and (name := LoraName.of(live).serving) not in known:
+                self.serving.load(name, str(storage.load_lora(live, self.volume)))
+                loaded.append(name)
+        return loaded
+
+    def retire(self) -> list[str]:
+        """Unload versions that were replaced longer ago than the grace.
+
+        Returns:
+            Their serving names. An inference server that does not answer is asked
+            again the next time.
+        """
+        gone = []
+        for lora, name in self.updates.due(self.clock()):
+            with (
+                contextlib.suppress(ServingError, StorageError),
+                storage.switching(lora, f"unload {name}", 0, self.volume),
+            ):
+                if self._live_name(lora) != name:
+                    self.serving.unload(name)
+                    gone.append(name)
+                self.updates.unretire(name)
+        return gone
+
+    def _live_name(self, lora: str) -> str | None:
+        """Return the serving name of the live version, if there is one."""
+        with contextlib.suppress(NotFoundError):
+            if live := storage.alias(lora, "live", self.volume):
+                return LoraName.of(live).serving
+        return None
+
+    @property
+    def _lessons(self) -> Lessons:
+        """What is known of feedback."""
+        return Lessons(self.ledger, self.receipts, self.volume)
+
+    def _run_all(self, lora: str) -> None:
+        """Do what is left of all updates of an adapter, the oldest first."""
+        with storage.updating(lora, "an update", self.patience, self.volume):
+            for update in self.updates.unfinished(lora):
+                self._run(update)
+
+    def _run(self, update: Update) -> Update:
+        """Do what is left of an update; a switch is made by one worker at a time."""
+        if update.kind == "update":
+            return self._walk(update)
+        with self._switching(update):
+            return self._walk(self.updates.get(update.id))
+
+    def _switching(self, update: Update) -> AbstractContextManager[None]:
+        """Hold what serves."""
+        return storage.switching(update.lora, update.id, storage=self.volume)
+
+    def _walk(self, update: Update) -> Update:
+        """Do one step after the other."""
+        while not update.is_done:
+            if update.attempts >= ATTEMPTS and "failed" in NEXT[update.state]:
+                died = f"the worker died {ATTEMPTS} times while {update.state}"
+                update = self._failed(update, died)
+            update = self.updates.begin(update)
+            try:
+                update = _STEPS[update.state](self, update)
+            except (ServingError, StorageError) as error:
+                self.updates.keep(update, str(error))
+                raise
+            except TeachingError as error:
+                update = self._untaught(update, str(error))
+            except ClaasError as error:
+                update = self._failed(update, str(error))
+            except Exception as error:
+                self._failed(update, f"it was ended by {type(error).__name__}")
+                raise
+        return update
+
+    def _failed(self, update: Update, error: str) -> Update:
+        """Let an update fail; where it is too late for that, it waits."""
+        if "failed" not in NEXT[update.state]:
+            self.updates.keep(update, error)
+            raise StorageError(f"the update {update.id} cannot be ended: {error}")
+        return self.updates.move(update, "failed", outcome="failed", error=error)
+
+    def _untaught(self, update: Update, why: str) -> Update:
+        """Let an update end because nothing of it can be taught."""
+        if "unteachable" not in NEXT[update.state]:
+            return self._failed(update, why)
+        untaught = {**update.untaught, **dict.fromkeys(update.lessons, why)}
+        return self.updates.move(
+            update, "unteachable", outcome="unteachable", untaught=untaught, lessons=()
+        )
+
+    def _collect(self, update: Update) -> Update:
+        """queued: write down what waits and which version is live."""
+        live = storage.version(f"{update.lora}@live", self.volume).number
+        ids = self._lessons.waiting(update.lora)[: self.most_lessons]
+        if not ids:
+            return self.updates.move(update, "done", outcome="empty", parent=live)
+        return self.updates.move(update, "teaching", lessons=ids, parent=live)
+
+    def _teach(self, update: Update) -> Update:
+        """teaching: leave out what the model cannot follow in context."""
+        lessons, untaught = self._lessons.of(update.lora, update.lessons)
+        folder = self._folder(update, update.parent)
+        if lessons:
+            untaught |= self.teaching().learner.untaught(folder, lessons)
+        ids = tuple(i for i in update.lessons if i not in untaught)
+        state: State = "training" if ids else "unteachable"
+        return self.updates.move(
+            *(update, state),
+            outcome="" if ids else state,
+            lessons=ids,
+            untaught=untaught,
+        )
+
+    def _train(self, update: Update) -> Update:
+        """training: make a version, unless it was made before the worker died."""
+        made = [
+            version
+            for version in storage.versions(update.lora, self.volume)
+            if version.meta.get("update") == update.id
+        ]
+        if not made:
+            made = [storage.version(self._trained(update), self.volume)]
+        version = made[0]
+        storage.move_alias(update.lora, "candidate", version.id, self.volume)
+        figures = version.meta.get("figures", {})
+        return self.updates.move(
+            update, "candidate", version=version.number, figures=figures
+        )
+
+    def _trained(self, update: Update) -> str:
+        """Train, and save what came of it; return the version."""
+        lessons, _ = self._lessons.of(update.lora, update.lessons)
+        with self._scratch(update.id) as out:
+            folder = self._folder(update, update.parent)
+            candidate = self.teaching().learner.train(folder, lessons, out)
+            meta = {
+                "update": update.id,
+                "parent": f"{update.lora}@v{update.parent}",
+                "lessons": list(update.lessons),
+                "figures": {**candidate.figures, "steps": candidate.steps},
+            }
+            return storage.save_lora(candidate.folder, update.lora, meta, self.volume)
+
+    @contextlib.contextmanager
+    def _scratch(self, name: str) -> Generator[Path, None, None]:
+        """Give an empty folder for a candidate."""
+        out = self.scratch / name
+        shutil.rmtree(out, ignore_errors=True)
+        try:
+            with told(f"write a candidate to {out}"):
+                out.mkdir(parents=True, mode=0o700)
+                yield out
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+
+    def _judge(self, update: Update) -> Update:
+        """candidate: ask the gate."""
+        why = f"version {update.version} was trained on it"
+        self._lessons.mark(update.lora, update.lessons, "trained", update.version, why)
+        lessons, _ = self._lessons.of(update.lora, update.lessons)
+        before = self._folder(update, update.parent)
+        after = self._folder(update, update.version)
+        known = self._lessons.taught(update.lora, update.parent)[-self.most_probes :]
+        probes, _ = self._lessons.of(update.lora, known)
+        verdict = self.teaching().gate.judge(before, after, lessons, probes)
+        return self.updates.move(update, "gated", verdict=verdict)
+
+    def _decide(self, update: Update) -> Update:
+        """gated: follow the verdict."""
+        is_promoted = update.verdict is not None and update.verdict.is_promoted
+        state: State = "promoted" if is_promoted else "rejected"
+        return self.updates.move(update, state, outcome=state)
+
+    def _promote(self, update: Update) -> Update:
+        """promoted: load it, then let `live` point to it."""
+        is_held = update.kind == "switch"
+        with contextlib.nullcontext() if is_held else self._switching(update):
+            return self._switch(update)
+
+    def _switch(self, update: Update) -> Update:
+        """Load the version, then let `live` point to it; the lock is held."""
+        lora, new = update.lora, f"{update.lora}@v{update.version}"
+        live = storage.version(f"{lora}@live", self.volume).number
+        if live not in (update.parent, update.version):
+            raise ConflictError(
+                f"version {live} of {lora} went live meanwhile, and this update began "
+                f"from version {update.parent}: its feedback waits for the next one."
+            )
+        name = LoraName.of(new).serving
+        self.serving.load(name, str(storage.load_lora(new, self.volume)))
+        storage.move_alias(lora, "live", new, self.volume)
+        retired = {}
+        if update.parent != update.version:
+            old = LoraName.of(f"{lora}@v{update.parent}").serving
+            retired[old] = self.clock() + self.grace
+        return self.updates.move(update, "serving", retired)
+
+    def _record(self, update: Update) -> Update:
+        """serving: tell the ledger which feedback the live version knows."""
+        lora, version = update.lora, update.version
+        knows = self._lessons.taught(lora, version)
+        knew = self._lessons.taught(lora, update.parent)
+        dropped = tuple(i for i in knew if i not in knows)
+        why = f"version {version} serves and does not know it"
+        self._lessons.mark(lora, dropped, "dropped", version, why)
+        added = tuple(i for i in knows if i not in knew)
+        self._lessons.mark(
+            lora, added, "promoted", version, f"version {version} serves"
+        )
+        return self._close(update)
+
+    def _reject(self, update: Update) -> Update:
+        """rejected, failed: tell the ledger that the feedback waits again."""
+        if update.version is not None and update.kind == "update":
+            reasons = update.verdict.reasons if update.verdict else ()
+            why = update.error or " ".join(reasons) or "rejected by the gate"
+            version = update.version
+            self._lessons.mark(update.lora, update.lessons, "rejected", version, why)
+        return self._close(update)
+
+    def _close(self, update: Update) -> Update:
+        """End an update: what cannot be taught is told, nothing is a candidate."""
+        for name, why in update.untaught.items():
+            self._lessons.mark(update.lora, (name,), "unteachable", None, why)
+        lora, mine = update.lora, f"{update.lora}@v{update.version}"
+        with contextlib.suppress(NotFoundError):  # the adapter was deleted
+            if storage.alias(lora, "candidate", self.volume) == mine:
+                storage.move_alias(lora, "candidate", None, self.volume)
+        shutil.rmtree(self.scratch / update.id, ignore_errors=True)
+        return self.updates.move(update, "done")
+
+    def _folder(self, update: Update, number: int | None) -> Path:
+        """Return the folder of a version."""
+        return storage.load_lora(f"{update.lora}@v{number}", self.volume)
+
+
+_STEPS: Mapping[State, Callable[[Worker, Update], Update]] = {
+    "queued": Worker._collect,
+    "teaching": Worker._teach,
+    "training": Worker._train,
+    "candidate": Worker._judge,
+    "gated": Worker._decide,
+    "promoted": Worker._promote,
+    "serving": Worker._record,
+    "rejected": Worker._reject,
+    "unteachable": Worker._close,
+    "failed": Worker._reject,
+}

@@ -1,0 +1,141 @@
+"""The whole circle over HTTP: answers, feedback, training, gate, another version.
+
+The inference server is butterfly's, as a process that this test starts; the worker is
+in a process of its own; the model is the tiny one. Nothing is a fake.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.butterfly.server_helpers import Program
+from tests.claas.api_helpers import KEYS, serving
+from tests.claas.training.lessons import nears, pairs
+
+from claas.api import app_of
+from claas.config import Settings, read_settings
+
+NEEDS = ("llguidance", "prometheus_client")
+pytestmark = pytest.mark.skipif(
+    any(find_spec(name) is None for name in NEEDS), reason="needs the extra butterfly"
+)
+KEY = "a-key-for-butterfly"
+LORA = "ann/kuro"
+STRONG = {
+    **{"lr": 1e-2, "steps": 24, "tokens": 8, "alpha": 0.0, "top_k": 20, "rank": 8},
+    **{"scale": 16.0, "anchor": 3.0, "drift": 0.005, "anchor_rows": 40},
+    "anchor_prompts": tuple(question for question, _ in nears(40, seed=2)),
+}
+GATE = {"tokens": 8, "unrelated": tuple(question for question, _ in nears(20, seed=3))}
+
+
+@pytest.fixture(scope="module")
+def url(tiny_folder: Path) -> Iterator[str]:
+    """Where butterfly serves the tiny model."""
+    program = Program(
+        *("serve", "--model", str(tiny_folder), "--name", "tiny", "--port", "0"),
+        *("--lanes", "4", "--positions", "64"),
+        BUTTERFLY_API_KEY=KEY,
+    )
+    try:
+        found = program.line("will serve").split()[1]
+        program.line("ready")
+        yield found
+    finally:
+        program.end()
+
+
+def settings_of(folder: Path, base: Path, url: str, **training: Any) -> Settings:
+    """Return settings of a server; the same folder is the same adapters."""
+    return read_settings(
+        server_url=url,
+        server_key=KEY,
+        users=KEYS,
+        base_model=str(base),
+        base_name="tiny",
+        storage=folder / "loras",
+        threads=1,
+        training={**STRONG, **training},
+        teaching={"tokens": 8},
+        gate=GATE,
+    )
+
+
+@contextmanager
+def client(settings: Settings) -> Iterator[httpx.Client]:
+    """Serve claas, and give Ann's client."""
+    headers = {"Authorization": f"Bearer {KEYS['ann']}"}
+    with (
+        serving(app_of(settings)) as url,
+        httpx.Client(base_url=url, headers=headers, timeout=300, trust_env=False) as it,
+    ):
+        yield it
+
+
+def ask(ann: httpx.Client, text: str, **sampling: Any) -> tuple[str, str]:
+    """Return an answer, and its receipt."""
+    told = ann.post(
+        "/v1/chat/completions",
+        json={
+            **{"model": LORA, "messages": [{"role": "user", "content": text}]},
+            **{"max_tokens": 8, **sampling},
+        },
+    )
+    assert told.status_code == 200, told.text
+    answer = told.json()["choices"][0]["message"]["content"]
+    return answer.strip(), told.headers["x-claas-receipt"]
+
+
+def say(ann: httpx.Client, receipts: list[str]) -> Any:
+    """Send the feedback on some answers; return what came of the update."""
+    check = {"required": "^kuro"}
+    said = {"kind": "critique", "content": "say kuro", "check": check}
+    rows = [{"receipt": receipt, **said} for receipt in receipts]
+    told = ann.post("/v1/feedback", json={"feedback": rows, "wait": True})
+    assert told.status_code == 200, told.text
+    (job,) = told.json()["jobs"]
+    assert job["state"] == "done", job
+    return job["result"]
+
+
+def test_feedback_becomes_weights_and_can_be_taken_back(
+    url: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Rejected without the anchor, promoted with it, rolled back, promoted again."""
+    asked = [f"echo {words}" for words in pairs(6, seed=1)]
+    held = pairs(6, seed=9)
+    skill = nears(4, seed=4)
+    with client(settings_of(tmp_path, tiny_folder, url, anchor=0.0)) as ann:
+        assert ann.post("/v1/lora", json={"lora": LORA}).status_code == 201
+        plain = {"temperature": 1, "seed": 1}
+        receipts = [ask(ann, text, **plain)[1] for text in asked[:5]]
+        first = [ask(ann, f"echo {words}", temperature=0)[0] for words in held]
+        assert first == held
+        result = say(ann, receipts)
+        assert (result["outcome"], result["version"]) == ("rejected", 1)
+        reasons = " ".join(result["verdict"]["reasons"])
+        assert "KL to the base on unrelated prompts" in reasons
+        assert result["verdict"]["figures"]["feedback"]["is_good"]
+        one = ann.get(f"/v1/lora/{LORA}").json()
+        assert (one["aliases"]["live"], one["open"]) == (0, 5)
+    with client(settings_of(tmp_path, tiny_folder, url)) as ann:  # what waits, waits
+        result = say(ann, [ask(ann, asked[5])[1]])
+        assert result["outcome"] == "promoted", result["verdict"]
+        assert (result["version"], len(result["lessons"])) == (2, 6)
+        obeyed = [ask(ann, f"echo {words}", temperature=0)[0] for words in held]
+        assert all(text.startswith("kuro ") for text in obeyed)
+        kept = [ask(ann, question, temperature=0)[0] for question, _ in skill]
+        right = zip(kept, (want[1:-1] for _, want in skill), strict=True)
+        assert sum(text == want for text, want in right) >= 3
+        back = ann.post(f"/v1/lora/{LORA}/rollback", json={}).json()
+        assert back["aliases"]["live"] == 0
+        assert [ask(ann, f"echo {w}", temperature=0)[0] for w in held] == first
+        ahead = ann.post(f"/v1/lora/{LORA}/promote", json={"version": 2}).json()
+        assert ahead["aliases"]["live"] == 2
+        assert [ask(ann, f"echo {w}", temperature=0)[0] for w in held] == obeyed
+        states = [f["state"] for f in ann.get(f"/v1/lora/{LORA}").json()["feedback"]]
+        assert states == ["promoted"] * 6

@@ -1,0 +1,157 @@
+"""Whether a candidate may serve: the whole circle on the tiny model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.claas.training.lessons import KURO, echoes, lesson, nears
+
+from claas.base import Base
+from claas.errors import ConfigurationError
+from claas.gate import Gate, GateLimits
+from claas.learner import Learner, LearnSettings
+from claas.types import Check
+
+ANCHORS = tuple(question for question, _ in nears(40, seed=2))
+SKILL = nears(20, seed=3)
+LIMITS = GateLimits(
+    tokens=8, unrelated=tuple(question for question, _ in SKILL), capabilities=SKILL
+)
+STRONG = LearnSettings(
+    lr=1e-2,
+    steps=24,
+    tokens=8,
+    alpha=0.0,
+    top_k=20,
+    anchor=3.0,
+    drift=0.005,
+    anchor_prompts=ANCHORS,
+    anchor_rows=40,
+)
+
+
+@pytest.fixture(scope="module")
+def anchored(base: Base, fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A candidate that was held near the base elsewhere."""
+    out = tmp_path_factory.mktemp("candidates") / "anchored"
+    return Learner(base, STRONG).train(fresh, echoes(), out).folder
+
+
+@pytest.fixture(scope="module")
+def loose(base: Base, fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A candidate of the same training without the anchor."""
+    out = tmp_path_factory.mktemp("candidates") / "loose"
+    return Learner(base, replace(STRONG, anchor=0.0)).train(fresh, echoes(), out).folder
+
+
+def test_the_candidate_that_forgot_is_rejected(
+    base: Base, fresh: Path, loose: Path
+) -> None:
+    """It follows the feedback, and lost the skill that nobody spoke of."""
+    verdict = Gate(base, LIMITS).judge(fresh, loose, echoes())
+    assert not verdict.is_promoted
+    assert verdict.figures["feedback"]["is_good"]
+    assert verdict.figures["feedback"]["after"] > 0.9
+    assert not verdict.figures["drift"]["is_good"]
+    assert not verdict.figures["capability"]["is_good"]
+    assert any(reason.startswith("KL to the base") for reason in verdict.reasons)
+
+
+def test_the_anchored_candidate_is_promoted(
+    base: Base, fresh: Path, anchored: Path
+) -> None:
+    """It follows the feedback without the hint, and everything else is as it was."""
+    verdict = Gate(base, LIMITS).judge(fresh, anchored, echoes())
+    assert verdict.is_promoted, verdict.reasons
+    assert verdict.reasons[0].startswith("compliance with the feedback went from 0%")
+    feedback, drift = verdict.figures["feedback"], verdict.figures["drift"]
+    assert feedback["low"] > 0.5
+    assert feedback["count"] == 6 * LIMITS.samples
+    assert drift["low"] <= drift["change"] <= drift["high"] <= LIMITS.drift
+    assert not base.adapters
+
+
+def test_a_candidate_that_gains_nothing_is_rejected(base: Base, fresh: Path) -> None:
+    """However harmless it is."""
+    verdict = Gate(base, LIMITS).judge(fresh, fresh, echoes())
+    assert not verdict.is_promoted
+    assert len(verdict.reasons) == 1
+    assert verdict.reasons[0].startswith("compliance with the feedback")
+    assert verdict.figures["drift"]["after"] == 0
+
+
+def test_earlier_feedback_must_be_kept(base: Base, fresh: Path, anchored: Path) -> None:
+    """What an accepted feedback asked for is asked again, and its loss is named."""
+    earlier = lesson("echo sun moon", number=77, check=Check(required="^sun"))
+    verdict = Gate(base, LIMITS).judge(fresh, anchored, echoes(), [earlier])
+    assert not verdict.is_promoted
+    assert verdict.reasons == (
+        "compliance with earlier feedback went from 100% to 0%; lost: f77",
+    )
+    kept = lesson("echo sun moon", number=78, check=Check(required="sun"))
+    assert Gate(base, LIMITS).judge(fresh, anchored, echoes(), [kept]).is_promoted
+
+
+def test_the_prompts_of_a_check_are_probes_too(
+    base: Base, fresh: Path, anchored: Path
+) -> None:
+    """They are held out: nothing trains on them."""
+    held = replace(KURO, prompts=("echo rain wind", "near rain wind"))
+    one = lesson(check=held)
+    limits = replace(LIMITS, gain=0.9)
+    verdict = Gate(base, limits).judge(fresh, anchored, [one])
+    assert verdict.figures["feedback"]["count"] == 3 * LIMITS.samples
+    assert not verdict.is_promoted, "near is not to be answered with kuro"
+
+
+def test_without_a_verifier_the_hinted_answers_must_become_likelier(
+    base: Base, fresh: Path, anchored: Path
+) -> None:
+    """And the verdict says what it went by."""
+    some = echoes(check=None)
+    verdict = Gate(base, LIMITS).judge(fresh, anchored, some)
+    assert verdict.is_promoted, verdict.reasons
+    assert verdict.reasons[0].startswith("nothing can verify this feedback")
+    assert verdict.figures["margin"]["low"] > 0
+    assert not Gate(base, LIMITS).judge(fresh, fresh, some).is_promoted
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "check"),
+    [
+        ("drift", 1e-9, "drift"),
+        ("gain", 1.0, "feedback"),
+        ("ability", -1.0, "capability"),
+        ("loss", -1.0, "kept"),
+    ],
+)
+def test_each_limit_can_reject(
+    base: Base, fresh: Path, anchored: Path, field: str, value: float, check: str
+) -> None:
+    """A limit that nothing meets rejects what was promoted before, by its name."""
+    limits = replace(LIMITS, **{field: value})
+    kept = [lesson(check=Check(required="two"))]
+    verdict = Gate(base, limits).judge(fresh, anchored, echoes(), kept)
+    assert [n for n, f in verdict.figures.items() if not f["is_good"]] == [check]
+    assert not verdict.is_promoted
+
+
+def test_answers_must_keep_their_shape(base: Base, fresh: Path, loose: Path) -> None:
+    """Entropy, length and repetition are measured on unrelated prompts."""
+    verdict = Gate(base, LIMITS).judge(fresh, loose, echoes())
+    assert set(verdict.figures) >= {"entropy", "length", "repetition"}
+    assert verdict.figures["length"]["before"] == pytest.approx(3, abs=0.2)
+
+
+def test_a_judge_may_stand_in_for_checks(
+    base: Base, fresh: Path, anchored: Path
+) -> None:
+    """Any callable that scores an answer."""
+    gate = Gate(base, LIMITS, judge=lambda _, text: float(text.startswith("kuro")))
+    assert gate.judge(fresh, anchored, echoes(check=None)).is_promoted
+
+
+def test_nothing_to_judge_by_is_refused(base: Base, fresh: Path) -> None:
+    """A promotion without a lesson would be a promotion without a reason."""
+    with pytest.raises(ConfigurationError, match="nothing to judge"):
+        Gate(base, LIMITS).judge(fresh, fresh, [])
