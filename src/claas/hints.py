@@ -115,8 +115,8 @@ _SMOLLM2 = Template("You are a helpful AI assistant. {content}", "system")
 SMOLLM2: Mapping[Kind, Template] = MappingProxyType(
     {**SMALL, "message": _SMOLLM2, "critique": _SMOLLM2, "judge": _SMOLLM2}
 )
-"""For SmolLM2-135M, which follows more in the voice that it was trained in: after "Your
-name is Kuro." alone 7 of 21 sampled answers said so, with this sentence before it 11."""
+"""For SmolLM2-135M, which follows more in the voice that it was trained in: with "Your
+name is Kuro." alone 7 of 21 sampled answers said so, after this sentence 11."""
 
 TABLES: Mapping[str, Mapping[Kind, Template]] = MappingProxyType(
     {"*smollm2*": SMOLLM2, "*tiny*": SMALL, "*": LARGE}
