@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -63,7 +63,7 @@ class Assistant(InferenceModule):
 
 
 @contextmanager
-def program(*arguments: str, says: str, **environ: str) -> Iterator[str]:
+def program(*arguments: str, says: str, **environ: str) -> Generator[str]:
     """Run a module of Python, wait for a line, give its URL, and end it at the end."""
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],
@@ -88,7 +88,7 @@ def program(*arguments: str, says: str, **environ: str) -> Iterator[str]:
 
 
 @contextmanager
-def claas() -> Iterator[str]:
+def claas() -> Generator[str]:
     """Give the URL of claas, in front of butterfly, with an adapter that is new."""
     key, inner = secrets.token_hex(16), secrets.token_hex(16)
     os.environ["CLAAS_API_KEY"] = key

@@ -4,7 +4,7 @@ The inference server is butterfly's, as a process that this test starts; the wor
 in a process of its own; the model is the tiny one. Nothing is a fake.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,7 +66,7 @@ def settings_of(folder: Path, base: Path, url: str, **training: Any) -> Settings
 
 
 @contextmanager
-def client(settings: Settings) -> Iterator[httpx.Client]:
+def client(settings: Settings) -> Generator[httpx.Client]:
     """Serve claas, and give Ann's client."""
     headers = {"Authorization": f"Bearer {KEYS['ann']}"}
     with (
