@@ -64,6 +64,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("same every time")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a module, and those that share a server, in one process."""
     for item in items:
