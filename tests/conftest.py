@@ -7,16 +7,11 @@ machine is stopped at the socket, with an error that no code expects or converts
 import ipaddress
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import hypothesis
-import pytest
 
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
-
-SERVER = "server"
-"""The fixture whose users are run by one process of pytest-xdist: it takes seconds."""
 
 
 class NetworkClosed(AssertionError):
@@ -62,13 +57,3 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("same every time")
-
-
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a module, and those that share a server, in one process."""
-    for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        is_served = SERVER in getattr(item, "fixturenames", ())
-        group = f"{folder} server" if is_served else f"{folder}/{item.path.stem}"
-        item.add_marker(pytest.mark.xdist_group(group))
