@@ -19,6 +19,7 @@ from pathlib import Path
 from claas.base import Base
 from claas.checks import verifier_of
 from claas.gate import Gate, GateLimits, likelihoods
+from claas.hints import Hints
 from claas.learner import Learner, LearnSettings
 from claas.storage import create_initial_lora, load_lora
 from claas.teacher import TeachSettings
@@ -122,13 +123,9 @@ def held_out(
     verifier = verifier_of(lesson)
     assert verifier is not None
     prompts = [base.prompt([{"role": "user", "content": p}]) for p in task.held_out]
+    hints = Hints.of(base.name)
     hinted = [
-        base.prompt(
-            [
-                {"role": "system", "content": task.content},
-                {"role": "user", "content": prompt},
-            ]
-        )
+        base.prompt(hints.hinted(lesson, [{"role": "user", "content": prompt}]))
         for prompt in task.held_out
     ]
     good = base.sample(hinted, None, most=tokens, temperature=0.0)

@@ -110,8 +110,16 @@ SMALL: Mapping[Kind, Template] = MappingProxyType(
 """For models below about a billion parameters: nothing to talk about, nothing to
 repeat."""
 
+_SMOLLM2 = Template("You are a helpful AI assistant. {content}", "system")
+
+SMOLLM2: Mapping[Kind, Template] = MappingProxyType(
+    {**SMALL, "message": _SMOLLM2, "critique": _SMOLLM2, "judge": _SMOLLM2}
+)
+"""For SmolLM2-135M, which follows more in the voice that it was trained in: with "Your
+name is Kuro." alone 7 of 21 sampled answers said so, after this sentence 11."""
+
 TABLES: Mapping[str, Mapping[Kind, Template]] = MappingProxyType(
-    {"*smollm2*": SMALL, "*tiny*": SMALL, "*": LARGE}
+    {"*smollm2*": SMOLLM2, "*tiny*": SMALL, "*": LARGE}
 )
 """Templates by a pattern of base model names, the first that fits."""
 

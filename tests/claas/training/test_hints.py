@@ -13,14 +13,20 @@ SYSTEM = {"role": "system", "content": "be kind"}
 
 def test_a_small_model_reads_the_bare_words_as_system_message() -> None:
     """What it would parrot is not there."""
-    hints = Hints.of("/models/SmolLM2-135M")
+    hints = Hints.of("/models/TinyLlama")
     said = hints.hinted(lesson(content=" your name is Kuro "), [USER])
     assert said == ({"role": "system", "content": "your name is Kuro"}, USER)
 
 
+def test_smollm2_is_spoken_to_as_it_was_trained() -> None:
+    """The table is found by a pattern of the base's name."""
+    said = Hints.of("/models/SmolLM2-135M").hinted(lesson(content="say kuro"), [USER])
+    assert said[0]["content"] == "You are a helpful AI assistant. say kuro"
+
+
 def test_a_system_message_keeps_its_words() -> None:
     """The hint comes after them; there is no second system message."""
-    said = Hints.of("smollm2").hinted(lesson(content="say kuro"), [SYSTEM, USER])
+    said = Hints(SMALL).hinted(lesson(content="say kuro"), [SYSTEM, USER])
     assert said == ({"role": "system", "content": "be kind\n\nsay kuro"}, USER)
 
 
