@@ -9,8 +9,8 @@ import pytest
 from claas.base import Base
 from claas.config import GateSettings, Settings, TrainingSettings, read_settings
 from claas.errors import ConfigurationError
-from claas.gate import GateLimits
-from claas.learner import LearnSettings
+from claas.gate import Gate, GateLimits
+from claas.learner import Learner, LearnSettings
 from claas.teacher import TeachSettings
 from claas.web.teaching import teaching_of
 from claas.web.workshop import settled
@@ -30,13 +30,20 @@ def _nothing_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Base, "load", lambda model, **told: Loaded(model, told))
 
 
+def made_of(settings: Settings) -> tuple[Learner, Gate]:
+    """Return the learner and the gate."""
+    made = teaching_of(settings)
+    assert isinstance(made.learner, Learner) and isinstance(made.gate, Gate)
+    return made.learner, made.gate
+
+
 def test_what_nobody_names_is_the_trainers_own_default() -> None:
     """The defaults of the settings are those of the learner and the gate."""
-    made = teaching_of(read_settings(base_model="tiny"))
-    assert made.learner.settings == LearnSettings()
-    assert made.learner.teaching == TeachSettings()
-    assert made.gate.settings == GateLimits()
-    assert made.learner.base is made.gate.base
+    learner, gate = made_of(read_settings(base_model="tiny"))
+    assert learner.settings == LearnSettings()
+    assert learner.teaching == TeachSettings()
+    assert gate.settings == GateLimits()
+    assert learner.base is gate.base
 
 
 def test_every_setting_of_training_and_gate_arrives() -> None:
@@ -46,7 +53,7 @@ def test_every_setting_of_training_and_gate_arrives() -> None:
     assert mine == theirs
     gated = {one.name for one in fields(GateLimits)} - {"capabilities"}
     assert set(GateSettings.model_fields) == gated
-    made = teaching_of(
+    learner, gate = made_of(
         read_settings(
             **{"base_model": "tiny", "device": "cuda:1", "dtype": "bfloat16"},
             **{"threads": 3, "teaching": {"samples": 7}},
@@ -54,12 +61,12 @@ def test_every_setting_of_training_and_gate_arrives() -> None:
             gate={"gain": 0.25, "unrelated": ("b", "c")},
         )
     )
-    assert (made.learner.settings.lr, made.gate.settings.gain) == (0.5, 0.25)
-    assert made.learner.settings.anchor_prompts == ("a",)
-    assert made.gate.settings.unrelated == ("b", "c")
-    assert made.learner.teaching.samples == 7
+    assert (learner.settings.lr, gate.settings.gain) == (0.5, 0.25)
+    assert learner.settings.anchor_prompts == ("a",)
+    assert gate.settings.unrelated == ("b", "c")
+    assert learner.teaching.samples == 7
     told = {"device": "cuda:1", "dtype": "bfloat16", "threads": 3}
-    assert made.learner.base.told == told
+    assert vars(learner.base)["told"] == told
 
 
 def test_a_base_model_that_is_not_there_is_refused_at_the_start() -> None:
