@@ -166,7 +166,9 @@ async def main(url: str) -> None:
         batch = FeedbackBatch([Feedback(SAID, 0.0, record=r.record) for r in first])
         await batch.backward()
         print(f"{len(first)} answers are told: {SAID} Now claas trains.", flush=True)
-        step = await AdapterOptimizer(module.parameters(), url=url).step()
+        check = {"required": "kuro"}  # how the gate can tell that an answer follows
+        optimizer = AdapterOptimizer(module.parameters(), url=url, check=check)
+        step = await optimizer.step()
         for update in step.updates:
             tell(update)
         again = await engine.map(module, ASKED)

@@ -140,6 +140,19 @@ def test_each_answer_of_the_model_is_named_with_what_was_said() -> None:
     assert desk.style.feedback != [], "the prompt's notes are another optimizer's"
 
 
+def test_a_check_goes_with_every_lesson() -> None:
+    desk, server = Desk(), Server()
+    taught(desk)
+    check = {"required": "kuro", "most_words": 9}
+    both: dict[str, Any] = {"url": URL, "transport": server}
+    virtually(AdapterOptimizer(desk.parameters(), check=check, **both).step)
+    rows = server.bodies[-1]["feedback"]
+    assert [row["check"] for row in rows] == [check, check]
+    taught(desk)
+    virtually(AdapterOptimizer(desk.parameters(), **both).step)
+    assert all("check" not in row for row in server.bodies[-1]["feedback"])
+
+
 def test_only_the_answers_of_its_own_model_are_named() -> None:
     desk, server = Desk("other"), Server()
     taught(desk)

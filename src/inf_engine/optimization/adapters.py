@@ -159,6 +159,9 @@ class AdapterOptimizer(Optimizer):
         api_key_env: The environment variable with the key for it.
         high: The score of an answer that needs no change; it is sent as praise.
         seconds: The longest wait for an update.
+        check: How the server can see whether an answer follows what is said, as its
+            ``/v1/feedback`` takes it, such as ``{"required": "kuro"}`` (a regular
+            expression); without one it goes by log probabilities alone.
         transport: What carries the requests; None for aiohttp.
 
     Raises:
@@ -177,12 +180,14 @@ class AdapterOptimizer(Optimizer):
         api_key_env: str = "CLAAS_API_KEY",
         high: float = 1.0,
         seconds: float = 1800.0,
+        check: Mapping[str, Any] | None = None,
         transport: Transport | None = None,
     ) -> None:
         super().__init__(params, high=high)
         self.url = url.rstrip("/")
         self.api_key_env = api_key_env
         self.seconds = seconds
+        self.check = check
         self._transport = transport
         if not any(self._changes(held.parameter) for held in self._held):
             raise UsageError(
@@ -245,7 +250,9 @@ class AdapterOptimizer(Optimizer):
             raise ConfigurationError(
                 f"there is no key for {self.url}: set {self.api_key_env}."
             )
-        body = {"feedback": [lesson.form for lesson in lessons], "wait": True}
+        more = {"check": dict(self.check)} if self.check else {}
+        rows = [{**lesson.form, **more} for lesson in lessons]
+        body = {"feedback": rows, "wait": True}
         headers = {
             "Content-Type": "application/json",
             "Authorization": f"Bearer {key}",
