@@ -45,13 +45,7 @@ def create_app(settings: Settings, trainer: Trainer) -> FastAPI:
     Raises:
         ConfigurationError: If the settings do not say who may use it, or the base.
     """
-    if not settings.users:
-        raise ConfigurationError(
-            "nobody may use this server: name users and their keys, [users] in the "
-            'TOML file or CLAAS_USERS=\'{"ann": "…"}\' in the environment.'
-        )
-    if not settings.base_model:
-        raise ConfigurationError("which model do adapters belong to? Set 'base_model'.")
+    _check(settings)
     app = FastAPI(
         title="claas",
         version=VERSION,
@@ -78,8 +72,20 @@ def app_of(settings: Settings) -> FastAPI:
     Raises:
         ConfigurationError: If the settings do not fit.
     """
+    _check(settings)  # before anything is opened
     settings = settled(settings)
     return create_app(settings, workshop_of(settings))
+
+
+def _check(settings: Settings) -> None:
+    """Refuse settings that do not say who may use the server, or the base."""
+    if not settings.users:
+        raise ConfigurationError(
+            "nobody may use this server: name users and their keys, [users] in the "
+            'TOML file or CLAAS_USERS=\'{"ann": "…"}\' in the environment.'
+        )
+    if not settings.base_model:
+        raise ConfigurationError("which model do adapters belong to? Set 'base_model'.")
 
 
 def _lifespan(
