@@ -62,12 +62,12 @@ async def test_a_task_that_was_cancelled_before_may_still_be_late() -> None:
     """What cleans up after a cancellation has deadlines like everything else."""
     deadlines = Deadlines(1, asyncio.get_running_loop())
 
-    async def cleaning_up() -> str:
+    async def cleaning_up() -> tuple[str, float]:
         try:
             await asyncio.sleep(9)
         except asyncio.CancelledError:
             return await waiting(deadlines, 5)
-        return "not cancelled"
+        return "not cancelled", 0.0
 
     task = asyncio.ensure_future(cleaning_up())
     await asyncio.sleep(1)
