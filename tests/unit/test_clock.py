@@ -1,6 +1,7 @@
 """`VirtualTimeLoop`: waiting takes no time, and times are exact."""
 
 import asyncio
+import sys
 import threading
 import time
 
@@ -52,6 +53,24 @@ def test_the_clock_stands_still_while_a_thread_is_busy() -> None:
         return after_thread, loop.time()
 
     assert VirtualTimeLoop.run(main()) == (0.0, 10.0)
+
+
+def test_the_clock_stands_still_until_a_result_is_handed_over() -> None:
+    """A thread that is interrupted between its last steps is still at work."""
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        timer = asyncio.ensure_future(asyncio.sleep(10))
+        await asyncio.to_thread(int)
+        timer.cancel()
+        return loop.time()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        assert {VirtualTimeLoop.run(main()) for _ in range(600)} == {0.0}
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_a_thread_that_nobody_waits_for_any_more_still_holds_the_clock() -> None:

@@ -71,8 +71,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Run a function in a thread; the clock stands still until it is done."""
         self._jumping.busy_threads += 1
         future = (executor or self._threads).submit(func, *args)
-        future.add_done_callback(self._thread_done)
-        return asyncio.wrap_future(future, loop=self)
+        waited = asyncio.wrap_future(future, loop=self)
+        future.add_done_callback(self._thread_done)  # after the result was handed over
+        return waited
 
     def _thread_done(self, future: Future[Any]) -> None:
         """Count a thread out when it ends, not when nobody waits for it any more."""
