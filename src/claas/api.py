@@ -13,6 +13,7 @@ import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
+from butterfly.web.size import SizeGuard
 from claas.config import VERSION, Settings, read_settings
 from claas.database import Database
 from claas.errors import ClaasError, ConfigurationError
@@ -22,7 +23,7 @@ from claas.receipts import Receipts
 from claas.serving import Serving, key_headers, server_root
 from claas.web.desk import Desk
 from claas.web.forms import DistillRequest, FeedbackRequest
-from claas.web.guards import KeyGuard, RateGuard, SizeGuard
+from claas.web.guards import KeyGuard, RateGuard
 from claas.web.intake import Intake
 from claas.web.looks import add_looks
 from claas.web.loras import add_loras
@@ -55,7 +56,7 @@ def create_app(settings: Settings, trainer: Trainer) -> FastAPI:
         lifespan=_lifespan(settings, trainer),
     )
     limits = settings.limits  # the guard that is added last is asked first
-    app.add_middleware(SizeGuard, most=limits.body)
+    app.add_middleware(SizeGuard, most=limits.body, fix="set 'limits.body'.")
     app.add_middleware(RateGuard, most=limits.open, per_minute=limits.per_minute)
     keys = {name: key.get_secret_value() for name, key in settings.users.items()}
     app.add_middleware(KeyGuard, users=keys)

@@ -65,7 +65,7 @@ BODY_LINES_P90 = 30
 
 BUTTERFLY_FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors",),
-    1: ("partitioning", "communication", "config", "monitoring", "bench"),
+    1: ("partitioning", "communication", "config", "monitoring", "bench", "web"),
     2: ("engine", "scheduling"),
     3: ("cluster",),
     4: ("api",),
@@ -139,7 +139,7 @@ CLAAS = Package(
     floors=CLAAS_FLOORS,
     early=(
         *("torch", "safetensors", "fastapi", "starlette", "pydantic", "uvicorn"),
-        *("pydantic_settings", "httpx", "typer"),
+        *("pydantic_settings", "httpx", "typer", "butterfly.web"),
     ),
     late=(
         *("transformers", "peft", "modal", "safetensors.torch", "butterfly"),
@@ -178,8 +178,12 @@ class Import:
         return f"{self.file} line {self.line}"
 
     def library(self, package: Package) -> str:
-        """Return the late library that is imported, else the top-level package."""
-        names = [n for n in package.late if f"{self.target}.".startswith(f"{n}.")]
+        """Return the listed library that is imported, else the top-level package.
+
+        A part of a late library may be an early one: ``butterfly.web`` for claas.
+        """
+        listed = sorted([*package.late, *package.early], key=len, reverse=True)
+        names = [n for n in listed if f"{self.target}.".startswith(f"{n}.")]
         return names[0] if names else self.target.split(".")[0]
 
 

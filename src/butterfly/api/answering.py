@@ -1,8 +1,7 @@
 """Answers over HTTP: whole, or as a stream of server-sent events."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -13,6 +12,7 @@ from butterfly.api.forms import Form
 from butterfly.api.refusals import body_of
 from butterfly.api.service import Service
 from butterfly.errors import ButterflyError
+from butterfly.web.leaving import unless_gone
 
 _GONE = 499  # what nginx logs when a client left; nobody reads it
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -31,7 +31,7 @@ async def answer(http: Request, service: Service, form: Form) -> Response:
     if form.asked.stream:
         told = _events(service, form)
         return StreamingResponse(told, media_type="text/event-stream", headers=_HEADERS)
-    body = await _unless_gone(http, _whole(service, form))
+    body = await unless_gone(http, _whole(service, form))
     return Response(status_code=_GONE) if body is None else JSONResponse(body)
 
 
@@ -60,24 +60,3 @@ async def _events(service: Service, form: Form) -> AsyncIterator[str]:
 
 def _event(body: dict[str, Any]) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
-
-
-async def _unless_gone(
-    http: Request, work: Coroutine[Any, Any, dict[str, Any]]
-) -> dict[str, Any] | None:
-    """Return what work gives; None if the client left before, which ends it."""
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_gone(http))
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        return await task if task.done() else None
-    finally:
-        watch.cancel()
-        task.cancel()
-        await asyncio.gather(task, watch, return_exceptions=True)
-
-
-async def _gone(http: Request) -> None:
-    """Wait until the client has left."""
-    while (await http.receive())["type"] != "http.disconnect":
-        pass

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse, Response
 
 from butterfly.api.answering import answer
 from butterfly.api.forms import ChatForm, CompletionForm
-from butterfly.api.guards import KeyGuard, SizeGuard
+from butterfly.api.guards import KeyGuard
 from butterfly.api.operations import add_operations
 from butterfly.api.refusals import answer_errors
 from butterfly.api.requests import ChatRequest, CompletionRequest
@@ -17,6 +17,7 @@ from butterfly.api.tokenizer import Tokenizer
 from butterfly.cluster.head import Head
 from butterfly.config import VERSION
 from butterfly.monitoring.metrics import Metrics
+from butterfly.web.size import SizeGuard
 
 MOST_BYTES = 4 << 20
 
@@ -42,7 +43,7 @@ def create_app(
         name or head.options.model,
     )
     app = FastAPI(title="butterfly", version=VERSION, docs_url=None, redoc_url=None)
-    app.add_middleware(SizeGuard, most=most_bytes)
+    app.add_middleware(SizeGuard, most=most_bytes, fix="serve with a larger --body.")
     if api_key:
         app.add_middleware(KeyGuard, key=api_key)
     answer_errors(app)

@@ -1,12 +1,9 @@
-"""`Refusal`, and errors as OpenAI writes them."""
+"""`Refusal`, and what an error is answered with."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
 
 from butterfly.errors import (
     ButterflyError,
@@ -14,38 +11,11 @@ from butterfly.errors import (
     ClusterError,
     RequestError,
 )
-
-_KINDS = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    404: "not_found_error",
-    405: "invalid_request_error",
-    413: "invalid_request_error",
-    429: "rate_limit_error",
-}
-_RETRY = {429: "1", 503: "5"}  # seconds until a client may try again
+from butterfly.web.failures import Failure, answer_failures, answered, failure_body
 
 
-class Refusal(RequestError):
-    """A request that is answered with an error.
-
-    Args:
-        message: What happened, where, and what to do.
-        status: The HTTP status.
-        param: The field of the request that is wrong.
-        code: What programs may look for.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int = 400,
-        param: str | None = None,
-        code: str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.param, self.code = status, param, code
+class Refusal(Failure, RequestError):
+    """A request that is answered with an error."""
 
 
 def status_of(exc: Exception) -> int:
@@ -63,32 +33,13 @@ def status_of(exc: Exception) -> int:
     return 503 if isinstance(exc, ClusterError) else 500
 
 
-def error_body(
-    message: str, status: int, param: str | None = None, code: str | None = None
-) -> dict[str, Any]:
-    """Return an error as OpenAI writes it.
-
-    Args:
-        message: What happened, where, and what to do.
-        status: The HTTP status.
-        param: The field of the request that is wrong.
-        code: What programs may look for.
-    """
-    kind = _KINDS.get(status, "server_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
 def body_of(exc: Exception) -> dict[str, Any]:
     """Return the body of the answer to an error; strange ones say nothing of inside.
 
     Args:
         exc: The error.
     """
-    status = status_of(exc)
-    if not isinstance(exc, ButterflyError):
-        return error_body("the server failed: its log says why.", status)
-    param, code = getattr(exc, "param", None), getattr(exc, "code", None)
-    return error_body(str(exc), status, param, code)
+    return failure_body(exc, status_of(exc), ButterflyError)
 
 
 def answer_errors(app: FastAPI) -> None:
@@ -97,40 +48,8 @@ def answer_errors(app: FastAPI) -> None:
     Args:
         app: The app.
     """
-
-    async def refused(_: Request, exc: Exception) -> JSONResponse:
-        return _response(body_of(exc), status_of(exc))
-
-    async def invalid(_: Request, exc: Exception) -> JSONResponse:
-        found: Sequence[Any] = getattr(exc, "errors", list)()
-        message, param = _first(found)
-        return _response(error_body(message, 400, param), 400)
-
-    async def missing(request: Request, exc: Exception) -> JSONResponse:
-        status = getattr(exc, "status_code", 500)
-        where = f"{request.method} {request.url.path}"
-        message = f"{where}: {getattr(exc, 'detail', '')}"
-        return _response(error_body(message, status), status)
-
-    app.add_exception_handler(ButterflyError, refused)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, missing)
-    app.add_exception_handler(Exception, refused)
+    answer_failures(app, ButterflyError, _refused)
 
 
-def _response(body: dict[str, Any], status: int) -> JSONResponse:
-    seconds = _RETRY.get(status)
-    headers = None if seconds is None else {"Retry-After": seconds}
-    return JSONResponse(body, status, headers)
-
-
-def _first(errors: Sequence[Any]) -> tuple[str, str | None]:
-    """Return the message and the field of the first error that pydantic found."""
-    if not errors:
-        return "the body is no request.", None
-    place = [str(part) for part in errors[0].get("loc", ()) if part != "body"]
-    if place and place[0].isdigit():  # where JSON broke off
-        place = []
-    param = place[0] if place else None
-    said = str(errors[0].get("msg", "")).removeprefix("Value error, ")
-    return f"{'.'.join(place) or 'body'}: {said}", param
+def _refused(exc: Exception) -> JSONResponse:
+    return answered(body_of(exc), status_of(exc))

@@ -1,14 +1,9 @@
 """`serve`: a head, its API, and nodes on the same machine."""
 
 import asyncio
-import contextlib
 import logging
-import signal
 import socket
-from collections.abc import Generator
 from dataclasses import dataclass
-
-import uvicorn
 
 from butterfly.api.app import MOST_BYTES, create_app
 from butterfly.cluster.children import Children
@@ -16,10 +11,9 @@ from butterfly.cluster.head import Head
 from butterfly.cluster.options import HeadOptions
 from butterfly.config import place_of
 from butterfly.errors import ClusterError, ConfigurationError
+from butterfly.web.ports import PortServer, listening
 
 _log = logging.getLogger("butterfly.server")
-_BACKLOG = 2048
-_GRACE = 2  # seconds for answers that are being sent when the server ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +60,7 @@ async def serve(options: ServeOptions) -> int:
             api_key=options.api_key,
             most_bytes=options.most_bytes,
         )
-        config = uvicorn.Config(
-            app,
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            timeout_graceful_shutdown=_GRACE,
-        )
-        server = _Server(config)
+        server = _Server(app)
         await head.start()
         o = options.head
         children = Children(
@@ -96,23 +83,10 @@ async def serve(options: ServeOptions) -> int:
         return server.code
 
 
-class _Server(uvicorn.Server):
-    """A server that ends at SIGINT and SIGTERM, and lets its caller end in order."""
+class _Server(PortServer):
+    """A server that may end because of its nodes."""
 
-    code = 0
     error = ""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Take note of signals; a second one does not wait for answers."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop, number)
-        yield
-
-    def _stop(self, number: int) -> None:
-        self.force_exit = self.should_exit
-        self.should_exit, self.code = True, 128 + number
 
 
 async def _works(head: Head, children: Children, server: _Server) -> None:
@@ -131,22 +105,14 @@ async def _works(head: Head, children: Children, server: _Server) -> None:
 
 def _listening(host: str, port: int) -> socket.socket:
     """Return the socket of the API."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends small pieces at once only where the protocol is named
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(_BACKLOG)
-        return listener
+        return listening(host, port)
     except OSError as exc:
-        listener.close()
         raise ClusterError(
             f"cannot listen on {place_of(host, port)} ({exc.strerror}): take another "
             "--port."
         ) from exc
     except OverflowError as exc:
-        listener.close()
         raise ConfigurationError(f"{port} is no port: 0 to 65535.") from exc
 
 

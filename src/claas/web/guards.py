@@ -1,4 +1,4 @@
-"""Guards before the endpoints: whose key, how many requests, how large."""
+"""Guards before the endpoints: whose key, and how many requests."""
 
 import hashlib
 import hmac
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from claas.errors import LimitError
 from claas.web.refusals import Refusal, response_of
@@ -119,63 +119,6 @@ class RateGuard:
             return f"you may send {self._rate} requests in a minute: send fewer."
         use.left -= 1
         return ""
-
-
-class SizeGuard:
-    """Refuses requests that are too large, before they are read to the end.
-
-    Args:
-        app: What is behind it.
-        most: The most bytes of a body.
-    """
-
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app, self._most = app, most
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or let it through."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        told = dict(scope["headers"]).get(b"content-length", b"0")
-        if told.isdigit() and int(told) > self._most:
-            await response_of(self._refusal())(scope, receive, send)
-            return
-        await self._counted(scope, receive, send)
-
-    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, and count what comes of it."""
-        count, is_answered = 0, False
-
-        async def counting() -> Message:
-            nonlocal count
-            message = await receive()
-            count += len(message.get("body", b""))
-            if count > self._most:
-                raise _TooLarge
-            return message
-
-        async def sending(message: Message) -> None:
-            nonlocal is_answered
-            is_answered = True
-            await send(message)
-
-        try:
-            await self._app(scope, counting, sending)
-        except _TooLarge:
-            if not is_answered:
-                await response_of(self._refusal())(scope, receive, send)
-
-    def _refusal(self) -> Refusal:
-        return Refusal(
-            f"the request is larger than {self._most} bytes: send less, or set "
-            "'limits.body'.",
-            status=413,
-        )
-
-
-class _TooLarge(BaseException):
-    """More came than may come; no handler of errors on the way may answer it."""
 
 
 def _digest(key: bytes) -> bytes:

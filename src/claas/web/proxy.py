@@ -8,13 +8,14 @@ again: the server may have been started anew.
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import httpx
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
+from butterfly.web.leaving import unless_gone
 from claas.errors import ServingError
 from claas.serving import refused, said_in, unreachable
 from claas.web.answers import Answers, Asked
@@ -227,29 +228,3 @@ def _read(event: bytes, answers: Answers) -> tuple[str, bytes]:
 def _json(body: Any) -> bytes:
     """Return JSON; half of a surrogate pair, which UTF-8 has not, stays escaped."""
     return json.dumps(body, separators=(",", ":")).encode("ascii")
-
-
-async def unless_gone(
-    http: Request, work: Coroutine[Any, Any, Response]
-) -> Response | None:
-    """Return what work gives; None if the client left before, which ends it.
-
-    Args:
-        http: The request; its body was read.
-        work: The work.
-    """
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_gone(http))
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        return await task if task.done() else None
-    finally:
-        watch.cancel()
-        task.cancel()
-        await asyncio.gather(task, watch, return_exceptions=True)
-
-
-async def _gone(http: Request) -> None:
-    """Wait until the client has left."""
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
