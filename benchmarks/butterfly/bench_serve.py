@@ -72,7 +72,24 @@ class Peer:
         Args:
             batch: How many sequences.
         """
-        asked = json.dumps({"batch": batch, "prompt": PROMPT, "new": NEW})
+        told = self._asked(batch, PROMPT, NEW)
+        used = sum(one["token_cpu_s"] for one in told)
+        return told[0]["tokens_per_s"], told[0]["ttft_s"], used
+
+    def whole(self, batch: int, prompt: int, new: int) -> tuple[float, float]:
+        """Return wall and CPU seconds of all that is generated, prompts too.
+
+        Args:
+            batch: How many sequences.
+            prompt: Tokens of each prompt.
+            new: Tokens of each answer.
+        """
+        told = self._asked(batch, prompt, new)
+        return told[0]["whole_s"], sum(one["whole_cpu_s"] for one in told)
+
+    def _asked(self, batch: int, prompt: int, new: int) -> list[dict[str, float]]:
+        """Return what each process says."""
+        asked = json.dumps({"batch": batch, "prompt": prompt, "new": new})
         for process in self._processes:
             assert process.stdin is not None
             process.stdin.write(asked + "\n")
@@ -81,8 +98,7 @@ class Peer:
         for process in self._processes:
             assert process.stdout is not None
             told.append(json.loads(process.stdout.readline()))
-        used = sum(one["token_cpu_s"] for one in told)
-        return told[0]["tokens_per_s"], told[0]["ttft_s"], used
+        return told
 
     def __enter__(self) -> "Peer":
         self.measure(1)

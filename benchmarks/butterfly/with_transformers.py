@@ -53,6 +53,7 @@ def main() -> None:
         whole, whole_cpu = seconds(model, prompts, asked["new"])
         count = asked["batch"] * (asked["new"] - 1)
         told = {"tokens_per_s": count / (whole - first), "ttft_s": first}
+        told |= {"whole_s": whole, "whole_cpu_s": whole_cpu}
         told["token_cpu_s"] = (whole_cpu - first_cpu) / count
         print(json.dumps(told), flush=True)
     os._exit(0)

@@ -17,6 +17,7 @@ from butterfly.engine.adapters import Adapters
 from butterfly.engine.attention import NAME, Rows, attend
 from butterfly.engine.lanes import Lanes
 from butterfly.engine.library import empty_model, head_size
+from butterfly.engine.linear import hasten
 from butterfly.engine.weights import Checkpoint
 from butterfly.errors import ConfigurationError
 
@@ -70,6 +71,7 @@ class Stage:
         self.hidden, self.vocabulary = config.hidden_size, config.vocab_size
         self.dtype, self.device = dtype, device
         model = empty_model(config, shape.first, shape.last, NAME, attend)
+        hasten(model)
         self._config = model.config.get_text_config()
         self._inner = model.get_decoder()
         _fill(model, checkpoint, shape, self.is_first, self.is_last, dtype, device)
