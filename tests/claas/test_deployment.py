@@ -380,13 +380,27 @@ def test_a_container_reads_what_was_committed(
 WORDS = ("untaught", "train", "judge")
 
 
-def test_training_never_writes_to_the_volume(told: Settings) -> None:
+def test_training_never_writes_to_the_volume(
+    told: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It looks at copies, and its candidate comes back as files."""
+    fake, folders = FakeTeaching(), []
+
+    class Watching(FakeTeaching):
+        """Notes where it looks."""
+
+        def train(self, adapter: Path, *given: Any) -> Any:
+            """Copy the adapter."""
+            folders.append(adapter)
+            return super().train(adapter, *given)
+
+    monkeypatch.setattr(api, "_teaching", lambda: Teaching(Watching(), fake))
     create_initial_lora(LORA, told.base_model, rank=2)
     live = told.storage / LORA / "v0"
     seen = sorted((path, path.stat().st_mtime_ns) for path in live.rglob("*"))
     live.chmod(0o500)
     candidate, files = api.teach("train", live, ())
+    assert not folders[0].is_relative_to(told.storage) and not folders[0].exists()
     assert candidate.folder == Path() and candidate.figures == {"loss": 0.5}
     assert sorted(files) == ["adapter_config.json", "adapter_model.safetensors"]
     assert sorted((path, path.stat().st_mtime_ns) for path in live.rglob("*")) == seen
