@@ -389,10 +389,10 @@ def test_training_never_writes_to_the_volume(
     class Watching(FakeTeaching):
         """Notes where it looks."""
 
-        def train(self, adapter: Path, *given: Any) -> Any:
+        def train(self, adapter: Path, lessons: Sequence[Any], out: Path) -> Any:
             """Copy the adapter."""
             folders.append(adapter)
-            return super().train(adapter, *given)
+            return super().train(adapter, lessons, out)
 
     monkeypatch.setattr(api, "_teaching", lambda: Teaching(Watching(), fake))
     create_initial_lora(LORA, told.base_model, rank=2)
