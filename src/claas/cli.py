@@ -21,6 +21,7 @@ import typer
 from claas.config import CONFIG, Settings, read_settings
 from claas.errors import ClaasError, ConfigurationError
 from claas.serving import key_headers, said_in, server_root
+from claas.web.deployment import check_deployable
 
 _CONNECT = 10.0  # seconds
 _SECONDS = 700.0  # the longest that the server may be silent
@@ -238,14 +239,15 @@ def health(context: typer.Context) -> None:
 
 @app.command()
 def deploy(context: typer.Context) -> None:
-    """Deploy to Modal: what ``modal deploy claas.api`` does."""
+    """Deploy to Modal: what ``modal deploy -m claas.api`` does."""
     settings = read_settings(**context.obj)
-    if settings.engine != "modal":
-        raise ConfigurationError('set engine = "modal" to deploy there.')
+    check_deployable(settings)
     more = {"CLAAS_ENGINE": settings.engine}
     if settings.config:
         more[CONFIG] = str(settings.config)
-    command = [sys.executable, "-m", "modal", "deploy", "-m", "claas.api"]
+    # the container before must have kept its database when the new one reads it
+    how = ["deploy", "--strategy", "recreate", "-m", "claas.api"]
+    command = [sys.executable, "-m", "modal", *how]
     done = subprocess.run(command, env={**os.environ, **more}, check=False)
     raise typer.Exit(done.returncode)
 

@@ -212,6 +212,7 @@ class Settings(BaseSettings):
         threads: How many threads it computes with, 0 for what torch takes.
         engine: Where updates are trained.
         volume: The name of the volume of Modal, for the engine ``modal``.
+        gpu: What it trains on there, as Modal calls it; empty for none.
         storage: The folder of adapters, as the inference server sees it, too; see
             `default_root` for where it is if nobody says.
         database: The file of receipts, feedback and jobs; empty for
@@ -246,6 +247,7 @@ class Settings(BaseSettings):
     threads: NonNegativeInt = 0
     engine: Literal["local", "modal"] = "local"
     volume: str = "claas-loras"
+    gpu: str = "L4"
     storage: Path = Field(default_factory=default_root)
     database: Path | None = None
     limits: Limits = Limits()
@@ -331,6 +333,24 @@ def read_settings(**given: Any) -> Settings:
         ) from None
     except (OSError, ValueError) as exc:  # TOML that is none, or cannot be read
         raise ConfigurationError(f"the settings cannot be read: {exc}.") from exc
+
+
+def check_server(settings: Settings) -> None:
+    """Refuse settings that do not say who may use the server, or the base.
+
+    Args:
+        settings: What a server is told.
+
+    Raises:
+        ConfigurationError: Which of them is missing.
+    """
+    if not settings.users:
+        raise ConfigurationError(
+            "nobody may use this server: name users and their keys, [users] in the "
+            'TOML file or CLAAS_USERS=\'{"ann": "…"}\' in the environment.'
+        )
+    if not settings.base_model:
+        raise ConfigurationError("which model do adapters belong to? Set 'base_model'.")
 
 
 def _told(errors: Sequence[Any]) -> str:

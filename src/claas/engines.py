@@ -2,7 +2,7 @@
 
 `LocalEngine` has a process of its own that keeps the base model loaded, so a training
 takes no time from the process that answers requests, and a crash of it (out of memory)
-ends neither. `ModalEngine` calls a function on Modal.
+ends neither. `ModalEngine` has its learner and gate on Modal.
 """
 
 import contextlib
@@ -16,11 +16,10 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextvars import ContextVar
 from multiprocessing.connection import wait
-from typing import Any, Protocol
+from typing import Protocol
 
 from claas.errors import ClaasError, ConfigurationError
 from claas.updates import Update
-from claas.volumes import ModalVolume, modal_library
 from claas.worker import ATTEMPTS, Worker
 
 _MAKE: ContextVar[Callable[[], Worker]] = ContextVar("claas_make")
@@ -118,26 +117,18 @@ class LocalEngine:
 
 
 class ModalEngine:
-    """A function on Modal that makes updates, in one container at a time.
+    """A worker in this process, whose learner and gate are on Modal.
+
+    The transaction stays beside its database; only what needs the base model is asked
+    of a function there, see `claas.web.remote`. So this process waits, no more.
 
     Args:
-        app: The ``modal.App`` that it belongs to, see `modal_app`.
-        run: ``run(lora, update_id)`` makes an update; it stands at the top of a module,
-            so that a container can import it, and keeps its worker between calls.
-        volume: Where adapters are; mounted there.
-        options: More for ``app.function``: ``image``, ``gpu``, ``secrets``, …
+        worker: The worker.
     """
 
-    def __init__(
-        self,
-        app: Any,
-        run: Callable[[str, str], Update],
-        volume: ModalVolume,
-        **options: Any,
-    ) -> None:
-        volumes = {str(volume.root): volume.volume}
-        self.function = app.function(volumes=volumes, max_containers=1, **options)(run)
-        """The function: ``.remote``, and ``.local`` in this process."""
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._is_resumed = False
 
     def update(self, lora: str, update_id: str | None = None) -> Update:
         """Make an update of an adapter, and wait for it.
@@ -149,22 +140,13 @@ class ModalEngine:
         Raises:
             ClaasError: What `Worker.update` raises.
         """
-        return self.function.remote(lora, update_id or uuid.uuid4().hex)
+        if not self._is_resumed:
+            self._is_resumed = True
+            self._worker.resume()
+        return self._worker.update(lora, update_id)
 
     def close(self) -> None:
         """Do nothing: Modal ends what is idle."""
-
-
-def modal_app(name: str) -> Any:
-    """Return a ``modal.App``.
-
-    Args:
-        name: Its name.
-
-    Raises:
-        ConfigurationError: If modal is not installed.
-    """
-    return modal_library().App(name)
 
 
 def _begin(make: Callable[[], Worker]) -> None:

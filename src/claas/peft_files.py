@@ -27,6 +27,8 @@ OPTIMIZER = "optimizer.safetensors"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers that can be adapted; all of them by default."""
 
+_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # of a base model
+
 _HEAD_DIMS = {"gemma": 256, "gemma2": 256, "gemma3_text": 256, "qwen3": 128}
 """Of families whose config may leave out a head_dim that is no quotient."""
 
@@ -59,12 +61,28 @@ def base_config(base_model_name: str) -> dict[str, Any]:
     return found
 
 
-def _from_hub(name: str) -> Path:
-    """Return the path of the config of a model on the Hub."""
+def hub_folder(name: str) -> Path:
+    """Return the folder of a model of the Hub, fetched unless it is in the cache.
+
+    Args:
+        name: Its name there.
+
+    Raises:
+        ConfigurationError: If it is not there, or cannot be reached.
+    """
+    return _from_hub(name, is_whole=True)
+
+
+def _from_hub(name: str, *, is_whole: bool = False) -> Path:
+    """Return the path of the config of a model on the Hub, or of all its files."""
     try:
         import huggingface_hub  # noqa: PLC0415
 
-        return Path(huggingface_hub.hf_hub_download(name, "config.json"))
+        if is_whole:
+            found = huggingface_hub.snapshot_download(name, allow_patterns=_FILES)
+        else:
+            found = huggingface_hub.hf_hub_download(name, "config.json")
+        return Path(found)
     except (ImportError, OSError, ValueError) as error:
         raise ConfigurationError(
             f"the base model {name!r} is neither a folder nor to be had from the "

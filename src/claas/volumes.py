@@ -96,16 +96,19 @@ class ModalVolume:
     """A Modal Volume, in a container where it is mounted.
 
     Modal does not lock between containers, and its last writer wins: whoever writes
-    must run in one container (``max_containers=1``, see `claas.worker`). Locks lie
-    outside, because a volume with open files cannot be refreshed.
+    must run in one container (``max_containers=1``, see `claas.web.deployment`). Locks
+    lie outside, because a volume with open files cannot be refreshed.
 
     Args:
         name: The name of the volume; made if there is none.
         root: Where it is mounted.
+        alone: Whether no other container writes: then there is nothing to refresh,
+            which would fail while a file is being read.
     """
 
     name: str
     root: Path = Path("/loras")
+    alone: bool = False
     _volume: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -125,7 +128,8 @@ class ModalVolume:
 
     def refresh(self) -> None:
         """See what other containers have committed."""
-        self._ask("reload")
+        if not self.alone:
+            self._ask("reload")
 
     def commit(self) -> None:
         """Let other containers see what was written here."""
@@ -149,11 +153,16 @@ def modal_library() -> Any:
         ConfigurationError: If it is not installed.
     """
     try:
-        import modal  # noqa: PLC0415 # ty: ignore[import-not-found]
+        import modal  # noqa: PLC0415
     except ImportError as error:
         raise ConfigurationError(
             "the package 'modal' is not installed: pip install 'inf-engine[modal]', or "
             "use the engine 'local' and a local folder."
+        ) from error
+    except Exception as error:  # noqa: BLE001 - it reads its own file of settings
+        raise ConfigurationError(
+            f"the package 'modal' does not start ({type(error).__name__}): mend "
+            "~/.modal.toml, or make it anew with `modal setup`."
         ) from error
     return modal
 

@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.claas.worker_helpers import (
@@ -19,10 +18,10 @@ from tests.claas.worker_helpers import (
 )
 
 from claas import storage
-from claas.engines import LocalEngine, ModalEngine, modal_app
+from claas.engines import LocalEngine, ModalEngine
 from claas.errors import ClaasError, NotFoundError
 from claas.updates import Update
-from claas.volumes import LocalVolume, ModalVolume
+from claas.volumes import LocalVolume
 
 
 @pytest.fixture
@@ -156,47 +155,16 @@ def test_a_worker_ends_with_its_parent(folder: Path) -> None:
     until(lambda: not is_running(pid))
 
 
-class FakeModal:
-    """The part of ``modal`` that is used."""
-
-    def __init__(self) -> None:
-        self.Volume = self
-        self.options: dict[str, Any] = {}
-
-    def App(self, name: str) -> "FakeModal":  # noqa: N802
-        self.name = name
-        return self
-
-    def from_name(self, name: str, *, create_if_missing: bool) -> object:
-        return (name, create_if_missing)
-
-    def function(self, **options: Any) -> Any:
-        self.options = options
-
-        class Function:
-            def __init__(self, run: Any) -> None:
-                self.local = self.remote = run
-
-        return Function
-
-
-def test_modal_runs_one_function_in_one_container(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the volume mounted; the function can be called here."""
-    monkeypatch.setitem(sys.modules, "modal", modal := FakeModal())
-
-    def run(lora: str, update_id: str) -> Update:
-        return MakeWorker(folder)().update(lora, update_id)
-
-    volume = ModalVolume("claas-loras")
-    engine = ModalEngine(modal_app("claas"), run, volume, gpu="L4")
-    assert modal.name == "claas"
-    assert modal.options == {
-        "volumes": {"/loras": ("claas-loras", True)},
-        "max_containers": 1,
-        "gpu": "L4",
-    }
-    assert engine.update(LORA, "u1").outcome == "promoted"
-    assert engine.function.local(LORA, "u1").outcome == "promoted"
+def test_on_modal_the_worker_is_here(folder: Path) -> None:
+    """It ends first what an earlier process left, once; then it makes updates."""
+    FakeLedger(folder / "ledger", print).add("f2", "no emoji")
+    left = MakeWorker(folder)()
+    left.updates.add(Update("u0", LORA))
+    left.updates.close()
+    worker = MakeWorker(folder)()
+    engine = ModalEngine(worker)
+    assert engine.update(LORA, "u1").outcome == "empty"
+    assert worker.updates.get("u0").outcome == "promoted"
+    assert engine.update(LORA, "u1").outcome == "empty"
     engine.close()
+    worker.updates.close()

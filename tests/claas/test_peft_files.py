@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from claas.errors import ConfigurationError
-from claas.peft_files import TARGETS, base_config
+from claas.peft_files import TARGETS, base_config, hub_folder
 from claas.storage import create_initial_lora, load_lora
 from claas.volumes import LocalVolume
 
@@ -60,8 +60,15 @@ def test_a_config_comes_from_the_hub_where_there_is_no_folder(
         return str(tmp_path / file)
 
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    hub = types.SimpleNamespace(hf_hub_download=download)
+
+    def snapshot(name: str, allow_patterns: list[str]) -> str:
+        assert "*.safetensors" in allow_patterns
+        return str(Path(download(name, "config.json")).parent)
+
+    hub = types.SimpleNamespace(hf_hub_download=download, snapshot_download=snapshot)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     assert base_config("org/model") == {"model_type": "llama"}
-    with pytest.raises(ConfigurationError, match="'org/other' is neither a folder nor"):
-        base_config("org/other")
+    assert hub_folder("org/model") == tmp_path
+    for ask in (base_config, hub_folder):
+        with pytest.raises(ConfigurationError, match="'org/other' is neither a folder"):
+            ask("org/other")

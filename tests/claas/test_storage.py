@@ -413,6 +413,11 @@ def test_a_modal_volume_is_refreshed_and_committed(
     assert modal.asked[3:] == ["reload"]
     assert (tmp_path / "claas-locks-claas-loras" / "ann+kuro.lock").exists()
     assert ModalVolume("x").root == Path("/loras")
+    alone = ModalVolume("claas-loras", tmp_path / "loras", alone=True)
+    del modal.asked[:]
+    load_lora("ann/kuro", alone)
+    save_lora(load_lora("ann/kuro", alone), "ann/kuro", storage=alone)
+    assert modal.asked == ["commit"]
     modal.error = RuntimeError("there are open files")
     with pytest.raises(StorageError, match="cannot reload the Modal Volume 'claas-lor"):
         load_lora("ann/kuro", volume)
@@ -422,6 +427,18 @@ def test_without_modal_the_fix_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "modal", None)
     with pytest.raises(ConfigurationError, match="'modal' is not installed: pip inst"):
         ModalVolume("x")
+
+
+def test_a_modal_that_does_not_start_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It reads its own settings when it is imported; its words are not repeated."""
+    (tmp_path / "modal.py").write_text("raise ValueError('token-1234 is no TOML')")
+    monkeypatch.delitem(sys.modules, "modal", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"not start \(ValueError\)") as caught:
+        ModalVolume("x")
+    assert "token-1234" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from claas.config import Settings
 from claas.database import Database
-from claas.engines import Engine, LocalEngine
+from claas.engines import Engine, LocalEngine, ModalEngine
 from claas.errors import ConfigurationError
 from claas.ledger import Ledger
 from claas.receipts import Receipts
 from claas.serving import Serving
 from claas.updates import Update, Updates
-from claas.volumes import LocalVolume, ModalVolume, Volume
+from claas.volumes import LocalVolume, ModalVolume, Volume, modal_library
+from claas.web.remote import Ask, RemoteTeaching
 from claas.worker import Teaching, Worker
 
 
@@ -78,20 +79,37 @@ def workshop_of(settings: Settings) -> Workshop:
     """
     if settings.engine != "local":
         raise ConfigurationError(
-            f"the engine {settings.engine!r} needs an app there: `claas deploy`."
+            f"the engine {settings.engine!r} works where the API is deployed, too: "
+            "`claas deploy`."
         )
     engine = LocalEngine(partial(training_worker, settings))
     return Workshop(worker_of(settings), engine)
 
 
-def volume_of(settings: Settings) -> Volume:
-    """Return where adapters are kept.
+def modal_workshop_of(settings: Settings, ask: Ask) -> Workshop:
+    """Return what trains on Modal: the worker here, learner and gate there.
+
+    Args:
+        settings: What it is told.
+        ask: Calls the function that has learner and gate.
+
+    Raises:
+        StorageError: If the database cannot be used.
+    """
+    remote = RemoteTeaching(ask)
+    worker = worker_of(settings, lambda: Teaching(remote, remote))
+    return Workshop(worker, ModalEngine(worker))
+
+
+def volume_of(settings: Settings, *, alone: bool = True) -> Volume:
+    """Return where adapters are kept: on Modal a volume, if this is a container there.
 
     Args:
         settings: What says so.
+        alone: Whether nobody else writes there.
     """
-    if settings.engine == "modal":
-        return ModalVolume(settings.volume, settings.storage)
+    if settings.engine == "modal" and not modal_library().is_local():
+        return ModalVolume(settings.volume, settings.storage, alone)
     return LocalVolume(settings.storage)
 
 
@@ -132,13 +150,21 @@ def training_worker(settings: Settings) -> Worker:
         StorageError: If the database cannot be used.
     """
 
-    @cache
-    def teaching() -> Teaching:
-        from claas.web.teaching import teaching_of  # noqa: PLC0415 - torch
+    return worker_of(settings, cache(partial(load_teaching, settings)))
 
-        return teaching_of(settings)
 
-    return worker_of(settings, teaching)
+def load_teaching(settings: Settings) -> Teaching:
+    """Load the base model; return what trains and what judges on it.
+
+    Args:
+        settings: What they are told.
+
+    Raises:
+        ConfigurationError: If the model or the device is not there.
+    """
+    from claas.web.teaching import teaching_of  # noqa: PLC0415 - torch
+
+    return teaching_of(settings)
 
 
 def settled(settings: Settings) -> Settings:
