@@ -8,6 +8,7 @@ are more than a cache holds. CPU time, the least of seven in turn.
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,7 @@ SHAPES = {
 ENOUGH = 1.5e7  # weights: 60 MB
 
 
-def seconds(layers: list[nn.Linear], given: torch.Tensor) -> float:
+def seconds(layers: Sequence[nn.Linear], given: torch.Tensor) -> float:
     """Return the CPU seconds that one layer takes on average."""
     began = time.process_time()
     for layer in layers:
