@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from claas.errors import ConfigurationError
+from claas.patterns import Pattern
 from claas.types import Check, Lesson
 
 Judge = Callable[[Lesson, str], float]
@@ -57,7 +57,7 @@ def verifier_of(lesson: Lesson, judge: Judge | None = None) -> Verifier | None:
     if judge is not None:
         return Verifier("judge", lambda text: judge(lesson, text) >= 0.5)
     check = lesson.feedback.check
-    if check is not None:
+    if check is not None and (check.required or check.forbidden or check.most_words):
         return Verifier("check", _checker(check))
     target = target_of(lesson)
     if target:
@@ -116,24 +116,17 @@ def repetition(tokens: Sequence[int], size: int = 3) -> float:
 
 def _checker(check: Check) -> Callable[[str], bool]:
     """Return what a check says of an answer."""
-    required, forbidden = (_pattern(p) for p in (check.required, check.forbidden))
+    required, forbidden = (
+        Pattern(text) if text else None for text in (check.required, check.forbidden)
+    )
 
     def follows(text: str) -> bool:
-        if required and not required.search(text):
+        if check.most_words and len(text.split()) > check.most_words:
             return False
-        if forbidden and forbidden.search(text):
+        try:
+            lacks = required is not None and not required.found_in(text)
+            return not lacks and not (forbidden and forbidden.found_in(text))
+        except TimeoutError:  # what cannot be seen is not followed
             return False
-        return not check.most_words or len(text.split()) <= check.most_words
 
     return follows
-
-
-def _pattern(text: str) -> re.Pattern[str] | None:
-    if not text:
-        return None
-    try:
-        return re.compile(text, re.IGNORECASE)
-    except re.error as exc:
-        raise ConfigurationError(
-            f"the pattern {text!r} of a check is no regular expression: {exc}."
-        ) from exc

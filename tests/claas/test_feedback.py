@@ -129,6 +129,18 @@ NO_FORMS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+def test_a_check_that_could_hang_is_refused(claas: Claas, ann: httpx.Client) -> None:
+    """At once, with what is wrong; nothing is kept."""
+    given = {"receipt": answered(ann), "kind": "critique", "content": "x"}
+    found = ann.post("/v1/feedback", json={**given, "check": {"forbidden": "(a|a)*$"}})
+    assert found.status_code == 400
+    assert "takes too long" in found.json()["error"]["message"]
+    elsewhere = {"model": "ann/bot", "prompt": "who", "response": "nobody"}
+    told = {"kind": "critique", "content": "x", "check": {"required": "(a+)+$"}}
+    assert ann.post("/v1/distill", json={**elsewhere, **told}).status_code == 400
+    assert ledger(claas).history("ann/bot") == [] and claas.trainer.calls == []
+
+
 def test_half_a_character_is_no_feedback(ann: httpx.Client) -> None:
     """It could not be told to anybody again."""
     given = '{"receipt": "r", "kind": "message", "content": "\\ud800"}'

@@ -1,10 +1,11 @@
 """What clients send, apart from completions."""
 
-import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from claas.errors import ConfigurationError
+from claas.patterns import Pattern as Compiled
 from claas.types import Kind
 
 _WORDLESS = ("praise", "judge")  # need no words; a judge then needs a score
@@ -14,9 +15,9 @@ _FEEDBACK = ("receipt", "kind", "content", "score", "id", "check")
 def _pattern(text: str) -> str:
     """Return a regular expression, if it is one."""
     try:
-        re.compile(text)
-    except re.error as exc:
-        raise ValueError(f"it is no regular expression: {exc}") from exc
+        Compiled(text)
+    except ConfigurationError as exc:
+        raise ValueError(f"it is no regular expression: {exc.__cause__}") from exc
     return text
 
 
