@@ -173,6 +173,8 @@ class Limits(BaseModel):
         jobs: The most updates that may wait.
         wait: The longest that a request waits for its update, seconds.
         loras: The most adapters of a user.
+        versions: How many versions of an adapter are kept to roll back to, and as many
+            others, after an update; 0 for all. A deleted one can be made again.
         receipts: The most receipts of a user; the oldest go. One with feedback stays.
         receipt_days: How long a receipt is kept, days. One with feedback stays.
     """
@@ -187,6 +189,7 @@ class Limits(BaseModel):
     jobs: PositiveInt = 64
     wait: PositiveFloat = 600.0
     loras: PositiveInt = 100
+    versions: NonNegativeInt = 10
     receipts: PositiveInt = 100_000
     receipt_days: PositiveFloat = 30.0
 

@@ -28,10 +28,18 @@ class Lessons:
     def waiting(self, lora: str) -> tuple[str, ...]:
         """Return the ids of the feedback that waits for an update, the oldest first.
 
+        What was rejected comes after what was rejected less often: it would else keep
+        new feedback out of every update.
+
         Args:
             lora: The adapter, ``user/model``.
         """
-        return tuple(feedback.id for feedback in self.ledger.open(lora))
+        rejected = {
+            entry.feedback.id: [mark.state for mark in entry.marks].count("rejected")
+            for entry in self.ledger.history(lora)
+        }
+        ids = [feedback.id for feedback in self.ledger.open(lora)]
+        return tuple(sorted(ids, key=lambda name: rejected[name]))
 
     def of(self, lora: str, ids: Iterable[str]) -> tuple[list[Lesson], dict[str, str]]:
         """Return the lessons of some feedback, and why which is none, by its id.

@@ -50,6 +50,7 @@ from claas.lessons import Lessons
 from claas.names import LoraName
 from claas.parts import Ledger, Receipts, Serving, Teaching
 from claas.updates import NEXT, State, Update, Updates
+from claas.versions import surplus
 from claas.volumes import Volume, told
 
 ATTEMPTS = 3
@@ -71,6 +72,8 @@ class Worker:
         scratch: Where candidates are written before they are versions.
         most_lessons: The most feedback of one update, the oldest first.
         most_probes: The most earlier lessons that the gate asks again, the newest.
+        most_versions: How many versions of an adapter are kept to roll back to, and as
+            many others; 0 for all of them. See `claas.versions.surplus`.
         grace: Seconds until the version before is unloaded.
         patience: Seconds to wait for another update of the same adapter.
         clock: Seconds since 1970.
@@ -87,6 +90,7 @@ class Worker:
     )
     most_lessons: int = 32
     most_probes: int = 64
+    most_versions: int = 0
     grace: float = 60.0
     patience: float = 0.0
     clock: Callable[[], float] = time.time
@@ -152,8 +156,9 @@ class Worker:
         Raises:
             IdentifierError: If a name is none.
             NotFoundError: If there is no such version, or no parent.
-            StorageError: As in `update`.
-            ServingError: As in `update`.
+            StorageError: If another switch holds the adapter, or the disk refuses.
+            ServingError: If the inference server refuses. After both the version before
+                serves, and nothing waits.
         """
         update_id = update_id or uuid.uuid4().hex
         live = storage.version(f"{lora}@live", self.volume)
@@ -168,7 +173,14 @@ class Worker:
             parent=live.number,
             version=target.number,
         )
-        found = self._run(self.updates.add(begun))
+        with self._switching(begun):
+            try:
+                found = self._walk(self.updates.add(begun))
+            except (ServingError, StorageError) as error:
+                left = self.updates.get(update_id)
+                if left.state == "promoted":  # it must not happen later, unasked
+                    self._close(self._failed(left, str(error)))
+                raise
         self.retire()
         return found
 
@@ -261,6 +273,21 @@ class Worker:
         with storage.updating(lora, "an update", self.patience, self.volume):
             for update in self.updates.unfinished(lora):
                 self._run(update)
+            self._prune(lora)
+
+    def _prune(self, lora: str) -> None:
+        """Delete old versions; what cannot be now, is after the next update."""
+        with (
+            contextlib.suppress(StorageError, NotFoundError, ConflictError),
+            storage.switching(lora, "pruning", 0, self.volume),
+        ):
+            if not self.most_versions or self.updates.unfinished(lora):
+                return
+            old = surplus(storage.versions(lora, self.volume), self.most_versions)
+            names = [LoraName.of(version.id).serving for version in old]
+            self.updates.retire(lora, names, self.clock())
+            for version in old:
+                storage.delete_lora(version.id, self.volume)
 
     def _run(self, update: Update) -> Update:
         """Do what is left of an update; a switch is made by one worker at a time."""

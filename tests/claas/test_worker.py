@@ -42,10 +42,12 @@ class Time:
 class Bench:
     """A worker with its fakes by their own types."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **options: Any) -> None:
         make_adapter(folder)
         self.clock = Time()
-        self.worker: Worker = make_worker(folder, clock=self.clock, grace=60.0)
+        self.worker: Worker = make_worker(
+            folder, clock=self.clock, grace=60.0, **options
+        )
         self.volume: Any = self.worker.volume
         self.updates = self.worker.updates
         ledger, serving = self.worker.ledger, self.worker.serving
@@ -166,6 +168,74 @@ def test_an_update_takes_the_oldest_lessons(tmp_path: Path) -> None:
     assert last == ["judge", "v2", "v3", ["f5"], ["f4"]]
 
 
+def test_rejected_feedback_does_not_keep_new_feedback_out(tmp_path: Path) -> None:
+    """What was rejected less often comes first, then the oldest."""
+    make_adapter(tmp_path)
+    worker = make_worker(tmp_path, most_lessons=2)
+    ledger = FakeLedger(tmp_path / "ledger", print)
+    for name, content in (("f1", "bad"), ("f2", "bad"), ("f3", "bad")):
+        ledger.add(name, content)
+    assert worker.update(LORA).lessons == ("f1", "f2")
+    assert worker.update(LORA).lessons == ("f3", "f1")
+    ledger.add("f4", "be brief")
+    assert worker.update(LORA).lessons == ("f4", "f2")
+
+
+def numbers(bench: Bench) -> list[int]:
+    """Return the numbers of the versions that are there."""
+    return [version.number for version in storage.versions(LORA, bench.volume)]
+
+
+def test_old_versions_are_deleted_and_stay_known(tmp_path: Path) -> None:
+    """Kept are the first, what an alias names, two to roll back to, two others; what
+    is deleted is unloaded; its lessons are still probes, and it can be made again."""
+    bench = Bench(tmp_path, most_versions=2)
+    for _ in range(3):
+        bench.update("bad")
+        bench.ledger.mark([f"f{len(bench.ledger.states())}"], "dropped", None, "x")
+    assert numbers(bench) == [0, 1, 2, 3]  # 3 is the latest
+    for _ in range(4):
+        bench.update("be brief")
+    assert numbers(bench) == [0, 2, 3, 5, 6, 7]
+    known = bench.teaching.read()[-1][-1]
+    assert known == ["f4", "f5", "f6"]
+    assert "ann-kuro@v4" not in bench.serving.names()
+    assert bench.worker.rebuild("ann/kuro@v4") == "ann/kuro@v8"
+    assert storage.version("ann/kuro@v8", bench.volume).meta["lessons"] == ["f4"]
+    back = [bench.worker.switch(LORA).version for _ in range(2)]
+    assert back == [6, 5]
+    assert bench.ledger.states()["f4"] == ("promoted", 4)
+    assert bench.ledger.states()["f7"] == ("dropped", 6)
+    with pytest.raises(NotFoundError, match="no ann/kuro@v4"):
+        bench.worker.switch(LORA)
+    assert bench.alias("live") == "ann/kuro@v5"
+
+
+def test_a_worker_that_dies_while_it_deletes_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever that is, the next update deletes what is left."""
+    for call in ("delete_lora", "remember", "remove"):
+        bench = Bench(tmp_path / call, most_versions=1)
+        for _ in range(3):
+            bench.update("be brief")
+        assert numbers(bench) == [0, 2, 3]
+
+        def die(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(storage, call, die)
+            bench.update("be brief")
+        assert bench.alias("live") == "ann/kuro@v4"
+        assert numbers(bench) == [0, 2, 3, 4] and not bench.updates.unfinished()
+        bench.update("be brief")
+        assert numbers(bench) == [0, 4, 5]
+        assert len(bench.teaching.read()[-1][-1]) == 4
+        names = bench.serving.names()
+        assert "ann-kuro@v2" not in names and "ann-kuro@v3" not in names
+
+
 def test_the_same_id_is_one_update(bench: Bench) -> None:
     bench.ledger.add("f1", "be brief")
     one = bench.worker.update(LORA, "u1")
@@ -250,6 +320,21 @@ def test_a_rollback_is_one_call(bench: Bench) -> None:
     assert bench.serving.names() == ["ann-kuro@v2"]
     with pytest.raises(NotFoundError, match="no ann/kuro@v9"):
         bench.worker.switch(LORA, "ann/kuro@v9")
+
+
+def test_a_rollback_that_was_refused_does_not_happen_later(bench: Bench) -> None:
+    """Who was told that it failed does not expect it with the next update."""
+    bench.update("be brief")
+    bench.clock.now += 100
+    bench.worker.retire()
+    bench.serving.is_down = True
+    with pytest.raises(ServingError, match="does not answer"):
+        bench.worker.switch(LORA, update_id="back")
+    bench.serving.is_down = False
+    assert bench.updates.get("back").outcome == "failed"
+    assert bench.updates.unfinished() == bench.worker.resume() == []
+    assert bench.alias("live") == "ann/kuro@v1"
+    assert bench.ledger.states() == {"f1": ("promoted", 1)}
 
 
 def test_a_rollback_does_not_wait_for_a_training(bench: Bench) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from claas.config import Settings
 from claas.database import Database
 from claas.engines import Engine, LocalEngine
-from claas.errors import ConfigurationError
+from claas.errors import ConfigurationError, ConflictError
 from claas.ledger import Ledger
 from claas.receipts import Receipts
 from claas.serving import Serving
@@ -58,7 +58,10 @@ class Workshop:
         Raises:
             ClaasError: If it cannot serve; then the old one does.
         """
-        return self.worker.switch(lora, to)
+        found = self.worker.switch(lora, to)
+        if found.outcome != "promoted":
+            raise ConflictError(f"{found.lora} is as it was: {found.error}")
+        return found
 
     def close(self) -> None:
         """End what is running; it is taken up again later."""
@@ -119,6 +122,7 @@ def worker_of(
         volume=volume_of(settings),
         most_lessons=settings.training.lessons,
         most_probes=settings.training.probes,
+        most_versions=limits.versions,
     )
 
 
