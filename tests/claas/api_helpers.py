@@ -56,6 +56,8 @@ class FakeVllm:
         tells_tokens: Whether it reports tokens.
         fails: What it answers instead: a status and a body.
         gate: What a stream waits for before its second event.
+        breaks: Whether a stream ends in the middle.
+        is_well: What it says of itself.
     """
 
     words: list[str] = field(default_factory=lambda: ["well", " met", "!"])
@@ -65,6 +67,7 @@ class FakeVllm:
     fails: tuple[int, Any] | None = None
     gate: threading.Event = field(default_factory=threading.Event)
     breaks: bool = False
+    is_well: bool = True
     left: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -86,7 +89,7 @@ class FakeVllm:
 
         @app.get("/health")
         async def health() -> Response:
-            return Response()
+            return Response(status_code=200 if self.is_well else 503)
 
         @app.get("/v1/models")
         async def models() -> Any:

@@ -1,5 +1,6 @@
 """Completions through claas: what passes, what is taken out, what is kept."""
 
+import asyncio
 import itertools
 import json
 import sqlite3
@@ -115,9 +116,19 @@ def test_a_stream_passes_as_it_comes(
     assert receipt.logprobs == (-0.5, -1.0, -1.5)
 
 
-def test_a_client_that_leaves_ends_its_answer(claas: Claas, ann: httpx.Client) -> None:
-    """The server is let go, and what the client saw has a receipt."""
+def test_a_client_that_leaves_ends_its_answer(
+    claas: Claas, ann: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is let go, and what the client saw has a receipt, which is written
+    while others are answered."""
     claas.upstream.gate.clear()
+    add, loops = Receipts.add, []
+
+    def seen(self: Receipts, *receipts: Any) -> None:
+        loops.append(asyncio._get_running_loop())
+        add(self, *receipts)
+
+    monkeypatch.setattr(Receipts, "add", seen)
     with ann.stream(
         "POST", "/v1/chat/completions", json={**ASK, "stream": True}
     ) as response:
@@ -126,7 +137,7 @@ def test_a_client_that_leaves_ends_its_answer(claas: Claas, ann: httpx.Client) -
         assert [next(coming), next(coming)]
     receipts = Receipts(claas.database)
     until(lambda: receipts.count("ann") == 1)
-    assert receipts.get(name).text == "well"
+    assert receipts.get(name).text == "well" and loops == [None]
     claas.upstream.gate.set()
     until(claas.upstream.left.is_set)
 

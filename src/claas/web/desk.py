@@ -1,5 +1,6 @@
 """`Desk`: what the endpoints work with, and who may use what."""
 
+import contextlib
 import logging
 import secrets
 import time
@@ -146,12 +147,16 @@ class Desk:
             receipt_id: Its id.
 
         Raises:
-            NotFoundError: If he has none of that id.
+            NotFoundError: If he has none of that id, be it another's or nobody's.
         """
-        found = self.receipts.get(receipt_id)
-        if found.user != user:
-            raise NotFoundError(f"you have no receipt {receipt_id[:80]!r}.")
-        return found
+        with contextlib.suppress(NotFoundError):
+            if (found := self.receipts.get(receipt_id)).user == user:
+                return found
+        raise NotFoundError(
+            f"you have no receipt {receipt_id[:80]!r}: it is the id of an answer that "
+            f"an adapter gave here in the last {self.settings.limits.receipt_days:g} "
+            "days."
+        )
 
     def keep(self, name: str, target: Target, asked: Asked, answers: Answers) -> bool:
         """Write receipts down; say whether there are any. An answer never fails so.

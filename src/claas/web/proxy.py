@@ -122,7 +122,8 @@ class Proxy:
             yield b"data: " + said + b"\n\ndata: [DONE]\n\n"
         finally:
             if is_open:  # the client left: what it saw is its answer
-                keep(name, target, asked, answers)
+                loop = asyncio.get_running_loop()  # nothing can be awaited here
+                loop.run_in_executor(None, keep, name, target, asked, answers)
             await response.aclose()
 
     async def _send(self, path: str, target: Target, asked: Asked) -> httpx.Response:
