@@ -73,7 +73,7 @@ def target_of(lesson: Lesson) -> str:
     """
     if lesson.feedback.kind in ("correction", "sibling"):
         return lesson.feedback.content
-    return lesson.receipt.text if lesson.feedback.kind == "praise" else ""
+    return lesson.receipt.text if lesson.feedback.is_praise else ""
 
 
 def likeness(one: str, other: str) -> float:

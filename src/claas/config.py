@@ -131,7 +131,8 @@ class GateSettings(BaseModel):
     Args:
         confidence: Of the intervals.
         gain: How much compliance with the feedback must surely rise.
-        loss: How much compliance with earlier feedback may fall.
+        loss: How much compliance with earlier feedback may fall; for feedback without
+            a check, nats a token.
         drift: The most KL to the base on unrelated prompts, nats a token.
         ability: How large a share of the small questions may be lost.
         entropy: How much the entropy of answers may change, as a share.

@@ -271,5 +271,7 @@ def _plain(told: Any) -> dict[str, Any]:
     """Return what the worker says, as JSON has it."""
     if is_dataclass(told) and not isinstance(told, type):
         told = asdict(told)
-    found: dict[str, Any] = json.loads(json.dumps(dict(told), default=str))
+    written = json.dumps(dict(told), default=str)
+    # an interval of one measurement is infinite, which JSON has no word for
+    found: dict[str, Any] = json.loads(written, parse_constant=lambda _: None)
     return found

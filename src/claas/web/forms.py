@@ -6,9 +6,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from claas.errors import ConfigurationError
 from claas.patterns import Pattern as Compiled
-from claas.types import Kind
+from claas.types import PRAISED, Kind
 
-_WORDLESS = ("praise", "judge")  # need no words; a judge then needs a score
 _FEEDBACK = ("receipt", "kind", "content", "score", "id", "check")
 
 
@@ -67,11 +66,13 @@ class SaidForm(Form):
 
     @model_validator(mode="after")
     def _has_words(self) -> "SaidForm":
-        if self.content.strip() or self.kind == "praise":
+        is_judge = self.kind == "judge" and (self.score or 0) >= PRAISED
+        if self.content.strip() or self.kind == "praise" or is_judge:
             return self
-        if self.kind not in _WORDLESS or self.score is None:
-            raise ValueError(f"a {self.kind} needs a 'content'")
-        return self
+        raise ValueError(
+            f"a {self.kind} needs a 'content'; only praise, and a judge's score of "
+            f"{PRAISED} or more, need none"
+        )
 
 
 class FeedbackForm(SaidForm):

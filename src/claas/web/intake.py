@@ -111,6 +111,7 @@ class Intake:
         found: list[Given] = []
         for form in request.feedback:
             receipt = self.desk.receipt(user, form.receipt)
+            _refuse_tokens(receipt)
             found.append((receipt.lora, said(user, receipt.id, form)))
         for lora in dict.fromkeys([lora for lora, _ in found]):
             self.desk.version(user, f"{lora}@latest")  # it may be deleted
@@ -144,7 +145,9 @@ class Intake:
             return self.desk.receipt(user, name)
         except NotFoundError:
             pass
-        tokens = prompt_tokens(self.desk, request.messages, request.prompt)
+        tokens = prompt_tokens(
+            self.desk, request.messages, request.prompt, request.tools
+        )
         with as_theirs():
             answer = self.desk.serving.tokenize(
                 self.desk.settings.served, text=request.response
@@ -169,6 +172,17 @@ class Intake:
             self.desk.receipt(receipt.user, receipt.id)
         except NotFoundError:
             self.desk.receipts.add(receipt)
+
+
+def _refuse_tokens(receipt: Receipt) -> None:
+    """Refuse feedback on an answer whose prompt came as tokens: a hint is words."""
+    for message in receipt.messages:
+        if message.get("role") == "prompt" and not isinstance(message["content"], str):
+            raise Refusal(
+                f"the prompt of {receipt.id} came as tokens, and the teacher has to "
+                "read the feedback in its words: send prompts as text.",
+                param="receipt",
+            )
 
 
 def _refuse_slow(forms: Iterable[SaidForm]) -> None:
@@ -206,13 +220,16 @@ def said(user: str, receipt_id: str, form: SaidForm) -> Feedback:
     )
 
 
-def prompt_tokens(desk: Desk, messages: Any, prompt: Any) -> list[int]:
+def prompt_tokens(
+    desk: Desk, messages: Any, prompt: Any, tools: Sequence[Any] = ()
+) -> list[int]:
     """Return the tokens before an answer; synchronous, it asks the inference server.
 
     Args:
         desk: What knows the server.
         messages: The conversation, or None.
         prompt: A text or tokens, where there is no conversation.
+        tools: The tools that the model may call in the conversation.
 
     Raises:
         ServingError: If the server refuses, or is not there.
@@ -224,7 +241,7 @@ def prompt_tokens(desk: Desk, messages: Any, prompt: Any) -> list[int]:
     is_chat = messages is not None
     with as_theirs():
         found = desk.serving.tokenize(
-            name, text=prompt, messages=messages, special=not is_chat
+            name, text=prompt, messages=messages, tools=tools, special=not is_chat
         )
     if not found:
         raise Refusal("there is nothing before the answer.", param="prompt")
