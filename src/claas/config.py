@@ -176,7 +176,7 @@ class Limits(BaseModel):
         loras: The most adapters of a user.
         versions: How many versions of an adapter are kept to roll back to, and as many
             others, after an update; 0 for all. A deleted one can be made again.
-        receipts: The most receipts of a user; the oldest go. One with feedback stays.
+        receipts: The most receipts of a user that no feedback names; the oldest go.
         receipt_days: How long a receipt is kept, days. One with feedback stays.
     """
 

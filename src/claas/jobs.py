@@ -120,7 +120,8 @@ class Jobs:
 
     async def start(self) -> None:
         """Begin, with what an earlier process left."""
-        for job in await asyncio.to_thread(self._select, "state IN (?, ?)", _LEFT):
+        asked = "state IN (?, ?) ORDER BY number"
+        for job in await asyncio.to_thread(self._select, asked, _LEFT):
             self._queue(replace(job, state="waiting", started=0.0))
         self._task = asyncio.create_task(self._run())
 
@@ -207,7 +208,8 @@ class Jobs:
         Args:
             lora: The adapter.
         """
-        return self._select("lora = ?", (lora,))[-_SHOWN:]
+        asked = "lora = ? ORDER BY number DESC LIMIT ?"
+        return self._select(asked, (lora, _SHOWN))[::-1]
 
     # -- inside -----------------------------------------------------------------
 
@@ -244,8 +246,8 @@ class Jobs:
         self._ended(str(job.result.get("outcome") or job.state))
         await asyncio.to_thread(self._write, replace(job, ended=time.time()))
 
-    def _select(self, where: str, values: tuple[str, ...]) -> list[Job]:
-        asked = f"SELECT body FROM jobs WHERE {where} ORDER BY number"
+    def _select(self, where: str, values: tuple[object, ...]) -> list[Job]:
+        asked = f"SELECT body FROM jobs WHERE {where}"
         with self._database.read() as db:
             return [Job(**json.loads(row[0])) for row in db.execute(asked, values)]
 

@@ -63,11 +63,13 @@ class Lessons:
 
         Args:
             lora: The adapter.
-            number: The number of the version.
+            number: The number of the version, None for none.
 
         Returns:
-            What it and those before it were trained on; nothing if it was deleted.
+            What it and those before it were trained on; nothing if all was deleted.
         """
+        if number is None:
+            return ()
         with contextlib.suppress(NotFoundError):
             chain = storage.lineage(f"{lora}@v{number}", self.volume)
             ids = (name for link in chain for name in link.meta.get("lessons", ()))

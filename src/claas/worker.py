@@ -250,17 +250,17 @@ class Worker:
                 contextlib.suppress(ServingError, StorageError),
                 storage.switching(lora, f"unload {name}", 0, self.volume),
             ):
-                if self._live_name(lora) != name:
+                live = self._live(lora)
+                if live is None or live.serving != name:
                     self.serving.unload(name)
                     gone.append(name)
                 self.updates.unretire(name)
         return gone
 
-    def _live_name(self, lora: str) -> str | None:
-        """Return the serving name of the live version, if there is one."""
+    def _live(self, lora: str) -> LoraName | None:
+        """Return the live version, if there is one."""
         with contextlib.suppress(NotFoundError):
-            if live := storage.alias(lora, "live", self.volume):
-                return LoraName.of(live).serving
+            return LoraName.of(storage.version(f"{lora}@live", self.volume).id)
         return None
 
     @property
@@ -284,10 +284,10 @@ class Worker:
             if not self.most_versions or self.updates.unfinished(lora):
                 return
             old = surplus(storage.versions(lora, self.volume), self.most_versions)
-            names = [LoraName.of(version.id).serving for version in old]
-            self.updates.retire(lora, names, self.clock())
-            for version in old:
-                storage.delete_lora(version.id, self.volume)
+            names = [LoraName.of(version.id) for version in old]
+            self.updates.retire(lora, [n.serving for n in names], self.clock())
+            for name in names:
+                storage.delete_lora(str(name), self.volume)
 
     def _run(self, update: Update) -> Update:
         """Do what is left of an update; a switch is made by one worker at a time."""
@@ -447,15 +447,16 @@ class Worker:
     def _record(self, update: Update) -> Update:
         """serving: tell the ledger which feedback the live version knows."""
         lora, version = update.lora, update.version
+        if self._live(lora) != LoraName.of(lora).versioned(version or 0):
+            return self._close(update)  # a switch came between, and has told
         knows = self._lessons.taught(lora, version)
         knew = self._lessons.taught(lora, update.parent)
         dropped = tuple(i for i in knew if i not in knows)
         why = f"version {version} serves and does not know it"
         self._lessons.mark(lora, dropped, "dropped", version, why)
         added = tuple(i for i in knows if i not in knew)
-        self._lessons.mark(
-            lora, added, "promoted", version, f"version {version} serves"
-        )
+        why = f"version {version} serves"
+        self._lessons.mark(lora, added, "promoted", version, why)
         return self._close(update)
 
     def _reject(self, update: Update) -> Update:
@@ -463,8 +464,10 @@ class Worker:
         if update.version is not None and update.kind == "update":
             reasons = update.verdict.reasons if update.verdict else ()
             why = update.error or " ".join(reasons) or "rejected by the gate"
-            version = update.version
-            self._lessons.mark(update.lora, update.lessons, "rejected", version, why)
+            live = self._live(update.lora)  # it may have been promoted by hand
+            knows = self._lessons.taught(update.lora, live.version if live else None)
+            ids = tuple(i for i in update.lessons if i not in knows)
+            self._lessons.mark(update.lora, ids, "rejected", update.version, why)
         return self._close(update)
 
     def _close(self, update: Update) -> Update:

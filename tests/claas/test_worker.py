@@ -356,6 +356,44 @@ def test_a_rollback_does_not_wait_for_a_training(bench: Bench) -> None:
     assert (again.lessons, again.parent, again.version) == (("f2",), 0, 3)
 
 
+class Killed(BaseException):
+    """What ends a worker in a test."""
+
+
+def test_what_serves_is_told_as_it_is(bench: Bench) -> None:
+    """A worker that died before it told the ledger does not undo a rollback there."""
+
+    def die(what: str) -> None:
+        if bench.alias("live") == "ann/kuro@v1":
+            raise Killed
+
+    bench.ledger.add("f1", "be brief")
+    bench.ledger.hook = die
+    with pytest.raises(Killed):
+        bench.worker.update(LORA, "u1")
+    bench.ledger.hook = print
+    assert bench.updates.get("u1").state == "serving"
+    bench.worker.switch(LORA)
+    (late,) = bench.worker.resume()
+    assert (late.state, bench.alias("live")) == ("done", "ann/kuro@v0")
+    assert bench.ledger.states() == {"f1": ("dropped", 0)}
+
+
+def test_what_was_promoted_by_hand_is_not_rejected(bench: Bench) -> None:
+    """Its feedback is in the weights that serve, and must not be trained on again."""
+    other = make_worker(bench.updates.path.parent)
+
+    def promote(what: str) -> None:
+        if what == "before teaching" and bench.alias("candidate") is not None:
+            bench.teaching.hook = print
+            other.switch(LORA, "ann/kuro@v1")
+
+    bench.teaching.hook = promote
+    update = bench.update("bad advice")
+    assert (update.outcome, bench.alias("live")) == ("rejected", "ann/kuro@v1")
+    assert bench.ledger.states() == {"f1": ("promoted", 1)}
+
+
 def test_a_version_can_be_made_again_from_the_ledger(bench: Bench) -> None:
     """Its lessons in the order of its versions, rejected ones left out; it does not
     serve."""

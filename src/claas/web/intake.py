@@ -122,7 +122,7 @@ class Intake:
         loras = list(dict.fromkeys([lora for lora, _ in given]))
         most = self.desk.settings.limits.feedback
         for lora in loras:
-            count = len(self.desk.ledger.open(lora))
+            count = self.desk.ledger.waiting(lora)
             if count + sum(name == lora for name, _ in given) > most:
                 raise LimitError(
                     f"{count} feedback of {lora} waits for an update, {most} may: ask "
