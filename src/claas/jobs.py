@@ -51,6 +51,10 @@ class Trainer(Protocol):
         """
         ...
 
+    def retire(self) -> Any:
+        """Let the inference server unload what was replaced a while ago."""
+        ...
+
     def close(self) -> None:
         """End; an update that runs is taken up again later."""
         ...

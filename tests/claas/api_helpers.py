@@ -261,12 +261,14 @@ class FakeTrainer:
         results: What the next updates say; promoted where there is none.
         gate: What an update waits for.
         calls: What was asked of it.
+        retired: Whether it was asked to unload what is old.
     """
 
     volume: LocalVolume
     results: list[Any] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
+    retired: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -289,6 +291,10 @@ class FakeTrainer:
         """Switch."""
         self.calls.append(("switch", lora, to))
         move_alias(lora, "live", version(to or lora, self.volume).id, self.volume)
+
+    def retire(self) -> None:
+        """Take note of it."""
+        self.retired.set()
 
     def close(self) -> None:
         """Let an update that waits end."""

@@ -149,6 +149,11 @@ def test_what_there_is_to_look_at(claas: Claas, ann: httpx.Client) -> None:
     assert "https://" not in page.text and "innerHTML" not in page.text
 
 
+def test_old_versions_are_unloaded_without_another_update(claas: Claas) -> None:
+    """Now and then; else the last one that was replaced would stay loaded."""
+    assert claas.trainer.retired.wait(30)
+
+
 def test_health_needs_no_thread(
     claas: Claas, ann: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,12 +69,18 @@ class Refusing:
         """Fail."""
         return Update("u", lora, "done", "switch", "failed", error="v2 is live now")
 
+    def retire(self) -> list[str]:
+        """Unload one."""
+        return ["ann-bot@v0"]
+
 
 def test_a_switch_that_failed_is_no_success() -> None:
     """The client would take the old version for the one that he asked for."""
     worker: Any = Refusing()
+    workshop = Workshop(worker, InThread(worker))
     with pytest.raises(ConflictError, match="ann/bot is as it was: v2 is live now"):
-        Workshop(worker, InThread(worker)).switch("ann/bot", "ann/bot@v1")
+        workshop.switch("ann/bot", "ann/bot@v1")
+    assert workshop.retire() == ["ann-bot@v0"]
 
 
 def test_feedback_to_version_and_back(

@@ -63,6 +63,17 @@ class Workshop:
             raise ConflictError(f"{found.lora} is as it was: {found.error}")
         return found
 
+    def retire(self) -> list[str]:
+        """Unload versions that were replaced longer ago than the grace.
+
+        Returns:
+            Their serving names.
+
+        Raises:
+            StorageError: If the database cannot be used.
+        """
+        return self.worker.retire()
+
     def close(self) -> None:
         """End what is running; it is taken up again later."""
         self.engine.close()
