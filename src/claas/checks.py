@@ -25,6 +25,7 @@ ALIKE = 0.6
 """The share of common words from which on two answers say the same."""
 
 _PARROTED = 6
+_ENOUGH = 24
 _WORD = re.compile(r"\w+")
 
 
@@ -61,7 +62,7 @@ def verifier_of(lesson: Lesson, judge: Judge | None = None) -> Verifier | None:
         return Verifier("check", _checker(check))
     target = target_of(lesson)
     if target:
-        return Verifier("likeness", lambda text: likeness(text, target) >= ALIKE)
+        return Verifier("likeness", lambda text: _says_so(text, target))
     return None
 
 
@@ -112,6 +113,18 @@ def repetition(tokens: Sequence[int], size: int = 3) -> float:
     """
     runs = [tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def _says_so(text: str, target: str) -> bool:
+    """Whether an answer says what another one says, as far as it goes.
+
+    Answers are sampled up to some tokens, so one of `_ENOUGH` words is compared with as
+    many of the other's: a long answer could else be followed by none.
+    """
+    words, others = (_WORD.findall(one) for one in (text, target))
+    if len(words) >= _ENOUGH:
+        others = others[: len(words)]
+    return likeness(" ".join(words), " ".join(others)) >= ALIKE
 
 
 def _checker(check: Check) -> Callable[[str], bool]:

@@ -3,7 +3,7 @@
 A job is a row in the database before anybody is told its id. One that was waiting or
 running when the process ended is run again at the next start: the worker's transaction
 knows how far it was. An adapter has one waiting job at most, since an update takes all
-feedback there is.
+feedback there is; after a start there may be the one before it, too.
 """
 
 import asyncio
@@ -112,7 +112,7 @@ class Jobs:
         self.trainer = trainer
         self._ended = ended
         self._database, self._most = database, most
-        self._waiting: dict[str, Job] = {}  # by adapter, the oldest first
+        self._waiting: dict[str, Job] = {}  # the oldest first
         self._ends: dict[str, asyncio.Event] = {}
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -146,7 +146,7 @@ class Jobs:
         Raises:
             LimitError: If there is no room for all of them.
         """
-        new = len(set(loras) - set(self._waiting))
+        new = len(set(loras) - {job.lora for job in self._waiting.values()})
         if new and len(self._waiting) + new > self._most:
             raise LimitError(
                 f"{len(self._waiting)} updates wait already, {self._most} may: try "
@@ -164,15 +164,16 @@ class Jobs:
             LimitError: If too many wait.
             StorageError: If it cannot be written down.
         """
-        if lora in self._waiting:
-            return self._waiting[lora]
+        for waiting in self._waiting.values():
+            if waiting.lora == lora:
+                return waiting
         self.check(lora)
         job = Job("job-" + secrets.token_hex(12), user, lora, created=time.time())
         self._queue(job)
         try:
             await asyncio.to_thread(self._insert, job)
         except BaseException:
-            self._waiting.pop(lora, None)
+            self._waiting.pop(job.id, None)
             raise
         self._news.set()
         return job
@@ -218,7 +219,7 @@ class Jobs:
     # -- inside -----------------------------------------------------------------
 
     def _queue(self, job: Job) -> None:
-        self._waiting[job.lora] = job
+        self._waiting[job.id] = job
         self._ends[job.id] = asyncio.Event()
 
     async def _run(self) -> None:

@@ -51,6 +51,9 @@ class Lessons:
         entries = {entry.feedback.id: entry for entry in self.ledger.history(lora)}
         lessons, missing = [], {}
         for name in ids:
+            if name not in entries:
+                missing[name] = "the ledger does not know it"
+                continue
             feedback = entries[name].feedback
             try:
                 lessons.append(Lesson(feedback, self.receipts.get(feedback.receipt)))

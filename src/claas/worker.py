@@ -211,8 +211,8 @@ class Worker:
                 lessons, missing = self._lessons.of(lora, ids)
                 if missing:
                     raise NotFoundError(
-                        f"{version.id} cannot be made again: the receipts of "
-                        f"{len(missing)} feedback are gone."
+                        f"{version.id} cannot be made again: {len(missing)} feedback, "
+                        "or the receipts of it, are gone."
                     )
                 out = scratch / f"v{version.number}"
                 out.mkdir()

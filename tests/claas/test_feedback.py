@@ -244,6 +244,24 @@ def test_a_job_outlives_the_server(
         assert two.trainer.calls == [("update", "ann/bot", job["id"])]
 
 
+def test_all_jobs_of_an_adapter_outlive_the_server(
+    tmp_path: Any, upstream: FakeVllm, upstream_url: str
+) -> None:
+    """The one that ran and the one that waited behind it."""
+    with claas_at(tmp_path, upstream, upstream_url) as one, one.client() as ann:
+        ann.post("/v1/lora", json={"lora": "ann/bot"})
+        one.trainer.gate.clear()
+        given = {"receipt": answered(ann), "kind": "praise"}
+        jobs = [ann.post("/v1/feedback", json=given).json()["jobs"][0]]
+        until(lambda: one.trainer.calls)
+        jobs += ann.post("/v1/feedback", json=given).json()["jobs"]
+    ids = [job["id"] for job in jobs]
+    with claas_at(tmp_path, upstream, upstream_url) as two, two.client() as ann:
+        for name in ids:
+            until(lambda n=name: ann.get(f"/v1/jobs/{n}").json()["ended"], patience=20)
+        assert [call[2] for call in two.trainer.calls] == ids
+
+
 def test_queues_have_ends(tmp_path: Any, upstream: FakeVllm, upstream_url: str) -> None:
     """Jobs, waiting feedback and batches that are too many are refused untouched."""
     limits = {"jobs": 1, "feedback": 3, "batch": 2}

@@ -151,6 +151,17 @@ def test_feedback_without_its_receipt_cannot_be_taught(bench: Bench) -> None:
     assert update.untaught == {"lost": "its receipt is gone"}
 
 
+def test_lessons_that_the_ledger_does_not_know_stop_nothing(bench: Bench) -> None:
+    """A database may be restored from an older copy than the adapters."""
+    source = storage.load_lora(LORA, bench.volume)
+    meta = {"parent": "ann/kuro@v0", "lessons": ["ghost"]}
+    made = storage.save_lora(source, LORA, meta, bench.volume)
+    bench.worker.switch(LORA, made)
+    assert bench.update("be brief").outcome == "promoted"
+    with pytest.raises(NotFoundError, match="v1 cannot be made again"):
+        bench.worker.rebuild("ann/kuro@v2")
+
+
 def test_nothing_waits_nothing_happens(bench: Bench) -> None:
     update = bench.update()
     assert (update.state, update.outcome, update.parent) == ("done", "empty", 0)
