@@ -184,7 +184,7 @@ async def _tend(desk: Desk) -> None:
     while True:
         for work in (desk.receipts.prune, desk.jobs.trainer.retire):
             with contextlib.suppress(ClaasError):  # the next one tries again
-                await asyncio.to_thread(work)
+                await desk.ask(work)
         await asyncio.sleep(_PAUSE)
 
 

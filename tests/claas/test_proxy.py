@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.claas.api_helpers import (
 )
 
 from claas.receipts import Receipts
+from claas.web.desk import Desk
 
 ASK = {"model": "ann/bot", "messages": [{"role": "user", "content": "hello you"}]}
 
@@ -190,6 +192,21 @@ def test_a_server_that_was_started_anew_is_given_its_adapters(
     claas.upstream.adapters.clear()
     assert ann.post("/v1/chat/completions", json=ASK).status_code == 200
     assert len(claas.upstream.bodies("/v1/load_lora_adapter")) == 2
+
+
+def test_a_server_that_hangs_holds_up_only_who_needs_it(
+    claas: Claas, ann: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for it has threads of its own: a few waiting loads once took all."""
+    load, names = Desk.load, []
+
+    def noted(self: Desk, name: Any) -> None:
+        names.append(threading.current_thread().name)
+        load(self, name)
+
+    monkeypatch.setattr(Desk, "load", noted)
+    assert ann.post("/v1/chat/completions", json=ASK).status_code == 200
+    assert [name.rstrip("0123456789") for name in names] == ["claas-server_"]
 
 
 FAILS: list[tuple[Any, int, str]] = [

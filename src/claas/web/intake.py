@@ -61,7 +61,7 @@ class Intake:
             ClaasError: If it cannot be taken.
         """
         await asyncio.to_thread(_refuse_slow, [request])
-        receipt = await asyncio.to_thread(self._foreign, user, request)
+        receipt = await self.desk.ask(self._foreign, user, request)
         given = [(receipt.lora, said(user, receipt.id, request))]
         async with self._turn:
             await asyncio.to_thread(self._check, given, request.train)

@@ -131,7 +131,7 @@ class Proxy:
         response = await self._sent(path, target, asked)
         if response.status_code == 404 and target.lora is not None:
             await response.aclose()
-            await asyncio.to_thread(self._desk.load, target.lora)
+            await self._desk.ask(self._desk.load, target.lora)
             response = await self._sent(path, target, asked)
         if response.status_code == 200:
             return response
