@@ -246,8 +246,10 @@ def version(lora_id: str, storage: Volume | None = None) -> Version:
     number = aliases.get(name.at or "latest") if name.version is None else name.version
     if number not in numbers:
         there = ", ".join(f"v{n}" for n in numbers[-5:])
+        was = past_version(name, folder) is not None
         raise NotFoundError(
             f"there is no {name}: the newest versions of {name.lora} are {there}."
+            + was * " It was deleted; `Worker.rebuild` makes it again."
         )
     return read_version(name, folder, number, aliases)
 
