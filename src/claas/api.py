@@ -49,7 +49,7 @@ from claas.web.workshop import (
 )
 
 _CONNECT = 10.0  # seconds
-_PRUNE = 60.0  # seconds between two looks at what is too old
+_PAUSE = 60.0  # seconds between two looks at what is too old
 
 
 def create_app(settings: Settings, trainer: Trainer) -> FastAPI:
@@ -160,8 +160,8 @@ def _lifespan(
             stack.callback(app.router.routes.clear)
             await desk.jobs.start()
             stack.push_async_callback(desk.jobs.close)
-            pruning = asyncio.create_task(_prune(desk))
-            stack.callback(pruning.cancel)
+            tending = asyncio.create_task(_tend(desk))
+            stack.callback(tending.cancel)
             yield
 
     return lifespan
@@ -235,12 +235,13 @@ async def _answered(intake: Intake, told: dict[str, Any], *, waits: bool) -> Res
     return JSONResponse(body, 200 if is_over else 202)
 
 
-async def _prune(desk: Desk) -> None:
-    """Delete old receipts, now and then."""
+async def _tend(desk: Desk) -> None:
+    """Delete old receipts and let old versions be unloaded, now and then."""
     while True:
-        with contextlib.suppress(ClaasError):  # the next one tries again
-            await asyncio.to_thread(desk.receipts.prune)
-        await asyncio.sleep(_PRUNE)
+        for work in (desk.receipts.prune, desk.jobs.trainer.retire):
+            with contextlib.suppress(ClaasError):  # the next one tries again
+                await desk.ask(work)
+        await asyncio.sleep(_PAUSE)
 
 
 def __getattr__(name: str) -> Any:

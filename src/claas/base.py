@@ -242,14 +242,16 @@ class Base:
         """Return the tokens of a conversation, up to where the answer begins.
 
         Args:
-            messages: The conversation; one message of the role ``prompt`` is plain.
+            messages: The conversation; one message of the role ``prompt`` is plain, and
+                has the tokens before it that begin a text, as on an inference server.
             tools: The tools that the model may call.
 
         Raises:
             ConfigurationError: If the template of this model refuses it.
         """
         if [message["role"] for message in messages] == ["prompt"]:
-            return self.encode(_plain(messages[0]["content"]))
+            text = _plain(messages[0]["content"])
+            return tuple(self.tokenizer(text)["input_ids"])
         told = [{**m, "content": _plain(m.get("content"))} for m in messages]
         try:
             text = self.tokenizer.apply_chat_template(

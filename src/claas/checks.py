@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from claas.errors import ConfigurationError
+from claas.patterns import Pattern
 from claas.types import Check, Lesson
 
 Judge = Callable[[Lesson, str], float]
@@ -25,6 +25,7 @@ ALIKE = 0.6
 """The share of common words from which on two answers say the same."""
 
 _PARROTED = 6
+_ENOUGH = 24
 _WORD = re.compile(r"\w+")
 
 
@@ -57,11 +58,11 @@ def verifier_of(lesson: Lesson, judge: Judge | None = None) -> Verifier | None:
     if judge is not None:
         return Verifier("judge", lambda text: judge(lesson, text) >= 0.5)
     check = lesson.feedback.check
-    if check is not None:
+    if check is not None and (check.required or check.forbidden or check.most_words):
         return Verifier("check", _checker(check))
     target = target_of(lesson)
     if target:
-        return Verifier("likeness", lambda text: likeness(text, target) >= ALIKE)
+        return Verifier("likeness", lambda text: _says_so(text, target))
     return None
 
 
@@ -73,7 +74,7 @@ def target_of(lesson: Lesson) -> str:
     """
     if lesson.feedback.kind in ("correction", "sibling"):
         return lesson.feedback.content
-    return lesson.receipt.text if lesson.feedback.kind == "praise" else ""
+    return lesson.receipt.text if lesson.feedback.is_praise else ""
 
 
 def likeness(one: str, other: str) -> float:
@@ -114,26 +115,31 @@ def repetition(tokens: Sequence[int], size: int = 3) -> float:
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
+def _says_so(text: str, target: str) -> bool:
+    """Whether an answer says what another one says, as far as it goes.
+
+    Answers are sampled up to some tokens, so one of `_ENOUGH` words is compared with as
+    many of the other's: a long answer could else be followed by none.
+    """
+    words, others = (_WORD.findall(one) for one in (text, target))
+    if len(words) >= _ENOUGH:
+        others = others[: len(words)]
+    return likeness(" ".join(words), " ".join(others)) >= ALIKE
+
+
 def _checker(check: Check) -> Callable[[str], bool]:
     """Return what a check says of an answer."""
-    required, forbidden = (_pattern(p) for p in (check.required, check.forbidden))
+    required, forbidden = (
+        Pattern(text) if text else None for text in (check.required, check.forbidden)
+    )
 
     def follows(text: str) -> bool:
-        if required and not required.search(text):
+        if check.most_words and len(text.split()) > check.most_words:
             return False
-        if forbidden and forbidden.search(text):
+        try:
+            lacks = required is not None and not required.found_in(text)
+            return not lacks and not (forbidden and forbidden.found_in(text))
+        except TimeoutError:  # what cannot be seen is not followed
             return False
-        return not check.most_words or len(text.split()) <= check.most_words
 
     return follows
-
-
-def _pattern(text: str) -> re.Pattern[str] | None:
-    if not text:
-        return None
-    try:
-        return re.compile(text, re.IGNORECASE)
-    except re.error as exc:
-        raise ConfigurationError(
-            f"the pattern {text!r} of a check is no regular expression: {exc}."
-        ) from exc

@@ -131,7 +131,8 @@ class GateSettings(BaseModel):
     Args:
         confidence: Of the intervals.
         gain: How much compliance with the feedback must surely rise.
-        loss: How much compliance with earlier feedback may fall.
+        loss: How much compliance with earlier feedback may fall; for feedback without
+            a check, nats a token.
         drift: The most KL to the base on unrelated prompts, nats a token.
         ability: How large a share of the small questions may be lost.
         entropy: How much the entropy of answers may change, as a share.
@@ -173,7 +174,9 @@ class Limits(BaseModel):
         jobs: The most updates that may wait.
         wait: The longest that a request waits for its update, seconds.
         loras: The most adapters of a user.
-        receipts: The most receipts of a user; the oldest go. One with feedback stays.
+        versions: How many versions of an adapter are kept to roll back to, and as many
+            others, after an update; 0 for all. A deleted one can be made again.
+        receipts: The most receipts of a user that no feedback names; the oldest go.
         receipt_days: How long a receipt is kept, days. One with feedback stays.
     """
 
@@ -187,6 +190,7 @@ class Limits(BaseModel):
     jobs: PositiveInt = 64
     wait: PositiveFloat = 600.0
     loras: PositiveInt = 100
+    versions: NonNegativeInt = 10
     receipts: PositiveInt = 100_000
     receipt_days: PositiveFloat = 30.0
 

@@ -3,7 +3,8 @@
 It is compared with the version before it, on the same prompts with the same seeds:
 
     feedback    probes of the new feedback: more answers must follow it
-    kept        probes of earlier feedback: none may be lost
+    kept        probes of earlier feedback: none may be lost; ``remembered`` where there
+                is no verifier: what was learnt may not become unlikely
     drift       KL(base ‖ candidate) on the base's answers to unrelated prompts
     capability  small questions with a known answer
     entropy, length, repetition   of answers to unrelated prompts
@@ -44,7 +45,8 @@ class GateLimits:
         confidence: Of the intervals.
         gain: How much compliance with the feedback must surely rise; for feedback
             without a verifier, nats a token.
-        loss: How much compliance with earlier feedback may fall.
+        loss: How much compliance with earlier feedback may fall; for feedback without
+            a verifier, nats a token.
         drift: The most KL to the base on unrelated prompts, nats a token.
         ability: How large a share of the small questions may be lost.
         entropy: How much the entropy of answers may change, as a share.
@@ -210,6 +212,9 @@ class _Look:
         """Whether earlier feedback is still followed; each feedback counts alone."""
         settings = self._settings
         known = [(probe, verifier_of(probe.lesson, self._judge)) for probe in probes]
+        others = [probe for probe, verifier in known if verifier is None]
+        if others:
+            yield self._remembered(others)
         verified = [(probe, v) for probe, v in known if v is not None]
         if not verified:
             return
@@ -283,7 +288,7 @@ class _Look:
         """Return how many answers to each probe follow it, before and after."""
         settings, many = self._settings, self._settings.samples
         prompts = [
-            ids for p, _ in probes for ids in [self._base.prompt(p.messages)] * many
+            ids for p, _ in probes for ids in [self._asked(p, p.messages)] * many
         ]
         counts: list[list[int]] = []
         for name in self._names:
@@ -305,13 +310,10 @@ class _Look:
     def _margin(self, probes: Sequence[_Probe]) -> _Checked:
         """Return how much likelier the hinted model's answers have become."""
         settings, base = self._settings, self._base
+        some = [probe for probe in probes for _ in range(settings.samples)]
+        plain = [self._asked(p, p.messages) for p in some]
         hinted = [
-            base.prompt(self._hints.hinted(probe.lesson, probe.messages))
-            for probe in probes
-            for _ in range(settings.samples)
-        ]
-        plain = [
-            ids for p in probes for ids in [base.prompt(p.messages)] * settings.samples
+            self._asked(p, self._hints.hinted(p.lesson, p.messages)) for p in some
         ]
         said = base.sample(hinted, None, most=settings.tokens, seed=settings.seed)
         answers = [answer.token_ids for answer in said]
@@ -323,6 +325,31 @@ class _Look:
         )
         good = change.low > settings.gain
         return _Checked("margin", change, settings.gain, good, text)
+
+    def _remembered(self, probes: Sequence[_Probe]) -> _Checked:
+        """Return how likely what earlier feedback asked for still is."""
+        settings, base = self._settings, self._base
+        some = [probe for probe in probes for _ in range(settings.samples)]
+        plain = [self._asked(p, p.messages) for p in some]
+        hinted = [
+            self._asked(p, self._hints.hinted(p.lesson, p.messages)) for p in some
+        ]
+        said = base.sample(hinted, None, most=settings.tokens, seed=settings.seed)
+        answers = [answer.token_ids for answer in said]
+        old, new = (likelihoods(base, plain, answers, name) for name in self._names)
+        change = mean_change(old, new, settings.confidence)
+        text = (
+            "nothing can verify some earlier feedback; what the hinted model answers "
+            f"became {change.change:+.3f} nats a token likelier"
+        )
+        good = change.change >= -settings.loss
+        return _Checked("remembered", change, -settings.loss, good, text)
+
+    def _asked(
+        self, probe: _Probe, messages: Sequence[Mapping[str, Any]]
+    ) -> tuple[int, ...]:
+        """Return the tokens of a conversation, with the tools that the answer had."""
+        return self._base.prompt(messages, probe.lesson.receipt.tools)
 
     def _shape(
         self,

@@ -183,7 +183,8 @@ class Hints:
             messages: The conversation up to the answer: the lesson's, or another
                 prompt that the same feedback holds for.
         """
-        template = self._templates[lesson.feedback.kind]
+        feedback = lesson.feedback
+        template = self._templates["praise" if feedback.is_praise else feedback.kind]
         text = template.text.format(
             content=lesson.feedback.content.strip(), answer=lesson.receipt.text.strip()
         )

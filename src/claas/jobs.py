@@ -3,7 +3,7 @@
 A job is a row in the database before anybody is told its id. One that was waiting or
 running when the process ended is run again at the next start: the worker's transaction
 knows how far it was. An adapter has one waiting job at most, since an update takes all
-feedback there is.
+feedback there is; after a start there may be the one before it, too.
 """
 
 import asyncio
@@ -49,6 +49,10 @@ class Trainer(Protocol):
             lora: The adapter.
             to: The version, ``user/model@v2``; None for the parent of the live one.
         """
+        ...
+
+    def retire(self) -> Any:
+        """Let the inference server unload what was replaced a while ago."""
         ...
 
     def close(self) -> None:
@@ -108,7 +112,7 @@ class Jobs:
         self.trainer = trainer
         self._ended = ended
         self._database, self._most = database, most
-        self._waiting: dict[str, Job] = {}  # by adapter, the oldest first
+        self._waiting: dict[str, Job] = {}  # the oldest first
         self._ends: dict[str, asyncio.Event] = {}
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -120,7 +124,8 @@ class Jobs:
 
     async def start(self) -> None:
         """Begin, with what an earlier process left."""
-        for job in await asyncio.to_thread(self._select, "state IN (?, ?)", _LEFT):
+        asked = "state IN (?, ?) ORDER BY number"
+        for job in await asyncio.to_thread(self._select, asked, _LEFT):
             self._queue(replace(job, state="waiting", started=0.0))
         self._task = asyncio.create_task(self._run())
 
@@ -141,7 +146,7 @@ class Jobs:
         Raises:
             LimitError: If there is no room for all of them.
         """
-        new = len(set(loras) - set(self._waiting))
+        new = len(set(loras) - {job.lora for job in self._waiting.values()})
         if new and len(self._waiting) + new > self._most:
             raise LimitError(
                 f"{len(self._waiting)} updates wait already, {self._most} may: try "
@@ -159,15 +164,16 @@ class Jobs:
             LimitError: If too many wait.
             StorageError: If it cannot be written down.
         """
-        if lora in self._waiting:
-            return self._waiting[lora]
+        for waiting in self._waiting.values():
+            if waiting.lora == lora:
+                return waiting
         self.check(lora)
         job = Job("job-" + secrets.token_hex(12), user, lora, created=time.time())
         self._queue(job)
         try:
             await asyncio.to_thread(self._insert, job)
         except BaseException:
-            self._waiting.pop(lora, None)
+            self._waiting.pop(job.id, None)
             raise
         self._news.set()
         return job
@@ -207,12 +213,13 @@ class Jobs:
         Args:
             lora: The adapter.
         """
-        return self._select("lora = ?", (lora,))[-_SHOWN:]
+        asked = "lora = ? ORDER BY number DESC LIMIT ?"
+        return self._select(asked, (lora, _SHOWN))[::-1]
 
     # -- inside -----------------------------------------------------------------
 
     def _queue(self, job: Job) -> None:
-        self._waiting[job.lora] = job
+        self._waiting[job.id] = job
         self._ends[job.id] = asyncio.Event()
 
     async def _run(self) -> None:
@@ -244,8 +251,8 @@ class Jobs:
         self._ended(str(job.result.get("outcome") or job.state))
         await asyncio.to_thread(self._write, replace(job, ended=time.time()))
 
-    def _select(self, where: str, values: tuple[str, ...]) -> list[Job]:
-        asked = f"SELECT body FROM jobs WHERE {where} ORDER BY number"
+    def _select(self, where: str, values: tuple[object, ...]) -> list[Job]:
+        asked = f"SELECT body FROM jobs WHERE {where}"
         with self._database.read() as db:
             return [Job(**json.loads(row[0])) for row in db.execute(asked, values)]
 
@@ -271,5 +278,7 @@ def _plain(told: Any) -> dict[str, Any]:
     """Return what the worker says, as JSON has it."""
     if is_dataclass(told) and not isinstance(told, type):
         told = asdict(told)
-    found: dict[str, Any] = json.loads(json.dumps(dict(told), default=str))
+    written = json.dumps(dict(told), default=str)
+    # an interval of one measurement is infinite, which JSON has no word for
+    found: dict[str, Any] = json.loads(written, parse_constant=lambda _: None)
     return found

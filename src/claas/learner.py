@@ -22,9 +22,10 @@ One seed, one candidate, bit for bit (on one device, with one number of threads)
 import random
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -52,12 +53,17 @@ from claas.types import Candidate, Lesson, Receipt
 OPTIMIZER = "optimizer.safetensors"
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-_CUTS = (("top_p", 1.0), ("min_p", 0.0), ("top_k", 0), ("typical_p", 1.0))
-_BENDS = (
-    *(("repetition_penalty", 1.0), ("frequency_penalty", 0.0)),
-    *(("presence_penalty", 0.0), ("logit_bias", None), ("response_format", None)),
-    *(("structured_outputs", None), ("guided_json", None), ("guided_regex", None)),
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        **{"temperature": (1,), "top_p": (1,), "min_p": (0,), "top_k": (0, -1)},
+        **{"typical_p": (1,), "repetition_penalty": (1,), "frequency_penalty": (0,)},
+        **{"presence_penalty": (0,), "logit_bias": ({},), "tool_choice": ("auto",)},
+    }
 )
+_HARMLESS = (
+    *("max_tokens", "max_completion_tokens", "seed", "stop", "stop_token_ids"),
+    *("skip_special_tokens", "spaces_between_special_tokens"),
+)  # they end an answer, or say how it is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +190,8 @@ class Learner:
     ) -> dict[str, str]:
         """Return why which lessons cannot be taught, by the feedback's id.
 
+        One whose prompts the model cannot take would else stop all others with it.
+
         Args:
             adapter: The student in PEFT's files, None for the base.
             lessons: The lessons.
@@ -191,8 +199,30 @@ class Learner:
         Raises:
             ConfigurationError: If the adapter does not fit.
         """
-        found = zip(lessons, self.teachable(adapter, lessons), strict=True)
-        return {x.feedback.id: t.reason for x, t in found if not t.is_teachable}
+        unfit = {x.feedback.id: self._unfit(x) for x in lessons}
+        fit = [x for x in lessons if not unfit[x.feedback.id]]
+        found = zip(fit, self.teachable(adapter, fit) if fit else (), strict=True)
+        untaught = {x.feedback.id: t.reason for x, t in found if not t.is_teachable}
+        return {name: why for name, why in unfit.items() if why} | untaught
+
+    def _unfit(self, lesson: Lesson) -> str:
+        """Return why the model cannot take the prompts of a lesson, empty if it can."""
+        base, check = self.base, lesson.feedback.check
+        try:
+            prompts = [
+                prompt_of(base, lesson),
+                hinted_prompt(base, self.hints, lesson),
+                *[base.encode(text) for text in (check.prompts if check else ())],
+            ]
+        except ConfigurationError as exc:
+            return str(exc)
+        longest = max(map(len, prompts)) + self.settings.tokens
+        if longest <= base.positions:
+            return ""
+        return (
+            f"with its hint and an answer it has {longest} tokens, and the model has "
+            f"{base.positions} positions"
+        )
 
     def train(self, adapter: Path, lessons: Sequence[Lesson], out: Path) -> Candidate:
         """Train an adapter on lessons.
@@ -230,18 +260,16 @@ class Learner:
         return Candidate(out, figures, len(steps))
 
     def _sheets(self, lessons: Sequence[Lesson]) -> tuple[list[_Sheet], list[str]]:
-        """Return the lessons as tokens, and the ids of those that are too long."""
+        """Return the lessons as tokens, and the ids of those that do not fit."""
         if not lessons:
             raise ConfigurationError("there is no lesson to train on: give feedback.")
         sheets, left = [], []
         for lesson in lessons:
-            prompt = prompt_of(self.base, lesson)
-            hinted = hinted_prompt(self.base, self.hints, lesson)
-            longest = max(len(prompt), len(hinted)) + self.settings.tokens
-            if longest <= self.base.positions:
-                sheets.append(_Sheet(lesson, prompt, hinted))
-            else:
+            if self._unfit(lesson):
                 left.append(lesson.feedback.id)
+                continue
+            hinted = hinted_prompt(self.base, self.hints, lesson)
+            sheets.append(_Sheet(lesson, prompt_of(self.base, lesson), hinted))
         if not sheets:
             raise TeachingError(
                 f"none of {len(lessons)} lessons fits into the {self.base.positions} "
@@ -453,11 +481,13 @@ def is_plain(sampling: dict[str, Any]) -> bool:
 
     Args:
         sampling: The sampling settings of a request. A server's own default may be
-            another temperature, so one that is not named does not count as 1.
+            another temperature, so one that is not named does not count as 1; nor does
+            a setting that is not known here count as harmless.
     """
-    whole = all(sampling.get(name) in (None, none, -1) for name, none in _CUTS)
-    free = all(sampling.get(name) in (None, none, {}) for name, none in _BENDS)
-    return sampling.get("temperature") == 1 and whole and free
+    return sampling.get("temperature") == 1 and all(
+        name in _HARMLESS or value is None or value in _NEUTRAL.get(name, ())
+        for name, value in sampling.items()
+    )
 
 
 def _reported(receipt: Receipt, most: int) -> tuple[float, ...] | None:

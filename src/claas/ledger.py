@@ -29,6 +29,13 @@ OPEN: tuple[State, ...] = ("open", "rejected")
 """The states in which a feedback waits for an update."""
 
 
+_WAITING = (
+    "FROM feedback f WHERE f.lora = ? AND coalesce((SELECT m.state FROM marks m "
+    "WHERE m.feedback = f.number ORDER BY m.number DESC LIMIT 1), 'open') "
+    f"IN ({', '.join('?' * len(OPEN))})"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """What became of a feedback.
@@ -115,7 +122,20 @@ class Ledger:
         Args:
             lora: The adapter.
         """
-        return [e.feedback for e in self.history(lora) if e.state in OPEN]
+        asked = f"SELECT f.body {_WAITING} ORDER BY f.number"
+        with self._database.read() as db:
+            rows = db.execute(asked, (lora, *OPEN)).fetchall()
+        return [_read(body) for (body,) in rows]
+
+    def waiting(self, lora: str) -> int:
+        """Return how much feedback waits for an update, however much there is in all.
+
+        Args:
+            lora: The adapter.
+        """
+        with self._database.read() as db:
+            asked = f"SELECT count(*) {_WAITING}"
+            return int(db.execute(asked, (lora, *OPEN)).fetchone()[0])
 
     def mark(
         self, ids: Iterable[str], state: State, version: int | None, why: str

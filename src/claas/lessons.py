@@ -28,10 +28,18 @@ class Lessons:
     def waiting(self, lora: str) -> tuple[str, ...]:
         """Return the ids of the feedback that waits for an update, the oldest first.
 
+        What was rejected comes after what was rejected less often: it would else keep
+        new feedback out of every update.
+
         Args:
             lora: The adapter, ``user/model``.
         """
-        return tuple(feedback.id for feedback in self.ledger.open(lora))
+        rejected = {
+            entry.feedback.id: [mark.state for mark in entry.marks].count("rejected")
+            for entry in self.ledger.history(lora)
+        }
+        ids = [feedback.id for feedback in self.ledger.open(lora)]
+        return tuple(sorted(ids, key=lambda name: rejected[name]))
 
     def of(self, lora: str, ids: Iterable[str]) -> tuple[list[Lesson], dict[str, str]]:
         """Return the lessons of some feedback, and why which is none, by its id.
@@ -43,6 +51,9 @@ class Lessons:
         entries = {entry.feedback.id: entry for entry in self.ledger.history(lora)}
         lessons, missing = [], {}
         for name in ids:
+            if name not in entries:
+                missing[name] = "the ledger does not know it"
+                continue
             feedback = entries[name].feedback
             try:
                 lessons.append(Lesson(feedback, self.receipts.get(feedback.receipt)))
@@ -55,11 +66,13 @@ class Lessons:
 
         Args:
             lora: The adapter.
-            number: The number of the version.
+            number: The number of the version, None for none.
 
         Returns:
-            What it and those before it were trained on; nothing if it was deleted.
+            What it and those before it were trained on; nothing if all was deleted.
         """
+        if number is None:
+            return ()
         with contextlib.suppress(NotFoundError):
             chain = storage.lineage(f"{lora}@v{number}", self.volume)
             ids = (name for link in chain for name in link.meta.get("lessons", ()))

@@ -109,8 +109,8 @@ class Receipts:
             db.execute(f"DELETE FROM receipts WHERE lora = ? AND {_FREE}", (lora,))
 
     def _drop_surplus(self, db: sqlite3.Connection, user: str) -> int:
-        """Delete a user's oldest receipts beyond what he may have."""
-        asked = "SELECT count(*) FROM receipts WHERE user = ?"
+        """Delete a user's oldest receipts beyond what he may have without feedback."""
+        asked = f"SELECT count(*) FROM receipts WHERE user = ? AND {_FREE}"
         surplus = db.execute(asked, (user,)).fetchone()[0] - self._most
         if surplus <= 0:
             return 0

@@ -95,20 +95,13 @@ class Serving:
         told = self._ask("GET", "/v1/models").json()
         return [str(model["id"]) for model in _dug(told, "data")]
 
-    def health(self) -> None:
-        """Look whether the server answers.
-
-        Raises:
-            ServingError: If it does not.
-        """
-        self._ask("GET", "/health")
-
     def tokenize(
         self,
         name: str,
         *,
         text: str | None = None,
         messages: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
         special: bool = False,
     ) -> list[int]:
         """Return the tokens of a text, or of messages up to the answer.
@@ -117,6 +110,7 @@ class Serving:
             name: The base or an adapter.
             text: The text.
             messages: The messages, where there is no text.
+            tools: The tools that the model may call, with messages.
             special: Whether tokens that begin a text are put before it.
 
         Raises:
@@ -127,6 +121,8 @@ class Serving:
             body["prompt"] = text
         else:
             body |= {"messages": list(messages), "add_generation_prompt": True}
+            if tools:
+                body["tools"] = list(tools)
         told = self._ask("POST", "/tokenize", body).json()
         return [int(token) for token in _dug(told, "tokens")]
 

@@ -5,12 +5,10 @@ where). ``user/model`` without more is its latest version. A number is never use
 not even after `delete_lora`: an inference server may still know the old one by name.
 """
 
-import json
 import os
 import shutil
-import time
 import zipfile
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,13 +30,17 @@ from claas.peft_files import (
 )
 from claas.versions import (
     META,
+    PAST,
     State,
     Version,
+    add_version,
     aliases_in,
     known_numbers,
     numbers_in,
+    past_version,
     read_state,
     read_version,
+    remember,
     sha256,
     tidy,
     write_state,
@@ -49,7 +51,6 @@ from claas.volumes import (
     default_root,
     flush,
     hold,
-    publish,
     publishing,
     remove,
     told,
@@ -119,7 +120,7 @@ def create_initial_lora(
                 f"there is an adapter {name} already: train that one, delete it "
                 "first, or take another name."
             )
-        return str(_add(volume, name, folder, fill, meta, live=True))
+        return str(add_version(name, folder, fill, meta, live=True))
 
 
 def load_lora(lora_id: str, storage: Volume | None = None) -> Path:
@@ -183,7 +184,7 @@ def save_lora(
 
     with _changing(lora_id, storage) as (name, folder, volume):
         is_first = not numbers_in(folder)
-        return str(_add(volume, name, folder, fill, meta or {}, live=is_first))
+        return str(add_version(name, folder, fill, meta or {}, live=is_first))
 
 
 def list_loras(user: str | None = None, storage: Volume | None = None) -> list[str]:
@@ -245,8 +246,10 @@ def version(lora_id: str, storage: Volume | None = None) -> Version:
     number = aliases.get(name.at or "latest") if name.version is None else name.version
     if number not in numbers:
         there = ", ".join(f"v{n}" for n in numbers[-5:])
+        was = past_version(name, folder) is not None
         raise NotFoundError(
             f"there is no {name}: the newest versions of {name.lora} are {there}."
+            + was * " It was deleted; `Worker.rebuild` makes it again."
         )
     return read_version(name, folder, number, aliases)
 
@@ -259,17 +262,18 @@ def lineage(lora_id: str, storage: Volume | None = None) -> list[Version]:
         storage: The volume; None for `default_storage`.
 
     Returns:
-        Up to the one that has no parent, or whose parent was deleted.
+        Up to the one that has no parent. Of a version that was deleted only ``parent``,
+        ``lessons`` and ``created`` are known.
 
     Raises:
         IdentifierError: If the name is none.
         NotFoundError: If there is no such adapter, version or alias.
         StorageError: If a file is damaged.
     """
-    chain = [version(lora_id, storage)]
+    chain = [_known(lora_id, storage)]
     with suppress(NotFoundError):
         while parent := chain[0].meta.get("parent"):
-            chain.insert(0, version(parent, storage))
+            chain.insert(0, _known(parent, storage))
     return chain
 
 
@@ -358,6 +362,8 @@ def export_lora(
 def delete_lora(lora_id: str, storage: Volume | None = None) -> None:
     """Delete an adapter with all versions, or one version that no alias points to.
 
+    What one version was trained on stays known, see `lineage`.
+
     Args:
         lora_id: ``user/model`` or ``user/model@v3``.
         storage: The volume; None for `default_storage`.
@@ -377,12 +383,14 @@ def delete_lora(lora_id: str, storage: Volume | None = None) -> None:
         if name.version is None:
             write_state(folder, State({}, following, following))
             tidy(folder)
+            (folder / PAST).unlink(missing_ok=True)
             return
         found = version(lora_id, volume)
         if set(found.aliases) & set(_MOVED):
             raise ConflictError(
                 f"{found.id} is {' and '.join(found.aliases)}: move that alias first."
             )
+        remember(folder, found)
         write_state(folder, State(state.aliases, state.first, following))
         remove(found.path)
 
@@ -434,6 +442,17 @@ def _place(lora_id: str, storage: Volume | None) -> tuple[LoraName, Path, Volume
     return name, _folder(name, volume), volume
 
 
+def _known(lora_id: str, storage: Volume | None) -> Version:
+    """Return a version, or what is left of one that was deleted."""
+    try:
+        return version(lora_id, storage)
+    except NotFoundError:
+        name, folder, _ = _place(lora_id, storage)
+        if (found := past_version(name, folder)) is None:
+            raise
+        return found
+
+
 def _folder(name: LoraName, volume: Volume) -> Path:
     """Return the folder of an adapter."""
     return volume.root / name.user / name.model
@@ -454,37 +473,6 @@ def _changing(
         with told(f"change the adapter {name}"):
             yield name, _folder(name, volume), volume
         volume.commit()
-
-
-def _add(
-    volume: Volume,
-    name: LoraName,
-    folder: Path,
-    fill: Callable[[Path], None],
-    meta: Mapping[str, Any],
-    *,
-    live: bool = False,
-) -> LoraName:
-    """Publish a version; its lock is held."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tidy(folder)
-    state = read_state(folder)
-    number = max([state.next, *(n + 1 for n in numbers_in(folder))])
-    with publishing(folder) as new:
-        fill(new)
-        check_adapter(new)
-        files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            for path in sorted(new.iterdir())
-        }
-        told_of = {"created": time.time(), **meta, "files": files}
-        written = json.dumps(told_of, indent=2, sort_keys=True, default=str)
-        (new / META).write_text(written + "\n", "utf-8")
-        if live:  # of a version that is not there yet, so it counts as none
-            aliases = {**state.aliases, "live": number}
-            write_state(folder, State(aliases, state.first, state.next))
-        publish(new, folder / f"v{number}")
-    return name.versioned(number)
 
 
 def _is_name(text: str) -> bool:

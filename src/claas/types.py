@@ -17,6 +17,10 @@ KINDS: tuple[Kind, ...] = (
 )
 
 
+PRAISED = 0.5
+"""From this score on a judge who says no more praises."""
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """What was asked and what was sampled for it, as the inference server said.
@@ -90,6 +94,12 @@ class Feedback:
     score: float | None = None
     created: float = 0.0
     check: Check | None = None
+
+    @property
+    def is_praise(self) -> bool:
+        """Whether it says that the answer was good: so does a judge's score alone."""
+        is_wordless = self.kind == "judge" and not self.content.strip()
+        return self.kind == "praise" or (is_wordless and (self.score or 0) >= PRAISED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -262,6 +262,21 @@ class Updates:
         asked = "SELECT lora, name FROM retired WHERE due <= ? ORDER BY due, name"
         with self._lock, self._converted():
             return self._db.execute(asked, (now,)).fetchall()
+
+    def retire(self, lora: str, names: Iterable[str], due: float) -> None:
+        """Write down what is to be unloaded.
+
+        Args:
+            lora: The adapter.
+            names: The serving names.
+            due: When, seconds since 1970.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        with self._changing() as db:
+            rows = [(name, lora, due) for name in names]
+            db.executemany("INSERT OR REPLACE INTO retired VALUES (?, ?, ?)", rows)
 
     def unretire(self, name: str) -> None:
         """Forget that something is to be unloaded.

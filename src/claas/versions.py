@@ -4,6 +4,7 @@
     ├── .locks/ann+kuro.lock
     └── ann/kuro/                  the adapter ann/kuro
         ├── state.json             aliases, and from where versions count
+        ├── past.json              parent and lessons of versions that are deleted
         ├── v0/                    PEFT's files, optimizer.safetensors, meta.json
         └── v1/
 
@@ -15,17 +16,29 @@ there counts as none.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from claas.errors import NotFoundError, StorageError
 from claas.names import ALIASES, LoraName
-from claas.volumes import read_json, remove, sweep, told, write_file
+from claas.peft_files import check_adapter
+from claas.volumes import (
+    publish,
+    publishing,
+    read_json,
+    remove,
+    sweep,
+    told,
+    write_file,
+)
 
-META, STATE = "meta.json", "state.json"
+META, STATE, PAST = "meta.json", "state.json", "past.json"
 """The files that claas adds: to a version, and to an adapter."""
+
+_REMEMBERED = ("parent", "lessons", "created")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +74,50 @@ class State:
     aliases: Mapping[str, int] = field(default_factory=dict)
     first: int = 0
     next: int = 0
+
+
+def add_version(
+    name: LoraName,
+    folder: Path,
+    fill: Callable[[Path], None],
+    meta: Mapping[str, Any],
+    *,
+    live: bool = False,
+) -> LoraName:
+    """Publish a version.
+
+    Args:
+        name: The name of its adapter.
+        folder: The adapter's folder; its lock is held.
+        fill: Writes the files into a new folder.
+        meta: What to remember of it, plain data.
+        live: Whether it is live at once.
+
+    Returns:
+        Its name.
+
+    Raises:
+        StorageError: If what was written is no whole adapter.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tidy(folder)
+    state = read_state(folder)
+    number = max([state.next, *(n + 1 for n in numbers_in(folder))])
+    with publishing(folder) as new:
+        fill(new)
+        check_adapter(new)
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            for path in sorted(new.iterdir())
+        }
+        told_of = {"created": time.time(), **meta, "files": files}
+        written = json.dumps(told_of, indent=2, sort_keys=True, default=str)
+        (new / META).write_text(written + "\n", "utf-8")
+        if live:  # of a version that is not there yet, so it counts as none
+            aliases = {**state.aliases, "live": number}
+            write_state(folder, State(aliases, state.first, state.next))
+        publish(new, folder / f"v{number}")
+    return name.versioned(number)
 
 
 def numbers_in(folder: Path) -> list[int]:
@@ -144,6 +201,59 @@ def read_version(
     names = tuple(key for key in ALIASES if aliases.get(key) == number)
     meta = {**meta, "bytes": total}
     return Version(str(name.versioned(number)), number, path, names, meta)
+
+
+def remember(folder: Path, version: Version) -> None:
+    """Write down what is to be known of a version when it is deleted.
+
+    Args:
+        folder: The adapter's folder; its lock is held.
+        version: The version.
+    """
+    kept = {key: version.meta[key] for key in _REMEMBERED if key in version.meta}
+    past = {**(read_json(folder / PAST) or {}), str(version.number): kept}
+    write_file(folder / PAST, json.dumps(past).encode())
+
+
+def past_version(name: LoraName, folder: Path) -> Version | None:
+    """Return what is known of a version that was deleted, None if nothing is.
+
+    Args:
+        name: Its name.
+        folder: The adapter's folder.
+
+    Raises:
+        StorageError: If that is damaged.
+    """
+    meta = (read_json(folder / PAST) or {}).get(str(name.version))
+    if meta is None or name.version is None:
+        return None
+    path = folder / f"v{name.version}"
+    return Version(str(name), name.version, path, (), meta)
+
+
+def surplus(found: Sequence[Version], most: int) -> list[Version]:
+    """Return the versions of an adapter that need not be kept, the oldest first.
+
+    Kept are those that an alias names; those without a parent, where `rebuild` begins;
+    of those that `live` was trained from the newest, to roll back to; and of the others
+    (rejected, or rolled back) the newest.
+
+    Args:
+        found: All versions, in order.
+        most: How many of the last two kinds, each.
+    """
+    by_id = {version.id: version for version in found}
+    at = next((version for version in found if "live" in version.aliases), None)
+    line = []
+    while at is not None and (at := by_id.get(at.meta.get("parent", ""))):
+        line.append(at.id)
+    free = [v for v in found if not v.aliases and v.meta.get("parent")]
+    kinds = [
+        [v for v in free if (v.id in line) is is_line] for is_line in (True, False)
+    ]
+    old = [v for kind in kinds for v in kind[: max(len(kind) - most, 0)]]
+    return sorted(old, key=lambda v: v.number)
 
 
 def aliases_in(folder: Path, numbers: Sequence[int]) -> dict[str, int]:

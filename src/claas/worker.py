@@ -50,6 +50,7 @@ from claas.lessons import Lessons
 from claas.names import LoraName
 from claas.parts import Ledger, Receipts, Serving, Teaching
 from claas.updates import NEXT, State, Update, Updates
+from claas.versions import surplus
 from claas.volumes import Volume, told
 
 ATTEMPTS = 3
@@ -71,6 +72,8 @@ class Worker:
         scratch: Where candidates are written before they are versions.
         most_lessons: The most feedback of one update, the oldest first.
         most_probes: The most earlier lessons that the gate asks again, the newest.
+        most_versions: How many versions of an adapter are kept to roll back to, and as
+            many others; 0 for all of them. See `claas.versions.surplus`.
         grace: Seconds until the version before is unloaded.
         patience: Seconds to wait for another update of the same adapter.
         clock: Seconds since 1970.
@@ -87,6 +90,7 @@ class Worker:
     )
     most_lessons: int = 32
     most_probes: int = 64
+    most_versions: int = 0
     grace: float = 60.0
     patience: float = 0.0
     clock: Callable[[], float] = time.time
@@ -152,8 +156,9 @@ class Worker:
         Raises:
             IdentifierError: If a name is none.
             NotFoundError: If there is no such version, or no parent.
-            StorageError: As in `update`.
-            ServingError: As in `update`.
+            StorageError: If another switch holds the adapter, or the disk refuses.
+            ServingError: If the inference server refuses. After both the version before
+                serves, and nothing waits.
         """
         update_id = update_id or uuid.uuid4().hex
         live = storage.version(f"{lora}@live", self.volume)
@@ -168,7 +173,14 @@ class Worker:
             parent=live.number,
             version=target.number,
         )
-        found = self._run(self.updates.add(begun))
+        with self._switching(begun):
+            try:
+                found = self._walk(self.updates.add(begun))
+            except (ServingError, StorageError) as error:
+                left = self.updates.get(update_id)
+                if left.state == "promoted":  # it must not happen later, unasked
+                    self._close(self._failed(left, str(error)))
+                raise
         self.retire()
         return found
 
@@ -199,8 +211,8 @@ class Worker:
                 lessons, missing = self._lessons.of(lora, ids)
                 if missing:
                     raise NotFoundError(
-                        f"{version.id} cannot be made again: the receipts of "
-                        f"{len(missing)} feedback are gone."
+                        f"{version.id} cannot be made again: {len(missing)} feedback, "
+                        "or the receipts of it, are gone."
                     )
                 out = scratch / f"v{version.number}"
                 out.mkdir()
@@ -238,17 +250,17 @@ class Worker:
                 contextlib.suppress(ServingError, StorageError),
                 storage.switching(lora, f"unload {name}", 0, self.volume),
             ):
-                if self._live_name(lora) != name:
+                live = self._live(lora)
+                if live is None or live.serving != name:
                     self.serving.unload(name)
                     gone.append(name)
                 self.updates.unretire(name)
         return gone
 
-    def _live_name(self, lora: str) -> str | None:
-        """Return the serving name of the live version, if there is one."""
+    def _live(self, lora: str) -> LoraName | None:
+        """Return the live version, if there is one."""
         with contextlib.suppress(NotFoundError):
-            if live := storage.alias(lora, "live", self.volume):
-                return LoraName.of(live).serving
+            return LoraName.of(storage.version(f"{lora}@live", self.volume).id)
         return None
 
     @property
@@ -261,6 +273,21 @@ class Worker:
         with storage.updating(lora, "an update", self.patience, self.volume):
             for update in self.updates.unfinished(lora):
                 self._run(update)
+            self._prune(lora)
+
+    def _prune(self, lora: str) -> None:
+        """Delete old versions; what cannot be now, is after the next update."""
+        with (
+            contextlib.suppress(StorageError, NotFoundError, ConflictError),
+            storage.switching(lora, "pruning", 0, self.volume),
+        ):
+            if not self.most_versions or self.updates.unfinished(lora):
+                return
+            old = surplus(storage.versions(lora, self.volume), self.most_versions)
+            names = [LoraName.of(version.id) for version in old]
+            self.updates.retire(lora, [n.serving for n in names], self.clock())
+            for name in names:
+                storage.delete_lora(str(name), self.volume)
 
     def _run(self, update: Update) -> Update:
         """Do what is left of an update; a switch is made by one worker at a time."""
@@ -420,15 +447,16 @@ class Worker:
     def _record(self, update: Update) -> Update:
         """serving: tell the ledger which feedback the live version knows."""
         lora, version = update.lora, update.version
+        if self._live(lora) != LoraName.of(lora).versioned(version or 0):
+            return self._close(update)  # a switch came between, and has told
         knows = self._lessons.taught(lora, version)
         knew = self._lessons.taught(lora, update.parent)
         dropped = tuple(i for i in knew if i not in knows)
         why = f"version {version} serves and does not know it"
         self._lessons.mark(lora, dropped, "dropped", version, why)
         added = tuple(i for i in knows if i not in knew)
-        self._lessons.mark(
-            lora, added, "promoted", version, f"version {version} serves"
-        )
+        why = f"version {version} serves"
+        self._lessons.mark(lora, added, "promoted", version, why)
         return self._close(update)
 
     def _reject(self, update: Update) -> Update:
@@ -436,8 +464,10 @@ class Worker:
         if update.version is not None and update.kind == "update":
             reasons = update.verdict.reasons if update.verdict else ()
             why = update.error or " ".join(reasons) or "rejected by the gate"
-            version = update.version
-            self._lessons.mark(update.lora, update.lessons, "rejected", version, why)
+            live = self._live(update.lora)  # it may have been promoted by hand
+            knows = self._lessons.taught(update.lora, live.version if live else None)
+            ids = tuple(i for i in update.lessons if i not in knows)
+            self._lessons.mark(update.lora, ids, "rejected", update.version, why)
         return self._close(update)
 
     def _close(self, update: Update) -> Update:

@@ -85,7 +85,7 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
     1: (
         *("config", "sdpo_loss", "volumes", "storage", "receipts", "ledger"),
         *("serving", "hints", "peft_files", "versions", "parts", "database"),
-        *("checks", "prompts", "intervals", "library"),
+        *("checks", "patterns", "prompts", "intervals", "library"),
     ),
     2: ("base", "teacher"),
     3: ("anchor", "learner", "explain", "gate"),
@@ -139,7 +139,7 @@ CLAAS = Package(
     floors=CLAAS_FLOORS,
     early=(
         *("torch", "safetensors", "fastapi", "starlette", "pydantic", "uvicorn"),
-        *("pydantic_settings", "httpx", "typer", "butterfly.web"),
+        *("pydantic_settings", "httpx", "typer", "regex", "butterfly.web"),
     ),
     late=(
         *("transformers", "peft", "modal", "safetensors.torch", "butterfly"),

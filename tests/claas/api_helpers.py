@@ -56,6 +56,8 @@ class FakeVllm:
         tells_tokens: Whether it reports tokens.
         fails: What it answers instead: a status and a body.
         gate: What a stream waits for before its second event.
+        breaks: Whether a stream ends in the middle.
+        is_well: What it says of itself.
     """
 
     words: list[str] = field(default_factory=lambda: ["well", " met", "!"])
@@ -65,6 +67,7 @@ class FakeVllm:
     fails: tuple[int, Any] | None = None
     gate: threading.Event = field(default_factory=threading.Event)
     breaks: bool = False
+    is_well: bool = True
     left: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -86,7 +89,7 @@ class FakeVllm:
 
         @app.get("/health")
         async def health() -> Response:
-            return Response()
+            return Response(status_code=200 if self.is_well else 503)
 
         @app.get("/v1/models")
         async def models() -> Any:
@@ -258,12 +261,14 @@ class FakeTrainer:
         results: What the next updates say; promoted where there is none.
         gate: What an update waits for.
         calls: What was asked of it.
+        retired: Whether it was asked to unload what is old.
     """
 
     volume: LocalVolume
     results: list[Any] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
+    retired: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -286,6 +291,10 @@ class FakeTrainer:
         """Switch."""
         self.calls.append(("switch", lora, to))
         move_alias(lora, "live", version(to or lora, self.volume).id, self.volume)
+
+    def retire(self) -> None:
+        """Take note of it."""
+        self.retired.set()
 
     def close(self) -> None:
         """Let an update that waits end."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-NEEDS = ("fastapi", "uvicorn", "pydantic_settings", "typer", "safetensors")
+NEEDS = ("fastapi", "uvicorn", "pydantic_settings", "typer", "safetensors", "regex")
 MISSING = [name for name in NEEDS if find_spec(name) is None]
 collect_ignore_glob = ["test_*.py"] if MISSING else []
 

@@ -45,6 +45,11 @@ def filled(given: Any, told: dict[str, str]) -> Any:
     return told.get(given, given) if isinstance(given, str) else given
 
 
+def _praised(client: httpx.Client, receipt: str) -> httpx.Response:
+    given = {"receipt": receipt, "kind": "praise", "train": False}
+    return client.post("/v1/feedback", json=given)
+
+
 def test_nobody_touches_what_is_anothers(
     claas: Claas, ann: httpx.Client, bob: httpx.Client
 ) -> None:
@@ -64,6 +69,13 @@ def test_nobody_touches_what_is_anothers(
         assert found.status_code in (403, 404), (path, found.text)
         assert found.json()["error"]["type"] in ("permission_error", "not_found_error")
         assert receipt not in found.text or path == "/v1/feedback" or body
+    for real, none in ((receipt, "chatcmpl-none"), (said["jobs"][0]["id"], "job-none")):
+        is_job = none == "job-none"
+        texts = [
+            (bob.get(f"/v1/jobs/{name}") if is_job else _praised(bob, name)).text
+            for name in (real, none)
+        ]
+        assert texts[0].replace(real, none) == texts[1], "it tells what there is"
     assert ann.get("/v1/lora/ann/bot").json() == before
     assert len(claas.upstream.seen) == asked and claas.trainer.calls == calls
     assert "ann" not in bob.get("/v1/lora").text + bob.get("/v1/models").text

@@ -119,6 +119,7 @@ NO_FORMS: list[tuple[dict[str, Any], str]] = [
     ({"kind": "insult"}, "kind: Input should be"),
     ({"kind": "critique"}, "a critique needs a 'content'"),
     ({"kind": "judge"}, "a judge needs a 'content'"),
+    ({"kind": "judge", "score": 0.4}, "a judge needs a 'content'"),
     ({"kind": "praise", "score": 2}, "score: Input should be less"),
     ({"kind": "praise", "reciept": "x"}, "reciept: Extra inputs"),
     (
@@ -127,6 +128,18 @@ NO_FORMS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"kind": "praise", "id": ""}, "id: String should have at least 1"),
 ]
+
+
+def test_a_check_that_could_hang_is_refused(claas: Claas, ann: httpx.Client) -> None:
+    """At once, with what is wrong; nothing is kept."""
+    given = {"receipt": answered(ann), "kind": "critique", "content": "x"}
+    found = ann.post("/v1/feedback", json={**given, "check": {"forbidden": "(a|a)*$"}})
+    assert found.status_code == 400
+    assert "takes too long" in found.json()["error"]["message"]
+    elsewhere = {"model": "ann/bot", "prompt": "who", "response": "nobody"}
+    told = {"kind": "critique", "content": "x", "check": {"required": "(a+)+$"}}
+    assert ann.post("/v1/distill", json={**elsewhere, **told}).status_code == 400
+    assert ledger(claas).history("ann/bot") == [] and claas.trainer.calls == []
 
 
 def test_half_a_character_is_no_feedback(ann: httpx.Client) -> None:
@@ -140,6 +153,31 @@ def test_forms_that_do_not_fit(ann: httpx.Client) -> None:
     for given, said in NO_FORMS:
         found = ann.post("/v1/feedback", json={"receipt": "r", **given})
         assert found.status_code == 400 and said in found.json()["error"]["message"]
+
+
+def test_a_figure_without_a_number_can_be_looked_at(
+    claas: Claas, ann: httpx.Client
+) -> None:
+    """The interval of one answer has no end; JSON has no word for that."""
+    told = {"outcome": "rejected", "figures": {"low": float("-inf"), "x": 1.0}}
+    claas.trainer.results.append(told)
+    given = {"receipt": answered(ann), "kind": "judge", "score": 0.9, "wait": True}
+    (job,) = ann.post("/v1/feedback", json=given).json()["jobs"]
+    assert job["result"]["figures"] == {"low": None, "x": 1.0}
+    assert ann.get("/v1/lora/ann/bot").json()["updates"] == [job]
+
+
+def test_feedback_on_a_prompt_of_tokens_is_refused(
+    claas: Claas, ann: httpx.Client
+) -> None:
+    """A hint is words; the update would fail, and all later ones with it."""
+    asked = {"model": "ann/bot", "prompt": [5, 6]}
+    name = ann.post("/v1/completions", json=asked).headers["x-claas-receipt"]
+    given = {"receipt": name, "kind": "critique", "content": "x"}
+    found = ann.post("/v1/feedback", json=given)
+    assert found.status_code == 400
+    assert "came as tokens" in found.json()["error"]["message"]
+    assert ledger(claas).history("ann/bot") == []
 
 
 @pytest.mark.parametrize(
@@ -180,6 +218,12 @@ def test_an_answer_from_elsewhere(claas: Claas, ann: httpx.Client) -> None:
     assert receipt.prompt_ids == tuple(tokens_of("who are you"))
     assert receipt.token_ids == tuple(tokens_of("nobody at all"))
     assert receipt.logprobs == () and receipt.text == "nobody at all"
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    chat = {**given, "messages": ASK["messages"], "tools": tools, "id": "e"}
+    del chat["prompt"]
+    assert ann.post("/v1/distill", json={**chat, "train": False}).status_code == 200
+    asked = [body for body in claas.upstream.bodies("/tokenize") if "messages" in body]
+    assert [body["tools"] for body in asked] == [tools]
     both = {**given, "messages": ASK["messages"]}
     assert ann.post("/v1/distill", json=both).status_code == 400
 
@@ -198,6 +242,24 @@ def test_a_job_outlives_the_server(
         path = f"/v1/jobs/{job['id']}"
         until(lambda: ann.get(path).json()["state"] == "done")
         assert two.trainer.calls == [("update", "ann/bot", job["id"])]
+
+
+def test_all_jobs_of_an_adapter_outlive_the_server(
+    tmp_path: Any, upstream: FakeVllm, upstream_url: str
+) -> None:
+    """The one that ran and the one that waited behind it."""
+    with claas_at(tmp_path, upstream, upstream_url) as one, one.client() as ann:
+        ann.post("/v1/lora", json={"lora": "ann/bot"})
+        one.trainer.gate.clear()
+        given = {"receipt": answered(ann), "kind": "praise"}
+        jobs = [ann.post("/v1/feedback", json=given).json()["jobs"][0]]
+        until(lambda: one.trainer.calls)
+        jobs += ann.post("/v1/feedback", json=given).json()["jobs"]
+    ids = [job["id"] for job in jobs]
+    with claas_at(tmp_path, upstream, upstream_url) as two, two.client() as ann:
+        for name in ids:
+            until(lambda n=name: ann.get(f"/v1/jobs/{n}").json()["ended"], patience=20)
+        assert [call[2] for call in two.trainer.calls] == ids
 
 
 def test_queues_have_ends(tmp_path: Any, upstream: FakeVllm, upstream_url: str) -> None:

@@ -1,5 +1,6 @@
 """Adapters over HTTP, scores, and what there is to look at."""
 
+import asyncio
 import io
 import json
 import zipfile
@@ -146,6 +147,26 @@ def test_what_there_is_to_look_at(claas: Claas, ann: httpx.Client) -> None:
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "http://" not in page.text.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in page.text and "innerHTML" not in page.text
+
+
+def test_old_versions_are_unloaded_without_another_update(claas: Claas) -> None:
+    """Now and then; else the last one that was replaced would stay loaded."""
+    assert claas.trainer.retired.wait(30)
+
+
+def test_health_needs_no_thread(
+    claas: Claas, ann: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may ask, so nobody can hold up answers by asking often."""
+
+    async def to_thread(*_: Any) -> None:
+        raise AssertionError("a thread")
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    assert ann.get("/v1/health").json() == {"status": "ok"}
+    claas.upstream.is_well = False
+    found = ann.get("/v1/health", headers={"Authorization": ""})
+    assert (found.status_code, found.json()) == (503, {"status": "no inference server"})
 
 
 def test_a_server_that_is_not_there(tmp_path: Any, upstream: FakeVllm) -> None:

@@ -1,8 +1,10 @@
 """Completions through claas: what passes, what is taken out, what is kept."""
 
+import asyncio
 import itertools
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +20,7 @@ from tests.claas.api_helpers import (
 )
 
 from claas.receipts import Receipts
+from claas.web.desk import Desk
 
 ASK = {"model": "ann/bot", "messages": [{"role": "user", "content": "hello you"}]}
 
@@ -115,9 +118,19 @@ def test_a_stream_passes_as_it_comes(
     assert receipt.logprobs == (-0.5, -1.0, -1.5)
 
 
-def test_a_client_that_leaves_ends_its_answer(claas: Claas, ann: httpx.Client) -> None:
-    """The server is let go, and what the client saw has a receipt."""
+def test_a_client_that_leaves_ends_its_answer(
+    claas: Claas, ann: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is let go, and what the client saw has a receipt, which is written
+    while others are answered."""
     claas.upstream.gate.clear()
+    add, loops = Receipts.add, []
+
+    def seen(self: Receipts, *receipts: Any) -> None:
+        loops.append(asyncio._get_running_loop())
+        add(self, *receipts)
+
+    monkeypatch.setattr(Receipts, "add", seen)
     with ann.stream(
         "POST", "/v1/chat/completions", json={**ASK, "stream": True}
     ) as response:
@@ -126,7 +139,7 @@ def test_a_client_that_leaves_ends_its_answer(claas: Claas, ann: httpx.Client) -
         assert [next(coming), next(coming)]
     receipts = Receipts(claas.database)
     until(lambda: receipts.count("ann") == 1)
-    assert receipts.get(name).text == "well"
+    assert receipts.get(name).text == "well" and loops == [None]
     claas.upstream.gate.set()
     until(claas.upstream.left.is_set)
 
@@ -179,6 +192,21 @@ def test_a_server_that_was_started_anew_is_given_its_adapters(
     claas.upstream.adapters.clear()
     assert ann.post("/v1/chat/completions", json=ASK).status_code == 200
     assert len(claas.upstream.bodies("/v1/load_lora_adapter")) == 2
+
+
+def test_a_server_that_hangs_holds_up_only_who_needs_it(
+    claas: Claas, ann: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for it has threads of its own: a few waiting loads once took all."""
+    load, names = Desk.load, []
+
+    def noted(self: Desk, name: Any) -> None:
+        names.append(threading.current_thread().name)
+        load(self, name)
+
+    monkeypatch.setattr(Desk, "load", noted)
+    assert ann.post("/v1/chat/completions", json=ASK).status_code == 200
+    assert [name.rstrip("0123456789") for name in names] == ["claas-server_"]
 
 
 FAILS: list[tuple[Any, int, str]] = [

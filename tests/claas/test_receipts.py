@@ -77,9 +77,10 @@ def test_the_file_is_private(path: Path, opened: Opened) -> None:
 def test_the_old_and_the_many_go_but_not_what_feedback_names(
     path: Path, opened: Opened
 ) -> None:
-    """By age, and by number for each user; a lesson's receipt stays."""
+    """By age, and by number for each user; a lesson's receipt stays, and takes the
+    room of no other."""
     database = opened(path)
-    receipts, ledger = Receipts(database, most=3, days=1), Ledger(database)
+    receipts, ledger = Receipts(database, most=2, days=1), Ledger(database)
     day = 86_400.0
     for number in range(6):
         receipts.add(replace(ONE, id=str(number), created=number * 0.1 * day))

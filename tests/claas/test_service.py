@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from tests.claas.api_helpers import KEYS, FakeVllm, serving, settings_for, until
 
 from claas.api import create_app
+from claas.errors import ConflictError
 from claas.types import Candidate, Lesson, Verdict
 from claas.updates import Update
 from claas.web.workshop import Workshop, worker_of
@@ -60,13 +62,35 @@ class InThread:
         """Do nothing."""
 
 
+class Refusing:
+    """A worker whose switches fail."""
+
+    def switch(self, lora: str, to: str | None) -> Update:
+        """Fail."""
+        return Update("u", lora, "done", "switch", "failed", error="v2 is live now")
+
+    def retire(self) -> list[str]:
+        """Unload one."""
+        return ["ann-bot@v0"]
+
+
+def test_a_switch_that_failed_is_no_success() -> None:
+    """The client would take the old version for the one that he asked for."""
+    worker: Any = Refusing()
+    workshop = Workshop(worker, InThread(worker))
+    with pytest.raises(ConflictError, match="ann/bot is as it was: v2 is live now"):
+        workshop.switch("ann/bot", "ann/bot@v1")
+    assert workshop.retire() == ["ann-bot@v0"]
+
+
 def test_feedback_to_version_and_back(
     tmp_path: Path, upstream: FakeVllm, upstream_url: str
 ) -> None:
     """Unteachable, rejected, promoted, served, rolled back; answers go on meanwhile."""
-    settings = settings_for(tmp_path, upstream_url)
+    settings = settings_for(tmp_path, upstream_url, limits={"versions": 5})
     teaching = FakeTeaching()
     worker = worker_of(settings, lambda: Teaching(teaching, teaching))
+    assert worker.most_versions == 5
     app = create_app(settings, Workshop(worker, InThread(worker)))
     headers = {"Authorization": f"Bearer {KEYS['ann']}"}
     with (

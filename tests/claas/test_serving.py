@@ -25,7 +25,6 @@ def test_adapters_come_and_go(
 ) -> None:
     """Loading what is loaded and unloading what is not are no errors."""
     (tmp_path / "adapter_config.json").write_text("{}")
-    server.health()
     for _ in range(2):
         server.load("ann-bot@v1", str(tmp_path))
     assert server.names() == ["tiny", "ann-bot@v1"]
@@ -60,7 +59,7 @@ def test_a_server_that_refuses(upstream: FakeVllm, upstream_url: str) -> None:
             server.load("x", "/x")
     with contextlib.closing(Serving(url)) as server:
         with pytest.raises(ServingError, match="does not answer") as gone:
-            server.health()
+            server.names()
     assert gone.value.status == 0
 
 

@@ -42,10 +42,12 @@ class Time:
 class Bench:
     """A worker with its fakes by their own types."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **options: Any) -> None:
         make_adapter(folder)
         self.clock = Time()
-        self.worker: Worker = make_worker(folder, clock=self.clock, grace=60.0)
+        self.worker: Worker = make_worker(
+            folder, clock=self.clock, grace=60.0, **options
+        )
         self.volume: Any = self.worker.volume
         self.updates = self.worker.updates
         ledger, serving = self.worker.ledger, self.worker.serving
@@ -149,6 +151,17 @@ def test_feedback_without_its_receipt_cannot_be_taught(bench: Bench) -> None:
     assert update.untaught == {"lost": "its receipt is gone"}
 
 
+def test_lessons_that_the_ledger_does_not_know_stop_nothing(bench: Bench) -> None:
+    """A database may be restored from an older copy than the adapters."""
+    source = storage.load_lora(LORA, bench.volume)
+    meta = {"parent": "ann/kuro@v0", "lessons": ["ghost"]}
+    made = storage.save_lora(source, LORA, meta, bench.volume)
+    bench.worker.switch(LORA, made)
+    assert bench.update("be brief").outcome == "promoted"
+    with pytest.raises(NotFoundError, match="v1 cannot be made again"):
+        bench.worker.rebuild("ann/kuro@v2")
+
+
 def test_nothing_waits_nothing_happens(bench: Bench) -> None:
     update = bench.update()
     assert (update.state, update.outcome, update.parent) == ("done", "empty", 0)
@@ -164,6 +177,74 @@ def test_an_update_takes_the_oldest_lessons(tmp_path: Path) -> None:
     assert lessons == [("f1", "f2"), ("f3", "f4"), ("f5",)]
     last = FakeTeaching(tmp_path / "teaching", print).read()[-1]
     assert last == ["judge", "v2", "v3", ["f5"], ["f4"]]
+
+
+def test_rejected_feedback_does_not_keep_new_feedback_out(tmp_path: Path) -> None:
+    """What was rejected less often comes first, then the oldest."""
+    make_adapter(tmp_path)
+    worker = make_worker(tmp_path, most_lessons=2)
+    ledger = FakeLedger(tmp_path / "ledger", print)
+    for name, content in (("f1", "bad"), ("f2", "bad"), ("f3", "bad")):
+        ledger.add(name, content)
+    assert worker.update(LORA).lessons == ("f1", "f2")
+    assert worker.update(LORA).lessons == ("f3", "f1")
+    ledger.add("f4", "be brief")
+    assert worker.update(LORA).lessons == ("f4", "f2")
+
+
+def numbers(bench: Bench) -> list[int]:
+    """Return the numbers of the versions that are there."""
+    return [version.number for version in storage.versions(LORA, bench.volume)]
+
+
+def test_old_versions_are_deleted_and_stay_known(tmp_path: Path) -> None:
+    """Kept are the first, what an alias names, two to roll back to, two others; what
+    is deleted is unloaded; its lessons are still probes, and it can be made again."""
+    bench = Bench(tmp_path, most_versions=2)
+    for _ in range(3):
+        bench.update("bad")
+        bench.ledger.mark([f"f{len(bench.ledger.states())}"], "dropped", None, "x")
+    assert numbers(bench) == [0, 1, 2, 3]  # 3 is the latest
+    for _ in range(4):
+        bench.update("be brief")
+    assert numbers(bench) == [0, 2, 3, 5, 6, 7]
+    known = bench.teaching.read()[-1][-1]
+    assert known == ["f4", "f5", "f6"]
+    assert "ann-kuro@v4" not in bench.serving.names()
+    assert bench.worker.rebuild("ann/kuro@v4") == "ann/kuro@v8"
+    assert storage.version("ann/kuro@v8", bench.volume).meta["lessons"] == ["f4"]
+    back = [bench.worker.switch(LORA).version for _ in range(2)]
+    assert back == [6, 5]
+    assert bench.ledger.states()["f4"] == ("promoted", 4)
+    assert bench.ledger.states()["f7"] == ("dropped", 6)
+    with pytest.raises(NotFoundError, match="no ann/kuro@v4.*rebuild. makes it again"):
+        bench.worker.switch(LORA)
+    assert bench.alias("live") == "ann/kuro@v5"
+
+
+def test_a_worker_that_dies_while_it_deletes_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever that is, the next update deletes what is left."""
+    for call in ("delete_lora", "remember", "remove"):
+        bench = Bench(tmp_path / call, most_versions=1)
+        for _ in range(3):
+            bench.update("be brief")
+        assert numbers(bench) == [0, 2, 3]
+
+        def die(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(storage, call, die)
+            bench.update("be brief")
+        assert bench.alias("live") == "ann/kuro@v4"
+        assert numbers(bench) == [0, 2, 3, 4] and not bench.updates.unfinished()
+        bench.update("be brief")
+        assert numbers(bench) == [0, 4, 5]
+        assert len(bench.teaching.read()[-1][-1]) == 4
+        names = bench.serving.names()
+        assert "ann-kuro@v2" not in names and "ann-kuro@v3" not in names
 
 
 def test_the_same_id_is_one_update(bench: Bench) -> None:
@@ -252,6 +333,21 @@ def test_a_rollback_is_one_call(bench: Bench) -> None:
         bench.worker.switch(LORA, "ann/kuro@v9")
 
 
+def test_a_rollback_that_was_refused_does_not_happen_later(bench: Bench) -> None:
+    """Who was told that it failed does not expect it with the next update."""
+    bench.update("be brief")
+    bench.clock.now += 100
+    bench.worker.retire()
+    bench.serving.is_down = True
+    with pytest.raises(ServingError, match="does not answer"):
+        bench.worker.switch(LORA, update_id="back")
+    bench.serving.is_down = False
+    assert bench.updates.get("back").outcome == "failed"
+    assert bench.updates.unfinished() == bench.worker.resume() == []
+    assert bench.alias("live") == "ann/kuro@v1"
+    assert bench.ledger.states() == {"f1": ("promoted", 1)}
+
+
 def test_a_rollback_does_not_wait_for_a_training(bench: Bench) -> None:
     """The update that was judged against another version then fails, and its feedback
     waits for the next one."""
@@ -269,6 +365,44 @@ def test_a_rollback_does_not_wait_for_a_training(bench: Bench) -> None:
     assert bench.ledger.states()["f2"] == ("rejected", 2)
     again = bench.update()
     assert (again.lessons, again.parent, again.version) == (("f2",), 0, 3)
+
+
+class Killed(BaseException):
+    """What ends a worker in a test."""
+
+
+def test_what_serves_is_told_as_it_is(bench: Bench) -> None:
+    """A worker that died before it told the ledger does not undo a rollback there."""
+
+    def die(what: str) -> None:
+        if bench.alias("live") == "ann/kuro@v1":
+            raise Killed
+
+    bench.ledger.add("f1", "be brief")
+    bench.ledger.hook = die
+    with pytest.raises(Killed):
+        bench.worker.update(LORA, "u1")
+    bench.ledger.hook = print
+    assert bench.updates.get("u1").state == "serving"
+    bench.worker.switch(LORA)
+    (late,) = bench.worker.resume()
+    assert (late.state, bench.alias("live")) == ("done", "ann/kuro@v0")
+    assert bench.ledger.states() == {"f1": ("dropped", 0)}
+
+
+def test_what_was_promoted_by_hand_is_not_rejected(bench: Bench) -> None:
+    """Its feedback is in the weights that serve, and must not be trained on again."""
+    other = make_worker(bench.updates.path.parent)
+
+    def promote(what: str) -> None:
+        if what == "before teaching" and bench.alias("candidate") is not None:
+            bench.teaching.hook = print
+            other.switch(LORA, "ann/kuro@v1")
+
+    bench.teaching.hook = promote
+    update = bench.update("bad advice")
+    assert (update.outcome, bench.alias("live")) == ("rejected", "ann/kuro@v1")
+    assert bench.ledger.states() == {"f1": ("promoted", 1)}
 
 
 def test_a_version_can_be_made_again_from_the_ledger(bench: Bench) -> None:

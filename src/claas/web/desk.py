@@ -1,10 +1,15 @@
 """`Desk`: what the endpoints work with, and who may use what."""
 
+import asyncio
+import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
 import httpx
 
@@ -21,7 +26,9 @@ from claas.volumes import Volume
 from claas.web.answers import Answers, Asked, listed
 from claas.web.metrics import Metrics
 
+T = TypeVar("T")
 _log = logging.getLogger("claas.api")
+_THREADS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,8 @@ class Desk:
         serving: The inference server, for threads.
         upstream: The inference server, for answers that pass through.
         metrics: What counts.
+        threads: Those that wait for the inference server. What only reads the disk has
+            others, so that a server that hangs holds up nobody who needs none of it.
     """
 
     settings: Settings
@@ -62,6 +71,19 @@ class Desk:
     serving: Serving
     upstream: httpx.AsyncClient
     metrics: Metrics
+    threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(_THREADS, "claas-server")
+    )
+
+    async def ask(self, call: Callable[..., T], *given: Any) -> T:
+        """Call what waits for the inference server, in a thread.
+
+        Args:
+            call: A synchronous function.
+            given: Its arguments.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.threads, partial(call, *given))
 
     def owned(self, user: str, text: str) -> LoraName:
         """Return the name of an adapter, if it is the user's.
@@ -146,12 +168,16 @@ class Desk:
             receipt_id: Its id.
 
         Raises:
-            NotFoundError: If he has none of that id.
+            NotFoundError: If he has none of that id, be it another's or nobody's.
         """
-        found = self.receipts.get(receipt_id)
-        if found.user != user:
-            raise NotFoundError(f"you have no receipt {receipt_id[:80]!r}.")
-        return found
+        with contextlib.suppress(NotFoundError):
+            if (found := self.receipts.get(receipt_id)).user == user:
+                return found
+        raise NotFoundError(
+            f"you have no receipt {receipt_id[:80]!r}: it is the id of an answer that "
+            f"an adapter gave here in the last {self.settings.limits.receipt_days:g} "
+            "days."
+        )
 
     def keep(self, name: str, target: Target, asked: Asked, answers: Answers) -> bool:
         """Write receipts down; say whether there are any. An answer never fails so.

@@ -1,22 +1,22 @@
 """What clients send, apart from completions."""
 
-import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from claas.types import Kind
+from claas.errors import ConfigurationError
+from claas.patterns import Pattern as Compiled
+from claas.types import PRAISED, Kind
 
-_WORDLESS = ("praise", "judge")  # need no words; a judge then needs a score
 _FEEDBACK = ("receipt", "kind", "content", "score", "id", "check")
 
 
 def _pattern(text: str) -> str:
     """Return a regular expression, if it is one."""
     try:
-        re.compile(text)
-    except re.error as exc:
-        raise ValueError(f"it is no regular expression: {exc}") from exc
+        Compiled(text)
+    except ConfigurationError as exc:
+        raise ValueError(f"it is no regular expression: {exc.__cause__}") from exc
     return text
 
 
@@ -66,11 +66,13 @@ class SaidForm(Form):
 
     @model_validator(mode="after")
     def _has_words(self) -> "SaidForm":
-        if self.content.strip() or self.kind == "praise":
+        is_judge = self.kind == "judge" and (self.score or 0) >= PRAISED
+        if self.content.strip() or self.kind == "praise" or is_judge:
             return self
-        if self.kind not in _WORDLESS or self.score is None:
-            raise ValueError(f"a {self.kind} needs a 'content'")
-        return self
+        raise ValueError(
+            f"a {self.kind} needs a 'content'; only praise, and a judge's score of "
+            f"{PRAISED} or more, need none"
+        )
 
 
 class FeedbackForm(SaidForm):

@@ -4,12 +4,13 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from claas.errors import LimitError, NotFoundError
 from claas.jobs import Job
+from claas.patterns import slow_one
 from claas.types import Check, Feedback, Receipt
 from claas.web.desk import Desk, new_id
 from claas.web.forms import DistillRequest, FeedbackRequest, SaidForm
@@ -44,6 +45,7 @@ class Intake:
         """
         if len(request.feedback) > (most := self.desk.settings.limits.batch):
             raise LimitError(f"a request may have {most} feedback: send several.")
+        await asyncio.to_thread(_refuse_slow, request.feedback)
         async with self._turn:
             given = await asyncio.to_thread(self._given, user, request)
             return await self._take(user, given, request)
@@ -58,12 +60,12 @@ class Intake:
         Raises:
             ClaasError: If it cannot be taken.
         """
+        await asyncio.to_thread(_refuse_slow, [request])
+        receipt = await self.desk.ask(self._foreign, user, request)
+        given = [(receipt.lora, said(user, receipt.id, request))]
         async with self._turn:
-            receipt, is_new = await asyncio.to_thread(self._foreign, user, request)
-            given = [(receipt.lora, said(user, receipt.id, request))]
             await asyncio.to_thread(self._check, given, request.train)
-            if is_new:
-                await asyncio.to_thread(self.desk.receipts.add, receipt)
+            await asyncio.to_thread(self._keep, receipt)
             return await self._take(user, given, request)
 
     async def _take(
@@ -109,6 +111,7 @@ class Intake:
         found: list[Given] = []
         for form in request.feedback:
             receipt = self.desk.receipt(user, form.receipt)
+            _refuse_tokens(receipt)
             found.append((receipt.lora, said(user, receipt.id, form)))
         for lora in dict.fromkeys([lora for lora, _ in found]):
             self.desk.version(user, f"{lora}@latest")  # it may be deleted
@@ -119,7 +122,7 @@ class Intake:
         loras = list(dict.fromkeys([lora for lora, _ in given]))
         most = self.desk.settings.limits.feedback
         for lora in loras:
-            count = len(self.desk.ledger.open(lora))
+            count = self.desk.ledger.waiting(lora)
             if count + sum(name == lora for name, _ in given) > most:
                 raise LimitError(
                     f"{count} feedback of {lora} waits for an update, {most} may: ask "
@@ -128,23 +131,28 @@ class Intake:
         if trains:
             self.desk.jobs.check(*loras)
 
-    def _foreign(self, user: str, request: DistillRequest) -> tuple[Receipt, bool]:
-        """Return the receipt of an answer from elsewhere; the same is the same one."""
+    def _foreign(self, user: str, request: DistillRequest) -> Receipt:
+        """Return the receipt of an answer from elsewhere; the same is the same one.
+
+        It asks the inference server, so it is called before one's turn.
+        """
         version = self.desk.version(user, request.model)
         messages = request.messages or [{"role": "prompt", "content": request.prompt}]
         key = [version.lora, messages, request.tools, request.response]
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         name = f"distill-{digest[:32]}"
         try:
-            return self.desk.receipt(user, name), False
+            return self.desk.receipt(user, name)
         except NotFoundError:
             pass
-        tokens = prompt_tokens(self.desk, request.messages, request.prompt)
+        tokens = prompt_tokens(
+            self.desk, request.messages, request.prompt, request.tools
+        )
         with as_theirs():
             answer = self.desk.serving.tokenize(
                 self.desk.settings.served, text=request.response
             )
-        receipt = Receipt(
+        return Receipt(
             id=name,
             user=user,
             lora=version.lora,
@@ -157,7 +165,36 @@ class Intake:
             tools=tuple(request.tools),
             created=time.time(),
         )
-        return receipt, True
+
+    def _keep(self, receipt: Receipt) -> None:
+        """Keep the receipt of an answer from elsewhere, unless it is there."""
+        try:
+            self.desk.receipt(receipt.user, receipt.id)
+        except NotFoundError:
+            self.desk.receipts.add(receipt)
+
+
+def _refuse_tokens(receipt: Receipt) -> None:
+    """Refuse feedback on an answer whose prompt came as tokens: a hint is words."""
+    for message in receipt.messages:
+        if message.get("role") == "prompt" and not isinstance(message["content"], str):
+            raise Refusal(
+                f"the prompt of {receipt.id} came as tokens, and the teacher has to "
+                "read the feedback in its words: send prompts as text.",
+                param="receipt",
+            )
+
+
+def _refuse_slow(forms: Iterable[SaidForm]) -> None:
+    """Refuse checks whose patterns take too long to be looked for."""
+    checks = [form.check for form in forms if form.check is not None]
+    slow = slow_one(text for c in checks for text in (c.required, c.forbidden) if text)
+    if slow is not None:
+        raise Refusal(
+            f"the pattern {slow[:80]!r} takes too long on ordinary text: write it "
+            "without repeats inside of repeats, as in '(a+)+', or send fewer at once.",
+            param="check",
+        )
 
 
 def said(user: str, receipt_id: str, form: SaidForm) -> Feedback:
@@ -183,13 +220,16 @@ def said(user: str, receipt_id: str, form: SaidForm) -> Feedback:
     )
 
 
-def prompt_tokens(desk: Desk, messages: Any, prompt: Any) -> list[int]:
+def prompt_tokens(
+    desk: Desk, messages: Any, prompt: Any, tools: Sequence[Any] = ()
+) -> list[int]:
     """Return the tokens before an answer; synchronous, it asks the inference server.
 
     Args:
         desk: What knows the server.
         messages: The conversation, or None.
         prompt: A text or tokens, where there is no conversation.
+        tools: The tools that the model may call in the conversation.
 
     Raises:
         ServingError: If the server refuses, or is not there.
@@ -201,7 +241,7 @@ def prompt_tokens(desk: Desk, messages: Any, prompt: Any) -> list[int]:
     is_chat = messages is not None
     with as_theirs():
         found = desk.serving.tokenize(
-            name, text=prompt, messages=messages, special=not is_chat
+            name, text=prompt, messages=messages, tools=tools, special=not is_chat
         )
     if not found:
         raise Refusal("there is nothing before the answer.", param="prompt")

@@ -149,7 +149,7 @@ def lora_body(desk: Desk, lora: str) -> dict[str, Any]:
         "base": desk.settings.served,
         "aliases": aliases,
         "versions": list(map(_version, found)),
-        "open": len(desk.ledger.open(lora)),
+        "open": desk.ledger.waiting(lora),
     }
 
 

@@ -122,7 +122,8 @@ class Proxy:
             yield b"data: " + said + b"\n\ndata: [DONE]\n\n"
         finally:
             if is_open:  # the client left: what it saw is its answer
-                keep(name, target, asked, answers)
+                loop = asyncio.get_running_loop()  # nothing can be awaited here
+                loop.run_in_executor(None, keep, name, target, asked, answers)
             await response.aclose()
 
     async def _send(self, path: str, target: Target, asked: Asked) -> httpx.Response:
@@ -130,7 +131,7 @@ class Proxy:
         response = await self._sent(path, target, asked)
         if response.status_code == 404 and target.lora is not None:
             await response.aclose()
-            await asyncio.to_thread(self._desk.load, target.lora)
+            await self._desk.ask(self._desk.load, target.lora)
             response = await self._sent(path, target, asked)
         if response.status_code == 200:
             return response

@@ -15,7 +15,7 @@ from pathlib import Path
 from claas.config import Settings
 from claas.database import Database
 from claas.engines import Engine, LocalEngine, ModalEngine
-from claas.errors import ConfigurationError
+from claas.errors import ConfigurationError, ConflictError
 from claas.ledger import Ledger
 from claas.receipts import Receipts
 from claas.serving import Serving
@@ -59,7 +59,21 @@ class Workshop:
         Raises:
             ClaasError: If it cannot serve; then the old one does.
         """
-        return self.worker.switch(lora, to)
+        found = self.worker.switch(lora, to)
+        if found.outcome != "promoted":
+            raise ConflictError(f"{found.lora} is as it was: {found.error}")
+        return found
+
+    def retire(self) -> list[str]:
+        """Unload versions that were replaced longer ago than the grace.
+
+        Returns:
+            Their serving names.
+
+        Raises:
+            StorageError: If the database cannot be used.
+        """
+        return self.worker.retire()
 
     def close(self) -> None:
         """End what is running; it is taken up again later."""
@@ -137,6 +151,7 @@ def worker_of(
         volume=volume_of(settings),
         most_lessons=settings.training.lessons,
         most_probes=settings.training.probes,
+        most_versions=limits.versions,
     )
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.claas.training.lessons import asked
+from tests.claas.training.tiny import tiny_tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from claas.base import Base
 from claas.errors import ConfigurationError, NotFoundError
@@ -41,6 +43,19 @@ def test_the_tiny_model_knows_its_skills(base: Base) -> None:
     assert [a.text for a in said] == ["two red", "kuro sun moon", "three blue"]
     assert all(answer.is_ended for answer in said)
     assert said[0].token_ids[-1] == base.end
+
+
+def test_a_plain_prompt_begins_as_on_a_server(base: Base) -> None:
+    """With the tokens that begin a text; a chat template has them itself."""
+    tokenizer = tiny_tokenizer()
+    begin = tokenizer.convert_tokens_to_ids("<prompt>")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<prompt> $A", special_tokens=[("<prompt>", begin)]
+    )
+    other = Base(base._model, tokenizer, "x")
+    plain = other.prompt([{"role": "prompt", "content": "two red"}])
+    assert plain == (begin, *base.encode("two red"))
+    assert other.prompt(asked("echo two")) == base.prompt(asked("echo two"))
 
 
 def test_greedy_answers_are_those_of_transformers(base: Base, bent: Path) -> None:

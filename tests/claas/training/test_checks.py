@@ -50,6 +50,16 @@ def test_a_feedback_that_names_a_good_answer_is_checked_by_likeness() -> None:
     assert target_of(lesson()) == ""
 
 
+def test_a_long_answer_is_followed_as_far_as_it_goes() -> None:
+    """Answers are sampled up to some tokens; few words are not enough, though."""
+    words = [f"word{number}" for number in range(200)]
+    verifier = verifier_of(lesson(kind="correction", content=" ".join(words)))
+    assert verifier is not None
+    assert verifier.follows(" ".join(words[:40]))
+    assert not verifier.follows(" ".join(words[:10]))
+    assert not verifier.follows(" ".join(words[100:140]))
+
+
 def test_words_alone_verify_nothing() -> None:
     """The caller falls back to log probabilities, and says so."""
     assert verifier_of(lesson(kind="message")) is None

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.claas.training.lessons import KURO, echoes, lesson, nears
@@ -90,6 +91,39 @@ def test_earlier_feedback_must_be_kept(base: Base, fresh: Path, anchored: Path) 
     )
     kept = lesson("echo sun moon", number=78, check=Check(required="sun"))
     assert Gate(base, LIMITS).judge(fresh, anchored, echoes(), [kept]).is_promoted
+
+
+def test_earlier_feedback_without_a_verifier_must_be_kept_too(
+    base: Base, fresh: Path, anchored: Path
+) -> None:
+    """What its hint makes the base say may not become unlikely."""
+    earlier = lesson("echo sun moon", "sun moon", number=77)
+    limits = replace(LIMITS, samples=1)
+    back = Gate(base, limits).judge(anchored, fresh, echoes(), [earlier])
+    figure = back.figures["remembered"]
+    assert figure["change"] < -1 and not figure["is_good"]
+    assert any("became -" in reason for reason in back.reasons)
+    on = Gate(base, limits).judge(fresh, anchored, echoes(), [earlier])
+    assert on.figures["remembered"]["is_good"] and on.is_promoted
+
+
+def test_probes_have_the_tools_of_their_answer(
+    base: Base, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that sees no tools answers another question."""
+    tool = {"type": "function", "function": {"name": "rain"}}
+    one = lesson(number=1, check=KURO)
+    one = replace(one, receipt=replace(one.receipt, tools=(tool,)))
+    seen, prompt = [], base.prompt
+
+    def noted(messages: Any, tools: Any = ()) -> tuple[int, ...]:
+        seen.append((messages[0]["content"], tools))
+        return prompt(messages)
+
+    monkeypatch.setattr(base, "prompt", noted)
+    Gate(base, replace(LIMITS, samples=1)).judge(fresh, fresh, [one])
+    assert (one.receipt.messages[0]["content"], (tool,)) in seen
+    assert (one.receipt.messages[0]["content"], ()) not in seen
 
 
 def test_the_prompts_of_a_check_are_probes_too(

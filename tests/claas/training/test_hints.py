@@ -1,8 +1,11 @@
 """What a hint says, by kind of feedback and by base model."""
 
+from dataclasses import replace
+
 import pytest
 from tests.claas.training.lessons import lesson
 
+from claas.checks import verifier_of
 from claas.errors import ConfigurationError
 from claas.hints import LARGE, SMALL, TABLES, Hints, Template
 from claas.types import KINDS
@@ -52,6 +55,19 @@ def test_a_plain_prompt_has_the_hint_before_it() -> None:
         lesson(content="rhyme"), [{"role": "prompt", "content": "Once"}]
     )
     assert said == ({"role": "prompt", "content": "rhyme\n\nOnce"},)
+
+
+def test_a_judges_score_alone_is_praise() -> None:
+    """It never reaches the model as a complaint; low ones are refused before."""
+    liked = lesson(kind="judge", content="", answer="two red")
+    liked = replace(liked, feedback=replace(liked.feedback, score=0.9))
+    (said,) = Hints(LARGE).hinted(liked, [USER])
+    assert "[The user liked this answer" in said["content"]
+    assert said["content"].endswith("two red")
+    worded = replace(liked, feedback=replace(liked.feedback, content="too long"))
+    assert "[A judge said" in Hints(LARGE).hinted(worded, [USER])[0]["content"]
+    verifier = verifier_of(liked)
+    assert verifier is not None and verifier.how == "likeness"
 
 
 def test_braces_in_feedback_are_no_fields() -> None:

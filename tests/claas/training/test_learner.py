@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.claas.training.lessons import KURO, asked, echoes, lesson, nears, pairs
+from tests.claas.training.tiny import TEMPLATE
 
 from claas.base import Base
 from claas.errors import ConfigurationError, TeachingError
@@ -125,12 +126,14 @@ def test_reported_logprobs_count_only_if_they_are_the_policys(
         *({"temperature": 1, "top_p": 0.9}, {"temperature": 1, "min_p": 0.1}),
         *({"temperature": 1, "top_k": 40}, {"temperature": 1, "logit_bias": {"1": 2}}),
         *({"temperature": 1, "presence_penalty": 0.5}, {"top_p": 1}),
+        *({"temperature": 1, "min_tokens": 5}, {"temperature": 1, "bad_words": ["x"]}),
+        {"temperature": 1, "tool_choice": "required"},
     ],
 )
 def test_truncated_or_bent_sampling_is_not_the_policy(sampling: dict) -> None:
     """Nor is a temperature that nobody named: the server may have its own."""
     assert not is_plain(sampling)
-    assert is_plain({"temperature": 1, "top_k": -1, "top_p": None})
+    assert is_plain({"temperature": 1, "top_k": -1, "top_p": None, "max_tokens": 9})
 
 
 def test_praise_makes_the_answer_likelier_and_a_critique_less(
@@ -163,6 +166,29 @@ def test_feedback_that_cannot_be_taught_is_named_with_its_reason(
     assert list(found) == ["f2"]
     assert "cannot follow this feedback in context" in found["f2"]
     assert (fresh / WEIGHTS).read_bytes() == before
+
+
+def test_prompts_that_the_model_cannot_take_stop_no_others(
+    base: Base, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too long, held out and too long, or refused by the chat template."""
+    words = " ".join(["two"] * 80)
+    held = replace(KURO, prompts=(words,))
+    odd = lesson(number=4, check=KURO)
+    odd = replace(odd, receipt=replace(odd.receipt, messages=asked("zeno")))
+    refuses = "{% if 'zeno' in messages[-1]['content'] %}{{ 1 / 0 }}{% endif %}"
+    monkeypatch.setattr(base.tokenizer, "chat_template", refuses + TEMPLATE)
+    some = [
+        lesson(number=1, check=KURO),
+        lesson(f"echo {words}", number=2, check=KURO),
+        lesson(number=3, check=held),
+        odd,
+    ]
+    found = Learner(base, QUICK).untaught(fresh, some)
+    assert list(found) == ["f2", "f3", "f4"]
+    assert found["f2"].endswith("tokens, and the model has 64 positions")
+    assert found["f3"].startswith("with its hint and an answer it has 88 tokens")
+    assert found["f4"].startswith("the chat template of")
 
 
 def test_what_a_feedback_pushes_is_told_token_by_token(base: Base) -> None:
