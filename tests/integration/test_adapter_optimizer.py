@@ -17,7 +17,9 @@ from inf_engine.errors import (
     UsageError,
 )
 from inf_engine.optimization import AdapterOptimizer, AdapterParameter
+from inf_engine.optimization.adapters import lessons_of
 from inf_engine.optimization.feedback import Feedback
+from inf_engine.optimization.notes import Note
 from inf_engine.types import LLMRequest, LLMResponse
 
 
@@ -141,6 +143,25 @@ def test_without_feedback_nothing_is_sent() -> None:
     desk, server = Desk(), Server()
     step = virtually(AdapterOptimizer([desk.weights], url=URL, transport=server).step)
     assert (server.bodies, step.updates, step.is_promoted) == ([], (), False)
+
+
+def test_a_note_on_no_answer_is_counted() -> None:
+    """There is nothing that the server could train on."""
+    desk, server = Desk(), Server()
+    desk.weights.accumulate_feedback(Note("Too long.", 0.2))
+    step = virtually(AdapterOptimizer([desk.weights], url=URL, transport=server).step)
+    assert (server.bodies, step.untaught, desk.weights.feedback) == ([], 1, [])
+
+
+def test_lessons_can_be_sent_by_themselves() -> None:
+    """What waits on the weights is left alone."""
+    desk, server = Desk(), Server()
+    taught(desk)
+    optimizer = AdapterOptimizer([desk.weights], url=URL, transport=server)
+    lessons = lessons_of(optimizer.adapters[0].feedback[:1])
+    step = virtually(lambda: optimizer.teach(lessons))
+    assert (len(server.said), len(step.lessons), step.is_promoted) == (1, 1, True)
+    assert (len(desk.weights.feedback), optimizer.steps) == (2, 1)
 
 
 def test_frozen_weights_are_left_alone() -> None:

@@ -137,8 +137,9 @@ def test_small_losses_do_not_add_up() -> None:
 
     loss = VerifierLoss(lambda output, target: int(output) / 3)
     gate = Gate("no significant harm", level=0.5, margin=0.4)
+    how = {"loss": loss, "gate": gate, "least": 0.0}
     desk = Desk(" ".join(["Answer.", *sentences]))
-    found = tried(desk, FunctionClient(answer), [("q", "")] * 64, loss=loss, gate=gate)
+    found = tried(desk, FunctionClient(answer), [("q", "")] * 64, **how)
     assert found.dropped == (sentences[0],)
     assert round(found.after.mean, 2) == 0.67
 

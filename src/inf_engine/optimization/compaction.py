@@ -126,7 +126,7 @@ async def compact(
     texts = {n: Held(p, _FREE) for n, p in named if p.is_text and p.requires_grad}
     wanted = sentences_of(texts)
     if sentences is not None:
-        known, wanted = wanted, list(dict.fromkeys(map(plain, sentences)))
+        known, wanted = wanted, [plain(sentence) for sentence in sentences]
         _check_sentences(wanted, known)
     found, values = await left_out(trial, texts, wanted, check_least(least))
     for name, value in values.items():

@@ -153,11 +153,6 @@ class JointOptimizer:
         )
         self._instructions = Instructions(recurring, same)
 
-    def zero_feedback(self) -> None:
-        """Empty the feedback of all parameters; what was counted stays."""
-        self.prompts.zero_feedback()
-        self.weights.zero_feedback()
-
     async def step(self) -> JointStep:
         """Act on the notes that a backward pass left.
 
@@ -215,15 +210,14 @@ class JointOptimizer:
         before = self.state_dict()
         try:
             self._load(state)
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        except (StateDictError, KeyError, TypeError, ValueError) as exc:
             self._load(before)
+            if isinstance(exc, StateDictError):
+                raise
             raise StateDictError(
                 f"the state of {kind} is damaged ({type(exc).__name__}): give what "
                 "state_dict() gave."
             ) from exc
-        except StateDictError:
-            self._load(before)
-            raise
 
     def __repr__(self) -> str:
         recurring = self._instructions.recurring
