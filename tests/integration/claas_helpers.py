@@ -8,7 +8,7 @@ from inf_engine.clients.transport import HttpResponse
 from inf_engine.errors import EndpointConnectionError, EndpointError
 
 URL = "http://127.0.0.1:8080"
-DONE = {
+DONE: dict[str, Any] = {
     "id": "job-1",
     "lora": "ann/kuro",
     "state": "done",
