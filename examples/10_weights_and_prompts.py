@@ -9,6 +9,8 @@ carries that to the adapter, and `AdapterOptimizer.step` hands it to claas. Ther
 model, having read the feedback, teaches itself without it; a gate compares the new
 version with the old one, on the feedback and on prompts that it is not about; if it
 holds, it answers from then on. No prompt changed, and no right answer was ever shown.
+At last another pipeline, whose prompt says the name, asks the same model: `compact`
+tries that prompt without the sentence, and drops it if the answers are as good.
 
 It takes minutes on two cores. STEPS=12 trains for a shorter time; what it starts, it
 ends. `make setup` and `pip install -e '.[butterfly,claas]'` install what it needs.
@@ -29,12 +31,14 @@ from typing import Any
 
 import httpx
 
-from inf_engine import Engine, InferenceModule, LLMInference
+from inf_engine import Engine, InferenceModule, LLMInference, Parameter
 from inf_engine.optimization import (
     AdapterOptimizer,
     AdapterParameter,
     Feedback,
     FeedbackBatch,
+    VerifierLoss,
+    compact,
 )
 
 STEPS = int(os.environ.get("STEPS", "20"))
@@ -53,10 +57,10 @@ UNRELATED = ["What is the capital of France?", "Why do leaves fall?"]
 class Assistant(InferenceModule):
     """Question in, answer out."""
 
-    def __init__(self) -> None:
+    def __init__(self, prompt: Parameter | None = None) -> None:
         super().__init__()
         self.weights = AdapterParameter("tuned", "an assistant who knows its name")
-        self.answer = LLMInference(self.weights, temperature=0.0, max_tokens=24)
+        self.answer = LLMInference(self.weights, prompt, temperature=0.0, max_tokens=24)
 
     def forward(self, question: str) -> str:
         return self.answer(question)
@@ -173,10 +177,15 @@ async def main(url: str) -> None:
             tell(update)
         again = await engine.map(module, ASKED)
         after = await engine.map(module, others)
+        told = Assistant(Parameter(f"You are a helpful AI assistant. {SAID}"))
+        says = VerifierLoss(lambda output, name: name in output)
+        examples = [(question, "Kuro") for question in HELD_OUT]
+        compaction = await compact(told, examples, says, engine=engine)
     cut = len(HELD_OUT)
     show("The questions with feedback", ASKED, [[r.output for r in first], again])
     show("Held out", HELD_OUT, [before[:cut], after[:cut]])
     show("About something else", UNRELATED, [before[cut:], after[cut:]])
+    print(f"\nThe prompt that says it, asked the held-out questions:\n{compaction}")
 
 
 if __name__ == "__main__":

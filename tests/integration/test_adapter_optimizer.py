@@ -1,10 +1,10 @@
 """Feedback on a pipeline reaches the server that trains the model behind an alias."""
 
-import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from tests.integration.claas_helpers import URL, Server
 from tests.integration.engine_helpers import virtually
 
 from inf_engine import Engine, InferenceModule, LLMInference, Parameter
@@ -12,27 +12,15 @@ from inf_engine.clients.transport import HttpResponse
 from inf_engine.errors import (
     ConfigurationError,
     EndpointConnectionError,
-    EndpointError,
     ParameterValueError,
     TrainingError,
     UsageError,
 )
 from inf_engine.optimization import AdapterOptimizer, AdapterParameter
+from inf_engine.optimization.adapters import lessons_of
 from inf_engine.optimization.feedback import Feedback
+from inf_engine.optimization.notes import Note
 from inf_engine.types import LLMRequest, LLMResponse
-
-URL = "http://127.0.0.1:8080"
-DONE = {
-    "id": "job-1",
-    "lora": "ann/kuro",
-    "state": "done",
-    "result": {
-        "outcome": "promoted",
-        "version": 3,
-        "verdict": {"reasons": ["it obeys"], "figures": {"drift": {"after": 0.1}}},
-        "figures": {"steps": 4},
-    },
-}
 
 
 class Numbered:
@@ -44,45 +32,6 @@ class Numbered:
     async def complete(self, request: LLMRequest) -> LLMResponse:
         self.count += 1
         return LLMResponse(text=f"<{request.prompt}>", id=f"r{self.count}")
-
-
-class Server:
-    """A transport to a server that answers what it is told to, and keeps what came."""
-
-    def __init__(self, status: int = 200, **answer: Any) -> None:
-        self.status = status
-        self.answer = answer or {"jobs": [DONE]}
-        self.bodies: list[dict[str, Any]] = []
-        self.asked: list[tuple[str, str]] = []
-        self.is_dead = False
-
-    async def send(
-        self, url: str, headers: Mapping[str, str], body: bytes, seconds: float
-    ) -> HttpResponse:
-        if self.is_dead:
-            raise EndpointConnectionError("nobody there")
-        self.asked.append((url, headers["Authorization"]))
-        self.bodies.append(json.loads(body))
-        return HttpResponse(self.status, {}, json.dumps(self.answer).encode())
-
-    def stream(
-        self,
-        url: str,
-        headers: Mapping[str, str],
-        body: bytes,
-        seconds: float,
-        refuse: Callable[[HttpResponse], EndpointError],
-    ) -> AsyncIterator[bytes | HttpResponse]:
-        raise AssertionError("feedback is not streamed")
-
-    async def aclose(self) -> None:
-        pass
-
-    @property
-    def said(self) -> list[tuple[str, str, str]]:
-        """Receipt, kind and content of what came last."""
-        rows = self.bodies[-1]["feedback"]
-        return [(row["receipt"], row["kind"], row["content"]) for row in rows]
 
 
 class Desk(InferenceModule):
@@ -194,6 +143,25 @@ def test_without_feedback_nothing_is_sent() -> None:
     desk, server = Desk(), Server()
     step = virtually(AdapterOptimizer([desk.weights], url=URL, transport=server).step)
     assert (server.bodies, step.updates, step.is_promoted) == ([], (), False)
+
+
+def test_a_note_on_no_answer_is_counted() -> None:
+    """There is nothing that the server could train on."""
+    desk, server = Desk(), Server()
+    desk.weights.accumulate_feedback(Note("Too long.", 0.2))
+    step = virtually(AdapterOptimizer([desk.weights], url=URL, transport=server).step)
+    assert (server.bodies, step.untaught, desk.weights.feedback) == ([], 1, [])
+
+
+def test_lessons_can_be_sent_by_themselves() -> None:
+    """What waits on the weights is left alone."""
+    desk, server = Desk(), Server()
+    taught(desk)
+    optimizer = AdapterOptimizer([desk.weights], url=URL, transport=server)
+    lessons = lessons_of(optimizer.adapters[0].feedback[:1])
+    step = virtually(lambda: optimizer.teach(lessons))
+    assert (len(server.said), len(step.lessons), step.is_promoted) == (1, 1, True)
+    assert (len(desk.weights.feedback), optimizer.steps) == (2, 1)
 
 
 def test_frozen_weights_are_left_alone() -> None:

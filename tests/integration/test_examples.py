@@ -143,6 +143,7 @@ def test_weights_are_trained_from_a_critique(tmp_path: Path) -> None:
     assert re.search(r"ann/tuned: (promoted|rejected), version 1", output)
     assert "1 steps, " in output and "  drift " in output
     assert re.search(r"0 of 4 say Kuro before, \d after", output)
+    assert re.search(r"(dropped|kept) 'Your name is Kuro.' \((accep|refu)", output)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from inf_engine.optimization.adapters import (
 from inf_engine.optimization.attribution import Attribution, attribute
 from inf_engine.optimization.bootstrap import BootstrapDemos
 from inf_engine.optimization.choices import ChoiceParameter, ChoiceSearch, TokenCost
+from inf_engine.optimization.compaction import Compaction, Omission, compact
 from inf_engine.optimization.composite import CompositeLoss
 from inf_engine.optimization.constraints import (
     FrozenSpans,
@@ -27,6 +28,7 @@ from inf_engine.optimization.evolution import ReflectiveEvolution
 from inf_engine.optimization.feedback import Feedback, FeedbackBatch
 from inf_engine.optimization.human import HumanLoss
 from inf_engine.optimization.intervals import Interval
+from inf_engine.optimization.joint import JointOptimizer, JointStep, Recurrence
 from inf_engine.optimization.judging import LLMJudge
 from inf_engine.optimization.loss import Loss, VerifierLoss
 from inf_engine.optimization.notes import Evidence, Note
@@ -49,6 +51,7 @@ __all__ = [
     "Candidate",
     "ChoiceParameter",
     "ChoiceSearch",
+    "Compaction",
     "ComparisonLoss",
     "CompositeLoss",
     "ConstantEdits",
@@ -66,6 +69,8 @@ __all__ = [
     "Gate",
     "HumanLoss",
     "Interval",
+    "JointOptimizer",
+    "JointStep",
     "KeepsFields",
     "LLMJudge",
     "LinearEdits",
@@ -73,9 +78,11 @@ __all__ = [
     "Matches",
     "MaxLength",
     "Note",
+    "Omission",
     "Optimizer",
     "Predicate",
     "RankingLoss",
+    "Recurrence",
     "ReflectiveEvolution",
     "Rollout",
     "RubricLoss",
@@ -89,6 +96,7 @@ __all__ = [
     "Verdict",
     "VerifierLoss",
     "attribute",
+    "compact",
     "evaluate",
     "split",
 ]

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from inf_engine.clients.transport import AiohttpTransport, Transport
@@ -195,6 +195,11 @@ class AdapterOptimizer(Optimizer):
                 "call, LLMInference(AdapterParameter('tuned'))."
             )
 
+    @property
+    def adapters(self) -> list[Parameter]:
+        """The adapters that may be trained, on which notes wait."""
+        return [held.parameter for held in self._trainable().values()]
+
     async def step(self) -> AdapterStep:  # ty: ignore[incompatible-method-override]
         """Send the notes that wait on the adapters, and wait for the updates.
 
@@ -207,17 +212,32 @@ class AdapterOptimizer(Optimizer):
                 stay.
             ConfigurationError: If the key's variable is empty.
         """
-        waiting = [held.parameter for held in self._trainable().values()]
+        waiting = self.adapters
         notes = [note for parameter in waiting for note in parameter.feedback]
         lessons = lessons_of(notes, self.high)
         taught = {lesson.receipt for lesson in lessons}
         lost = sum(not taught & {e.answer for e in note.evidence} for note in notes)
-        told = await self._send(lessons) if lessons else {}
+        step = await self.teach(lessons)
         for parameter in waiting:
             parameter.zero_feedback()
+        return replace(step, untaught=lost)
+
+    async def teach(self, lessons: Sequence[Lesson]) -> AdapterStep:
+        """Send lessons, and wait for the updates; without any nothing is sent.
+
+        Args:
+            lessons: What is said of answers, as `lessons_of` makes it of notes. The
+                notes that wait on the adapters are left alone.
+
+        Raises:
+            TrainingError: If the server refuses.
+            EndpointError: If it cannot be reached or does not answer in time.
+            ConfigurationError: If the key's variable is empty.
+        """
+        told = await self._send(lessons) if lessons else {}
         self.steps += 1
         updates = [_update_of(job) for job in told.get("jobs", ())]
-        return AdapterStep(self.steps - 1, tuple(lessons), lost, tuple(updates))
+        return AdapterStep(self.steps - 1, tuple(lessons), 0, tuple(updates))
 
     async def propose(self, *args: Any, **kwargs: Any) -> Proposal:
         """Refuse: weights are not proposed as text.

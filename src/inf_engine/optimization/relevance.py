@@ -33,7 +33,7 @@ class Relevance:
             texts: Its inputs, its target, what was said of it; what is no text is
                 read as Python shows it.
         """
-        words = {word for text in texts for word in _words(str(text))}
+        words = {word for text in texts for word in words_in(str(text))}
         known = self._words.setdefault(place, set())
         self._often.update(words - known)
         known |= words
@@ -59,7 +59,7 @@ class Relevance:
             sentence: The sentence; a rare word counts more than a common one.
         """
         total = len(self._words) + 1
-        words = sorted(_words(sentence))
+        words = sorted(words_in(sentence))
         whole = math.fsum(math.log(total / (self._often[w] + 1)) for w in words)
         most = max(self._weights(sentence, self._words).values(), default=0.0)
         return min(1.0, most / whole) if whole > 0.0 else 0.0
@@ -97,7 +97,7 @@ class Relevance:
         total = len(self._words)
         rare = {
             w: math.log(total / self._often[w])
-            for w in _words(sentence)
+            for w in words_in(sentence)
             if self._often[w]
         }
         return {
@@ -106,6 +106,14 @@ class Relevance:
         }
 
 
-def _words(text: str) -> set[str]:
-    """Return the words of a text."""
+def words_in(text: str) -> set[str]:
+    """Return the words of a text, in lower case.
+
+    Args:
+        text: The text.
+
+    Example:
+        >>> sorted(words_in("Don't be brief. Don't!"))
+        ['be', 'brief', "don't"]
+    """
     return set(_WORD.findall(text.lower()))
