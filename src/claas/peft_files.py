@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from claas.errors import ConfigurationError, StorageError
+from claas.hub import hub_folder, is_hub_name
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """The files that make an adapter."""
@@ -47,8 +48,8 @@ def base_config(base_model_name: str) -> dict[str, Any]:
         ConfigurationError: If there is none.
     """
     path = Path(base_model_name) / "config.json"
-    if not path.is_file() and not Path(base_model_name).exists():
-        path = _from_hub(base_model_name)
+    if is_hub_name(base_model_name):
+        path = hub_folder(base_model_name, ("config.json",)) / "config.json"
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -57,19 +58,6 @@ def base_config(base_model_name: str) -> dict[str, Any]:
             "folder of a transformers checkpoint, or a name on the Hub."
         ) from error
     return found
-
-
-def _from_hub(name: str) -> Path:
-    """Return the path of the config of a model on the Hub."""
-    try:
-        import huggingface_hub  # noqa: PLC0415
-
-        return Path(huggingface_hub.hf_hub_download(name, "config.json"))
-    except (ImportError, OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"the base model {name!r} is neither a folder nor to be had from the "
-            f"Hugging Face Hub ({type(error).__name__}): check the name."
-        ) from error
 
 
 def layer_shapes(
