@@ -154,6 +154,10 @@ class Endpoint(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Close the connections."""
+        ...
+
 
 class RemoteTeacher:
     """A larger model behind an inference server; its tokenizer must be the same.
@@ -224,6 +228,10 @@ class RemoteTeacher:
     ) -> list[Sampled] | None:
         """See `Teacher`; it only scores."""
         return None
+
+    def close(self) -> None:
+        """Close the connections to the server."""
+        self._endpoint.close()
 
     def _asked(self, ids: Sequence[int], top_k: int) -> Scored:
         """Return what the server says of tokens, if its tokenizer is ours."""

@@ -51,6 +51,9 @@ class Server:
         """Return the tokens of a text."""
         return self.base.encode(text)
 
+    def close(self) -> None:
+        """Close nothing."""
+
 
 def hinted(base: Base) -> list[tuple[int, ...]]:
     """Return two hinted prompts."""

@@ -19,7 +19,7 @@ from claas.errors import ConfigurationError, ServingError
 from claas.gate import Gate, likelihoods
 from claas.learner import Learner
 from claas.library import WEIGHTS
-from claas.serving import Serving
+from claas.teacher import RemoteTeacher
 from claas.tuning import GateLimits, LearnSettings, TeachSettings
 from claas.types import Candidate
 from claas.web.teaching import teaching_of
@@ -170,10 +170,12 @@ def moon(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Moon, str]]:
     teacher = Moon()
     with serving(teacher.app()) as url, contextlib.ExitStack() as stack:
 
-        def connected(*given: Any, **more: Any) -> Serving:
-            return stack.enter_context(contextlib.closing(Serving(*given, **more)))
+        def connected(*given: Any, **more: Any) -> RemoteTeacher:
+            return stack.enter_context(
+                contextlib.closing(RemoteTeacher(*given, **more))
+            )
 
-        monkeypatch.setattr("claas.web.teaching.Serving", connected)
+        monkeypatch.setattr("claas.web.teaching.RemoteTeacher", connected)
         yield teacher, url
 
 
