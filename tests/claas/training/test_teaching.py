@@ -1,6 +1,8 @@
 """What the worker's process is made of, out of the settings, and what that does."""
 
+import asyncio
 import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,10 +134,15 @@ class Moon:
     Args:
         seen: The bodies of what was asked, by path.
         shift: How much its tokens differ from the tiny model's.
+        gate: What an answer waits for.
     """
 
     seen: list[tuple[str, Any]] = field(default_factory=list)
     shift: int = 0
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
 
     def app(self) -> FastAPI:
         """Return it as an app."""
@@ -147,6 +154,7 @@ class Moon:
                 return JSONResponse({"error": {"message": "no"}}, 401)
             body = await request.json()
             self.seen.append((path, body))
+            await asyncio.to_thread(self.gate.wait, 30)
             if path == "tokenize":
                 tokens = [TABLE[word] for word in body["prompt"].split()]
                 return {"tokens": [token + self.shift for token in tokens]}
@@ -247,13 +255,17 @@ def test_a_teacher_with_another_tokenizer_is_refused(
     assert not tiny.adapters and not (tmp_path / "out").exists()
 
 
-def test_a_teacher_that_refuses_is_named(
+def test_a_teacher_that_refuses_or_is_silent_is_named(
     tiny: Base, fresh: Path, moon: tuple[Moon, str]
 ) -> None:
     """The update then waits; the key is in no message."""
-    learner, _ = made_of(
-        from_toml("", teacher=elsewhere(moon[1], key="another key", timeout=20))
-    )
+    teacher, url = moon
+    teacher.gate.clear()
+    learner, _ = made_of(from_toml("", teacher=elsewhere(url, timeout=0.2)))
+    with pytest.raises(ServingError, match=r"cannot be asked: .*\(ReadTimeout\)"):
+        learner.untaught(fresh, [lesson()])
+    teacher.gate.set()
+    learner, _ = made_of(from_toml("", teacher=elsewhere(url, key="another key")))
     with pytest.raises(ServingError, match=r"teacher cannot be asked: .*\(401\)") as no:
         learner.untaught(fresh, [lesson()])
     assert "another key" not in str(no.value) and no.value.status == 401
