@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,8 +113,9 @@ def test_paths_are_absolute(tmp_path: Path) -> None:
 def test_every_setting_is_documented() -> None:
     """Each field of each table has a line under Args."""
     names = ("limits", "training", "teaching", "teacher", "gate")
-    for table in (Settings, *[type(getattr(read_settings(), n)) for n in names]):
+    tables: list[Any] = [type(getattr(read_settings(), name)) for name in names]
+    for table in [*tables, Settings]:
         docs = "".join(one.__doc__ or "" for one in table.__mro__[:2])
-        model = getattr(table, "model_fields", None)
-        for name in model or [one.name for one in fields(table)]:
+        known: Any = getattr(table, "model_fields", None)
+        for name in known or [one.name for one in fields(table)]:
             assert f"        {name}: " in docs, name
