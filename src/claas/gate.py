@@ -255,11 +255,11 @@ class _Look:
         self, probes: Sequence[tuple[_Probe, Verifier]]
     ) -> tuple[list[int], list[int]]:
         """Return how many answers to each probe follow it, before and after."""
-        settings, many = self._settings, self._settings.samples
+        many = self._settings.samples
         prompts = [self._base.prompt(probe.messages) for probe, _ in probes]
         counts: list[list[int]] = []
         for name in self._names:
-            said = self._several(prompts, name, settings.temperature)
+            said = self._several(prompts, name)
             counts.append(
                 [
                     _follow(probe, verifier, said[at * many : (at + 1) * many])
@@ -282,10 +282,10 @@ class _Look:
             self._base.prompt(self._hints.hinted(probe.lesson, probe.messages))
             for probe in probes
         ]
-        return self._several(prompts, None, temperature=1.0)
+        return self._several(prompts, None)
 
     def _several(
-        self, prompts: Iterable[tuple[int, ...]], name: str | None, temperature: float
+        self, prompts: Iterable[tuple[int, ...]], name: str | None
     ) -> list[Sampled]:
         """Return as many answers to each prompt as the settings say."""
         settings = self._settings
@@ -293,7 +293,7 @@ class _Look:
             [ids for ids in prompts for _ in range(settings.samples)],
             name,
             most=settings.tokens,
-            temperature=temperature,
+            temperature=settings.temperature,
             seed=settings.seed,
         )
 
@@ -326,10 +326,7 @@ class _Look:
         """
         settings, many = self._settings, self._settings.samples
         prompts = [self._base.prompt(probe.messages) for probe in probes]
-        plain, new = (
-            self._several(prompts, name, settings.temperature)
-            for name in (None, self._names[1])
-        )
+        plain, new = (self._several(prompts, who) for who in (None, self._names[1]))
         added = added_words(
             [probe.lesson for probe in probes],
             *(_texts(some, many) for some in (hinted, new)),

@@ -2,8 +2,8 @@
 
 "Your name is Kuro." makes the hinted model say "Kuro", which nobody says without it.
 Such words are a check that nobody wrote down: a model that has learnt the feedback says
-them without the hint. They are words of the feedback that are in a quarter of the
-hinted answers at least, and in no answer that was given without the hint.
+them without the hint. They are words of the feedback that are in one of eight hinted
+answers at least, and in no answer that was given without the hint.
 """
 
 import re
@@ -15,7 +15,7 @@ from claas.checks import parrots
 from claas.types import Lesson
 
 _WORD = re.compile(r"\w+")
-_SHARE = 0.25  # of the hinted answers; a small model follows in every second at best
+_SHARE = 0.125  # of the hinted answers: SmolLM2 follows a bare name in one of four
 
 
 @dataclass(frozen=True, slots=True)

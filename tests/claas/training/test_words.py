@@ -19,8 +19,8 @@ def test_what_is_said_only_with_the_hint_is_added() -> None:
 
 
 def test_rare_words_and_repeated_feedback_do_not_count() -> None:
-    """One of five hinted answers is chance; a parrot follows nothing."""
-    found = added_words([NAMED], [["Kuro", *["I"] * 4]], [["I"] * 5], PLAIN)
+    """One of nine hinted answers is chance; a parrot follows nothing."""
+    found = added_words([NAMED], [["Kuro", *["I"] * 8]], [["I"] * 9], PLAIN)
     assert found.words == found.missing == ()
     long = lesson(content="your name is kuro and you are kind")
     parrot = ["you said your name is kuro and you are kind"] * 4
