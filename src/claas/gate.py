@@ -16,7 +16,7 @@ the hinted model's answers, and the figure is called ``margin``. That is a mean 
 tokens: answers to "Your name is Kuro." become likelier under a candidate that says "I'm
 Kira.", too. So ``words`` looks at what is generated: the words of the feedback that the
 hinted model says, and that nobody says without the hint, are what the feedback adds;
-each must be in half as many of the candidate's answers at least. A feedback without
+each must be in a quarter as many of the candidate's answers at least. Feedback without
 such words (about length or tone) is judged by log probabilities alone, and the reason
 says so.
 """
@@ -341,7 +341,7 @@ class _Look:
             f"({share:.0%} with the hint); {len(added.missing)} of {len(added.words)} "
             "words are missing (if they need not be said, give the feedback a check)"
         )
-        return _Checked("words", change, share / 2, not added.missing, said)
+        return _Checked("words", change, share / 4, not added.missing, said)
 
     def _shape(
         self,

@@ -9,12 +9,12 @@ PLAIN = ("I am a model.", "My name is a model.")
 
 
 def test_what_is_said_only_with_the_hint_is_added() -> None:
-    """A word of the feedback; half as often without the hint is enough."""
+    """A word of the feedback; a quarter as often without the hint is enough."""
     hinted = ["I am Kuro.", "kuro!", "Kuro it is", "I am Kira"]
-    found = added_words([NAMED], [hinted], [["I'm Kira", "KURO", "Kuro", ""]], PLAIN)
+    found = added_words([NAMED], [hinted], [["I'm Kira", "KURO", "", ""]], PLAIN)
     assert (found.words, found.missing) == (("kuro",), ())
-    assert (found.asked, found.hinted, found.said) == (4, 3, 2)
-    kira = added_words([NAMED], [hinted], [["I'm Kira", "Kira", "Kuro", ""]], PLAIN)
+    assert (found.asked, found.hinted, found.said) == (4, 3, 1)
+    kira = added_words([NAMED], [hinted], [["I'm Kira", "Kira", "", ""]], PLAIN)
     assert kira.missing == ("kuro",)
 
 
