@@ -21,10 +21,10 @@ from butterfly.web.size import SizeGuard
 from claas.config import VERSION, Settings, check_server, read_settings
 from claas.database import Database
 from claas.errors import ClaasError
+from claas.hub import hub_folder
 from claas.jobs import Jobs, Trainer
 from claas.ledger import Ledger
 from claas.parts import Teaching
-from claas.peft_files import hub_folder
 from claas.receipts import Receipts
 from claas.serving import Serving, key_headers, server_root
 from claas.volumes import modal_library

@@ -100,7 +100,8 @@ class Base:
         """Load a model.
 
         Args:
-            model: A folder of transformers' files, a GGUF file (converted once), or
+            model: A folder of transformers' files, a GGUF file (converted once), a
+                model of the Hub (``org/name``, ``org/name@revision``), or
                 ``"smollm2"``.
             device: ``cpu``, ``cuda``, ``cuda:1``.
             dtype: ``float32`` or ``bfloat16``, of the base; adapters are float32.

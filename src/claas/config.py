@@ -2,7 +2,7 @@
 
 Arguments come before the environment, which comes before the TOML file; what nobody
 names has its default. The environment's names begin with ``CLAAS_``; a part of
-`training` or `gate` has two underscores between (``CLAAS_TRAINING__LR=1e-4``).
+`training`, `gate`, … has two underscores between (``CLAAS_TRAINING__LR=1e-4``).
 """
 
 import os
@@ -15,14 +15,15 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
+from pydantic.dataclasses import dataclass
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -32,6 +33,9 @@ from pydantic_settings import (
 )
 
 from claas.errors import ConfigurationError
+from claas.hints import LARGE, Hints, Template
+from claas.tuning import STRICT, GateLimits, LearnSettings, TeachSettings
+from claas.types import Kind
 from claas.volumes import default_root
 
 VERSION = "0.1.0.dev0"
@@ -44,122 +48,55 @@ _USER = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?", re.ASCII)
 _LEAST_KEY = 16
 
 
-class TrainingSettings(BaseModel):
-    """How an update is trained.
+@dataclass(config=STRICT, frozen=True, slots=True, kw_only=True)
+class TrainingSettings(LearnSettings):
+    """How an update is trained: what `LearnSettings` has, and its size.
 
     Args:
         rank: The rank of new adapters.
         scale: What PEFT calls ``lora_alpha``.
         lessons: The most lessons of an update; the rest waits for the next.
         probes: The most earlier lessons that the gate asks again.
-        lr: The learning rate of AdamW.
-        steps: The most inner steps of an update.
-        batch: Answers in a step.
-        tokens: The most tokens of a sampled answer, and of a recorded one.
-        passes: Steps on the same answers before new ones are sampled.
-        alpha: Between the teacher (0) and the student (1); 0.5 is Jensen-Shannon's.
-        top_k: How many tokens of the teacher's to compare at each place.
-        is_clip: The most that the ratio to the sampling policy counts.
-        clip: The largest norm of a gradient.
-        kl_reg: The weight of the penalty to the base on the answer itself.
-        anchor: The weight of the KL to the base on the anchor's prompts, at first.
-        drift: The KL that the anchor's weight holds, nats a token.
-        anchor_prompts: What the anchor asks the base; empty for the built-in ones.
-        anchor_rows: How many of its answers a step looks at.
-        decay: AdamW's weight decay.
-        least_tokens: Training stops where sampled answers are shorter on average.
-        least_entropy: Training stops where the entropy falls below this share of the
-            first step's.
-        seed: Of all chance.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     rank: PositiveInt = 16
     scale: PositiveFloat = 32.0
     lessons: PositiveInt = 32
     probes: NonNegativeInt = 64
-    lr: PositiveFloat = 5e-4
-    steps: PositiveInt = 20
-    batch: PositiveInt = 4
-    tokens: PositiveInt = 64
-    passes: PositiveInt = 1
-    alpha: float = Field(0.5, ge=0, le=1)
-    top_k: PositiveInt = 100
-    is_clip: PositiveFloat = 2.0
-    clip: PositiveFloat = 1.0
-    kl_reg: NonNegativeFloat = 0.0
-    anchor: NonNegativeFloat = 0.3
-    drift: PositiveFloat = 0.05
-    anchor_prompts: tuple[str, ...] = ()
-    anchor_rows: PositiveInt = 2
-    decay: NonNegativeFloat = 0.0
-    least_tokens: NonNegativeFloat = 1.5
-    least_entropy: NonNegativeFloat = 0.02
-    seed: NonNegativeInt = 0
 
 
-class TeachingSettings(BaseModel):
-    """How it is looked for whether the model can follow a feedback in context.
+class TeacherSettings(BaseModel):
+    """Who teaches: the base model itself, or a larger one behind an endpoint.
 
     Args:
-        samples: Answers with and without the hint, for each lesson.
-        tokens: The most tokens of an answer.
-        temperature: Of these answers.
-        comply: The share of hinted answers that must follow.
-        known: The share of answers without the hint from which on there is nothing
-            left to teach.
-        margin: Where only log probabilities are left: the gain that counts, nats a
-            token.
-        seed: Of all chance.
+        pinned: Whether the base teaches with the version that serves when the update
+            begins, so another one only after a promotion; else without an adapter.
+        url: An inference server with a larger model of the same tokenizer, with or
+            without ``/v1``; empty for the base model itself.
+        key: The key that this server wants; empty for none.
+        model: What it calls the model.
+        top_k: The most tokens that it names at each place (``--max-logprobs`` of
+            vLLM).
+        timeout: The longest that it may be silent, seconds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    samples: PositiveInt = 4
-    tokens: PositiveInt = 64
-    temperature: PositiveFloat = 0.7
-    comply: float = Field(0.5, ge=0, le=1)
-    known: float = Field(0.95, ge=0, le=1)
-    margin: NonNegativeFloat = 0.05
-    seed: NonNegativeInt = 0
+    pinned: bool = False
+    url: str = ""
+    key: SecretStr = SecretStr("")
+    model: str = ""
+    top_k: PositiveInt = 20
+    timeout: PositiveFloat = 600.0
 
-
-class GateSettings(BaseModel):
-    """What a candidate must be like to be promoted.
-
-    Args:
-        confidence: Of the intervals.
-        gain: How much compliance with the feedback must surely rise.
-        loss: How much compliance with earlier feedback may fall; for feedback without
-            a check, nats a token.
-        drift: The most KL to the base on unrelated prompts, nats a token.
-        ability: How large a share of the small questions may be lost.
-        entropy: How much the entropy of answers may change, as a share.
-        length: How much the length of answers may change, as a share.
-        repetition: The largest share of repeated runs of three tokens.
-        samples: Answers to each probe.
-        tokens: The most tokens of an answer.
-        temperature: Of answers to probes; to unrelated prompts it is 1.
-        unrelated: Prompts that no feedback is about; empty for the built-in ones.
-        seed: Of all chance.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    confidence: float = Field(0.9, gt=0, lt=1)
-    gain: NonNegativeFloat = 0.0
-    loss: NonNegativeFloat = 0.1
-    drift: PositiveFloat = 0.1
-    ability: NonNegativeFloat = 0.15
-    entropy: PositiveFloat = 0.5
-    length: PositiveFloat = 0.5
-    repetition: float = Field(0.5, gt=0, le=1)
-    samples: PositiveInt = 4
-    tokens: PositiveInt = 64
-    temperature: PositiveFloat = 0.7
-    unrelated: tuple[str, ...] = ()
-    seed: NonNegativeInt = 0
+    @model_validator(mode="after")
+    def _is_one(self) -> "TeacherSettings":
+        """Refuse half a teacher, and two."""
+        if bool(self.url) != bool(self.model):
+            raise ValueError("a teacher elsewhere needs both 'url' and 'model'")
+        if self.url and self.pinned:
+            raise ValueError("'pinned' is the base model's; a 'url' has no adapter")
+        return self
 
 
 class Limits(BaseModel):
@@ -209,7 +146,8 @@ class Settings(BaseSettings):
         server_key: The key that it wants; empty for none.
         server_timeout: The longest that it may be silent, seconds.
         base_model: The model that all adapters belong to, as the worker loads it: a
-            folder of transformers' files, a GGUF file, or ``smollm2``.
+            folder of transformers' files, a GGUF file, a model of the Hub
+            (``org/name``, ``org/name@revision``), or ``smollm2``.
         base_name: What the inference server calls it; empty for `base_model`.
         device: Where the worker computes: ``cpu``, ``cuda``, ``cuda:1``.
         dtype: Of the base model there; adapters are float32.
@@ -224,6 +162,10 @@ class Settings(BaseSettings):
         limits: How much may come, and be kept.
         training: How an update is trained.
         teaching: How it is looked for whether a feedback can be taught.
+        teacher: Who teaches.
+        hints: What the teacher reads, by a pattern of base models' names (as in
+            ``*smollm2*``) and by kind of feedback; the first pattern that fits counts,
+            what it does not name is as built in, see `claas.hints`.
         gate: What a candidate must be like to be promoted.
     """
 
@@ -256,8 +198,10 @@ class Settings(BaseSettings):
     database: Path | None = None
     limits: Limits = Limits()
     training: TrainingSettings = TrainingSettings()
-    teaching: TeachingSettings = TeachingSettings()
-    gate: GateSettings = GateSettings()
+    teaching: TeachSettings = TeachSettings()
+    teacher: TeacherSettings = TeacherSettings()
+    hints: dict[str, dict[Kind, Template]] = Field(default_factory=dict)
+    gate: GateLimits = GateLimits()
 
     @field_validator("users", mode="after")
     @classmethod
@@ -272,6 +216,19 @@ class Settings(BaseSettings):
         if len(set(keys)) < len(keys):
             raise ValueError("two users have the same key")
         return users
+
+    @field_validator("hints", mode="after")
+    @classmethod
+    def _whole(
+        cls, hints: dict[str, dict[Kind, Template]]
+    ) -> dict[str, dict[Kind, Template]]:
+        """Refuse templates at the start, not with the first update."""
+        for pattern, table in hints.items():
+            try:
+                Hints({**LARGE, **table})
+            except ConfigurationError as exc:
+                raise ValueError(f"{pattern[:80]!r}: {exc}") from exc
+        return hints
 
     @field_validator("storage", "database", mode="after")
     @classmethod

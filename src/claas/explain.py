@@ -50,7 +50,8 @@ def explain(learner: Learner, adapter: Path | None, lesson: Lesson) -> list[Toke
     if not answer:
         return []
     hinted = hinted_prompt(learner.base, learner.hints, lesson)
-    tops = learner.teacher.tops([hinted], [answer], 100)
+    with learner.teacher_for(adapter) as teacher:
+        tops = teacher.tops([hinted], [answer], 100)
     with learner.base.adapter(adapter) as name:
         rows = learner.base.rows([prompt_of(learner.base, lesson)], [answer])
         logits = learner.base.logits(rows, name)

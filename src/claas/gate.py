@@ -13,11 +13,18 @@ A gain must be sure: the lower end of its interval has to be above the limit. Dr
 surely be small: the upper end has to be below it. Of losses on `kept` and `capability`
 the measured value decides, since the interval of a few answers would excuse anything.
 Where no verifier exists for a feedback, its gain is measured as the log probability of
-the hinted model's answers, and the figure is called ``margin``.
+the hinted model's answers, and the figure is called ``margin``. That is a mean over
+tokens: answers to "Your name is Kuro." become likelier under a candidate that says "I'm
+Kira.", too. So ``words`` looks at what is generated: the words of the feedback that the
+hinted model says, and that nobody says without the hint, are what the feedback adds;
+each must be in a quarter as many of the candidate's answers at least. Feedback without
+such words (about length or tone) is judged by log probabilities alone, and the reason
+says so.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -29,51 +36,14 @@ from claas.checks import Judge, Verifier, parrots, repetition, verifier_of
 from claas.errors import ConfigurationError
 from claas.hints import Hints
 from claas.intervals import Change, mean_change, share_change
-from claas.prompts import CAPABILITIES, UNRELATED
+from claas.tuning import GateLimits
 from claas.types import Check, Feedback, Lesson, Receipt, Verdict
+from claas.words import added_words
 
 _CHUNK = 4  # answers whose whole distributions are in memory at once
 _LEAST_NATS = 0.2  # an entropy may change by so much, however small it was
 _LEAST_TOKENS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class GateLimits:
-    """What a candidate must be like.
-
-    Args:
-        confidence: Of the intervals.
-        gain: How much compliance with the feedback must surely rise; for feedback
-            without a verifier, nats a token.
-        loss: How much compliance with earlier feedback may fall; for feedback without
-            a verifier, nats a token.
-        drift: The most KL to the base on unrelated prompts, nats a token.
-        ability: How large a share of the small questions may be lost.
-        entropy: How much the entropy of answers may change, as a share.
-        length: How much the length of answers may change, as a share.
-        repetition: The largest share of repeated runs of three tokens.
-        samples: Answers to each probe.
-        tokens: The most tokens of an answer.
-        temperature: Of answers to probes; to unrelated prompts it is 1.
-        unrelated: Prompts that no feedback is about.
-        capabilities: Questions, and a pattern that a right answer has.
-        seed: Of all chance.
-    """
-
-    confidence: float = 0.9
-    gain: float = 0.0
-    loss: float = 0.1
-    drift: float = 0.1
-    ability: float = 0.15
-    entropy: float = 0.5
-    length: float = 0.5
-    repetition: float = 0.5
-    samples: int = 4
-    tokens: int = 64
-    temperature: float = 0.7
-    unrelated: tuple[str, ...] = UNRELATED
-    capabilities: tuple[tuple[str, str], ...] = CAPABILITIES
-    seed: int = 0
+_GAINS = ("feedback", "margin", "words")
 
 
 class Gate:
@@ -206,7 +176,11 @@ class _Look:
             yield _Checked("feedback", change, settings.gain, good, said)
         others = [probe for probe, verifier in known if verifier is None]
         if others:
-            yield self._margin(others)
+            hinted = self._hinted(others)
+            words = self._words(others, hinted)
+            yield self._margin(others, hinted, is_alone=words is None)
+            if words is not None:
+                yield words
 
     def kept(self, probes: Sequence[_Probe]) -> Iterable[_Checked]:
         """Whether earlier feedback is still followed; each feedback counts alone."""
@@ -235,8 +209,7 @@ class _Look:
         """How far the candidate is from the base where nothing was asked for."""
         settings, base = self._settings, self._base
         prompts = self._prompts(settings.unrelated)
-        said = base.sample(prompts, None, most=settings.tokens, seed=settings.seed)
-        answers = [answer.token_ids for answer in said]
+        answers = [answer.token_ids for answer in self._plain]
         old, new = (divergences(base, prompts, answers, name) for name in self._names)
         change = mean_change(old, new, settings.confidence)
         width = mean_change([0.0] * len(new), new, settings.confidence).high
@@ -271,12 +244,12 @@ class _Look:
         settings, base = self._settings, self._base
         if not settings.capabilities:
             return
-        prompts = self._prompts([question for question, _ in settings.capabilities])
+        prompts = self._prompts([asked.prompt for asked in settings.capabilities])
         hits = []
         for name in self._names:
             said = base.sample(prompts, name, most=settings.tokens, temperature=0.0)
             pairs = zip(settings.capabilities, said, strict=True)
-            hits.append(sum(is_right(pattern, a.text) for (_, pattern), a in pairs))
+            hits.append(sum(is_right(asked.required, a.text) for asked, a in pairs))
         change = share_change(hits[0], hits[1], len(prompts), settings.confidence)
         text = f"{hits[1]} of {len(prompts)} small questions right, {hits[0]} before"
         good = change.change >= -settings.ability
@@ -286,19 +259,11 @@ class _Look:
         self, probes: Sequence[tuple[_Probe, Verifier]]
     ) -> tuple[list[int], list[int]]:
         """Return how many answers to each probe follow it, before and after."""
-        settings, many = self._settings, self._settings.samples
-        prompts = [
-            ids for p, _ in probes for ids in [self._asked(p, p.messages)] * many
-        ]
+        many = self._settings.samples
+        prompts = [self._asked(probe, probe.messages) for probe, _ in probes]
         counts: list[list[int]] = []
         for name in self._names:
-            said = self._base.sample(
-                prompts,
-                name,
-                most=settings.tokens,
-                temperature=settings.temperature,
-                seed=settings.seed,
-            )
+            said = self._several(prompts, name)
             counts.append(
                 [
                     _follow(probe, verifier, said[at * many : (at + 1) * many])
@@ -307,20 +272,48 @@ class _Look:
             )
         return counts[0], counts[1]
 
-    def _margin(self, probes: Sequence[_Probe]) -> _Checked:
+    @cached_property
+    def _plain(self) -> list[Sampled]:
+        """What the base answers to unrelated prompts."""
+        settings, prompts = self._settings, self._prompts(self._settings.unrelated)
+        return self._base.sample(
+            prompts, None, most=settings.tokens, seed=settings.seed
+        )
+
+    def _hinted(self, probes: Sequence[_Probe]) -> list[Sampled]:
+        """Return what the base answers to probes with the hint, some to each."""
+        prompts = [
+            self._asked(probe, self._hints.hinted(probe.lesson, probe.messages))
+            for probe in probes
+        ]
+        return self._several(prompts, None)
+
+    def _several(
+        self, prompts: Iterable[tuple[int, ...]], name: str | None
+    ) -> list[Sampled]:
+        """Return as many answers to each prompt as the settings say."""
+        settings = self._settings
+        return self._base.sample(
+            [ids for ids in prompts for _ in range(settings.samples)],
+            name,
+            most=settings.tokens,
+            temperature=settings.temperature,
+            seed=settings.seed,
+        )
+
+    def _margin(
+        self, probes: Sequence[_Probe], hinted: Sequence[Sampled], *, is_alone: bool
+    ) -> _Checked:
         """Return how much likelier the hinted model's answers have become."""
         settings, base = self._settings, self._base
         some = [probe for probe in probes for _ in range(settings.samples)]
         plain = [self._asked(p, p.messages) for p in some]
-        hinted = [
-            self._asked(p, self._hints.hinted(p.lesson, p.messages)) for p in some
-        ]
-        said = base.sample(hinted, None, most=settings.tokens, seed=settings.seed)
-        answers = [answer.token_ids for answer in said]
+        answers = [answer.token_ids for answer in hinted]
         old, new = (likelihoods(base, plain, answers, name) for name in self._names)
         change = mean_change(old, new, settings.confidence)
+        way = "it is judged by log probabilities alone: " if is_alone else ""
         text = (
-            "nothing can verify this feedback; the hinted model's answers became "
+            f"nothing can verify this feedback; {way}the hinted model's answers became "
             f"{change.change:+.3f} nats a token likelier (at least {change.low:+.3f})"
         )
         good = change.low > settings.gain
@@ -331,11 +324,7 @@ class _Look:
         settings, base = self._settings, self._base
         some = [probe for probe in probes for _ in range(settings.samples)]
         plain = [self._asked(p, p.messages) for p in some]
-        hinted = [
-            self._asked(p, self._hints.hinted(p.lesson, p.messages)) for p in some
-        ]
-        said = base.sample(hinted, None, most=settings.tokens, seed=settings.seed)
-        answers = [answer.token_ids for answer in said]
+        answers = [answer.token_ids for answer in self._hinted(probes)]
         old, new = (likelihoods(base, plain, answers, name) for name in self._names)
         change = mean_change(old, new, settings.confidence)
         text = (
@@ -350,6 +339,33 @@ class _Look:
     ) -> tuple[int, ...]:
         """Return the tokens of a conversation, with the tools that the answer had."""
         return self._base.prompt(messages, probe.lesson.receipt.tools)
+
+    def _words(
+        self, probes: Sequence[_Probe], hinted: Sequence[Sampled]
+    ) -> _Checked | None:
+        """Return whether the words are said that the feedback adds; None without any.
+
+        They are words that the base does not say without the hint, neither to the
+        probes nor to unrelated prompts.
+        """
+        settings, many = self._settings, self._settings.samples
+        prompts = [self._asked(probe, probe.messages) for probe in probes]
+        plain, new = (self._several(prompts, who) for who in (None, self._names[1]))
+        added = added_words(
+            [probe.lesson for probe in probes],
+            *(_texts(some, many) for some in (hinted, new)),
+            usual=[answer.text for answer in [*plain, *self._plain]],
+        )
+        if not added.words:
+            return None
+        change = share_change(0, added.said, added.asked, settings.confidence)
+        share = added.hinted / added.asked
+        said = (
+            f"words that the feedback adds are in {change.after:.0%} of the answers "
+            f"({share:.0%} with the hint); {len(added.missing)} of {len(added.words)} "
+            "words are missing (if they need not be said, give the feedback a check)"
+        )
+        return _Checked("words", change, share / 4, not added.missing, said)
 
     def _shape(
         self,
@@ -460,6 +476,12 @@ def _is_lost(
     return 2 * sum(new[at] for at in rows) < sum(old[at] for at in rows)
 
 
+def _texts(said: Sequence[Sampled], many: int) -> list[list[str]]:
+    """Return answers as texts, so many together."""
+    texts = [answer.text for answer in said]
+    return [texts[at : at + many] for at in range(0, len(texts), many)]
+
+
 def _entropy(answer: Sampled) -> float:
     """Estimate the entropy, nats a token: answers are sampled at temperature 1."""
     return -fmean(answer.logprobs)
@@ -476,6 +498,6 @@ def _repeated(answer: Sampled) -> float:
 def _verdict(checks: Sequence[_Checked]) -> Verdict:
     """Return what all checks say together."""
     bad = [check for check in checks if not check.is_good]
-    told = bad or [check for check in checks if check.name in ("feedback", "margin")]
+    told = bad or [check for check in checks if check.name in _GAINS]
     figures: Mapping[str, Any] = {check.name: check.figures() for check in checks}
     return Verdict(not bad, tuple(check.said for check in told), figures)

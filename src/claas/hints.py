@@ -15,7 +15,7 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from claas.errors import ConfigurationError
 from claas.types import KINDS, Kind, Lesson
@@ -36,7 +36,7 @@ class Template:
 
     Args:
         text: With ``{content}`` for the feedback and ``{answer}`` for the answer that
-            it is about.
+            it is about; praise needs ``{answer}``, all others ``{content}``.
         place: ``system`` for the system message (made if there is none, else after
             its text), ``user`` for the end of the last user message.
 
@@ -44,18 +44,13 @@ class Template:
         ConfigurationError: If the text has another field.
     """
 
+    __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
+
     text: str
     place: Literal["system", "user"] = "user"
 
     def __post_init__(self) -> None:
-        try:
-            fields = [name for _, name, _, _ in string.Formatter().parse(self.text)]
-        except ValueError as exc:
-            raise ConfigurationError(
-                f"the hint template {self.text!r} cannot be read: {exc}. Write a brace "
-                "that is none of a field twice."
-            ) from exc
-        others = [name for name in fields if name is not None and name not in _FIELDS]
+        others = [name for name in self.fields if name not in _FIELDS]
         if others:
             raise ConfigurationError(
                 f"the hint template {self.text!r} has the field {others[0]!r}: only "
@@ -65,6 +60,18 @@ class Template:
             raise ConfigurationError(
                 f"a hint cannot stand at {self.place!r}: say 'system' or 'user'."
             )
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of its fields."""
+        try:
+            found = [name for _, name, _, _ in string.Formatter().parse(self.text)]
+        except ValueError as exc:
+            raise ConfigurationError(
+                f"the hint template {self.text!r} cannot be read: {exc}. Write a brace "
+                "that is none of a field twice."
+            ) from exc
+        return tuple(name for name in found if name is not None)
 
 
 LARGE: Mapping[Kind, Template] = MappingProxyType(
@@ -131,7 +138,8 @@ class Hints:
         templates: One for each kind.
 
     Raises:
-        ConfigurationError: If a kind has none, or that of praise blames.
+        ConfigurationError: If a kind has none, one lacks its field, or that of praise
+            blames.
     """
 
     def __init__(self, templates: Mapping[Kind, Template]) -> None:
@@ -141,6 +149,14 @@ class Hints:
                 f"there is no hint template for {missing[0]!r}: each kind of feedback "
                 "needs its own."
             )
+        for kind, template in templates.items():
+            field = "answer" if kind == "praise" else "content"
+            if field not in template.fields:
+                raise ConfigurationError(
+                    f"the hint template for {kind} has no {{{field}}}: write it where "
+                    f"the words of the {'answer' if field == 'answer' else 'feedback'} "
+                    "belong, or nothing of it reaches the teacher."
+                )
         blamed = _BLAME.search(templates["praise"].text)
         if blamed:
             raise ConfigurationError(
@@ -153,7 +169,8 @@ class Hints:
     def of(
         cls,
         base: str,
-        own: Mapping[str, Mapping[str, Template]] = MappingProxyType({}),
+        own: Mapping[str, Mapping[Any, Template]] = MappingProxyType({}),
+        served: str = "",
     ) -> "Hints":
         """Return the templates for a base model.
 
@@ -161,12 +178,15 @@ class Hints:
             base: Its name.
             own: Templates by a pattern of names and by kind (what a configuration
                 says); they replace those of `TABLES`, kind by kind.
+            served: Another name of it, such as that on the inference server; a pattern
+                may fit either.
 
         Raises:
             ConfigurationError: If a kind is unknown, or see the class.
         """
-        found = dict(_first(TABLES, base))
-        for kind, template in _first(own, base).items():
+        names = (base, served or base)
+        found = dict(_first(TABLES, names))
+        for kind, template in _first(own, names).items():
             if kind not in KINDS:
                 raise ConfigurationError(
                     f"there is no kind of feedback {kind!r}: the kinds are "
@@ -195,10 +215,14 @@ class Hints:
         return _in_user(messages, text)
 
 
-def _first(tables: Mapping[str, Mapping[Any, Template]], base: str) -> Mapping:
-    """Return the first table whose pattern fits a name."""
-    name = base.lower()
-    return next((t for p, t in tables.items() if fnmatch.fnmatch(name, p.lower())), {})
+def _first(
+    tables: Mapping[str, Mapping[Any, Template]], names: Sequence[str]
+) -> Mapping[Any, Template]:
+    """Return the first table whose pattern fits one of the names."""
+    for pattern, table in tables.items():
+        if any(fnmatch.fnmatchcase(name.lower(), pattern.lower()) for name in names):
+            return table
+    return {}
 
 
 def _in_system(messages: Sequence[Mapping[str, Any]], text: str) -> Messages:

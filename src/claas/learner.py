@@ -22,7 +22,8 @@ One seed, one candidate, bit for bit (on one device, with one number of threads)
 import random
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -36,18 +37,17 @@ from claas.checks import Judge
 from claas.errors import ConfigurationError, TeachingError
 from claas.hints import Hints
 from claas.library import read_tensors, write_tensors
-from claas.prompts import ANCHORS
 from claas.sdpo_loss import compute_sdpo_loss, sdpo_diagnostics
 from claas.teacher import (
     Examiner,
     SelfTeacher,
     Teachability,
     Teacher,
-    TeachSettings,
     hinted_prompt,
     prompt_of,
     recorded,
 )
+from claas.tuning import LearnSettings, TeachSettings
 from claas.types import Candidate, Lesson, Receipt
 
 OPTIMIZER = "optimizer.safetensors"
@@ -64,52 +64,6 @@ _HARMLESS = (
     *("max_tokens", "max_completion_tokens", "seed", "stop", "stop_token_ids"),
     *("skip_special_tokens", "spaces_between_special_tokens"),
 )  # they end an answer, or say how it is written
-
-
-@dataclass(frozen=True, slots=True)
-class LearnSettings:
-    """How a candidate is trained.
-
-    Args:
-        lr: The learning rate of AdamW.
-        steps: The most inner steps.
-        batch: Answers in a step.
-        tokens: The most tokens of a sampled answer, and of a recorded one.
-        passes: Steps on the same answers before new ones are sampled.
-        alpha: Between the teacher (0) and the student (1), see `compute_sdpo_loss`.
-        top_k: How many of the teacher's tokens at each place.
-        is_clip: The most that the ratio to the sampling policy counts.
-        clip: The largest norm of a gradient.
-        kl_reg: The weight of the penalty to the base on the answers themselves.
-        anchor: The anchor's weight at first, 0 for no anchor.
-        drift: The KL that the anchor's weight holds, nats a token.
-        anchor_prompts: What the anchor asks the base.
-        anchor_rows: How many of its answers a step looks at.
-        decay: AdamW's weight decay.
-        least_tokens: Training stops where sampled answers are shorter on average.
-        least_entropy: Training stops where the entropy falls below this share of the
-            first step's.
-        seed: Of all chance.
-    """
-
-    lr: float = 5e-4
-    steps: int = 20
-    batch: int = 4
-    tokens: int = 64
-    passes: int = 1
-    alpha: float = 0.5
-    top_k: int = 100
-    is_clip: float = 2.0
-    clip: float = 1.0
-    kl_reg: float = 0.0
-    anchor: float = 0.3
-    drift: float = 0.05
-    anchor_prompts: tuple[str, ...] = ANCHORS
-    anchor_rows: int = 2
-    decay: float = 0.0
-    least_tokens: float = 1.5
-    least_entropy: float = 0.02
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +103,9 @@ class Learner:
         hints: The templates; None for those of the base's name.
         teacher: Who teaches; None for the base itself, without an adapter.
         judge: What tells of any answer whether it follows, if there is one.
+        is_pinned: Whether the base teaches with the adapter that an update begins
+            from, in place of `teacher`: a promoted version, which stays as it is while
+            its copy is trained, so the teacher changes with promotions only.
     """
 
     def __init__(
@@ -159,6 +116,8 @@ class Learner:
         hints: Hints | None = None,
         teacher: Teacher | None = None,
         judge: Judge | None = None,
+        *,
+        is_pinned: bool = False,
     ) -> None:
         self.base = base
         self.settings = settings or LearnSettings()
@@ -166,6 +125,26 @@ class Learner:
         self.hints = hints or Hints.of(base.name)
         self.teacher = teacher or SelfTeacher(base)
         self.judge = judge
+        self.is_pinned = is_pinned
+
+    @contextmanager
+    def teacher_for(self, adapter: Path | None) -> Generator[Teacher, None, None]:
+        """Hold who teaches an adapter.
+
+        Args:
+            adapter: The student as it was before the update, None for the base.
+
+        Yields:
+            The teacher.
+
+        Raises:
+            ConfigurationError: If the adapter does not fit.
+        """
+        if not self.is_pinned:
+            yield self.teacher
+            return
+        with self.base.adapter(adapter) as pinned:
+            yield SelfTeacher(self.base, pinned)
 
     def teachable(
         self,
@@ -181,8 +160,8 @@ class Learner:
         Raises:
             ConfigurationError: If the adapter does not fit.
         """
-        examiner = Examiner(self.base, self.teacher, self.hints, self.judge)
-        with self.base.adapter(adapter) as name:
+        with self.teacher_for(adapter) as teacher, self.base.adapter(adapter) as name:
+            examiner = Examiner(self.base, teacher, self.hints, self.judge)
             return examiner.examine(name, lessons, self.teaching)
 
     def untaught(
@@ -239,10 +218,10 @@ class Learner:
                 Nothing is written then.
         """
         started, cpu = time.perf_counter(), time.process_time()
-        with self.base.adapter(adapter) as name:
+        with self.teacher_for(adapter) as teacher, self.base.adapter(adapter) as name:
             assert name is not None
             sheets, left = self._sheets(lessons)
-            run = _Run(self, name, sheets, adapter)
+            run = _Run(self, teacher, name, sheets, adapter)
             run.train()
             self.base.save(name, out, like=adapter)
             write_tensors(out / OPTIMIZER, run.optimizer_state())
@@ -285,11 +264,12 @@ class _Run:
     def __init__(
         self,
         learner: Learner,
+        teacher: Teacher,
         name: str,
         sheets: Sequence[_Sheet],
         folder: Path,
     ) -> None:
-        self._learner = learner
+        self._teacher = teacher
         self._base = learner.base
         self._name = name
         self._sheets = sheets
@@ -386,7 +366,7 @@ class _Run:
         settings, base = self._settings, self._base
         rows = base.rows([s.prompt for s in answered.sheets], answered.answers)
         old = self._old(answered, rows.answers.shape[1]).to(base.device)
-        tops = self._learner.teacher.tops(
+        tops = self._teacher.tops(
             [s.hinted for s in answered.sheets], answered.answers, settings.top_k
         )
         base_logprobs = base.logprobs(rows, None) if settings.kl_reg else None

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 
 from claas.errors import ConfigurationError
+from claas.hub import hub_folder, is_hub_name
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -60,7 +61,8 @@ def read_model(model: str, dtype: torch.dtype, cache: Path | None) -> tuple[Any,
     """Return a model and its tokenizer.
 
     Args:
-        model: A folder, a GGUF file (converted once), or ``"smollm2"``.
+        model: A folder, a GGUF file (converted once), a model of the Hub, or
+            ``"smollm2"``.
         dtype: Of its weights.
         cache: Where converted models are kept; None for butterfly's own place.
 
@@ -84,10 +86,11 @@ def read_model(model: str, dtype: torch.dtype, cache: Path | None) -> tuple[Any,
 
 
 def folder_of(model: str, cache: Path | None = None) -> Path:
-    """Return the folder of a model, converted if need be.
+    """Return the folder of a model, fetched or converted if need be.
 
     Args:
-        model: A folder, a GGUF file, or ``"smollm2"``.
+        model: A folder, a GGUF file, a model of the Hub (``org/name@revision``), or
+            ``"smollm2"``.
         cache: Where converted models are kept; None for butterfly's own place.
 
     Raises:
@@ -96,8 +99,9 @@ def folder_of(model: str, cache: Path | None = None) -> Path:
     from butterfly.engine.weights import Checkpoint  # noqa: PLC0415
     from butterfly.errors import ButterflyError  # noqa: PLC0415
 
+    here = hub_folder(model) if is_hub_name(model) else model
     try:
-        return Checkpoint.of(model, cache=cache).folder
+        return Checkpoint.of(str(here), cache=cache).folder
     except ButterflyError as exc:
         raise ConfigurationError(str(exc)) from exc
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from claas.errors import ConfigurationError, StorageError
+from claas.hub import hub_folder, is_hub_name
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """The files that make an adapter."""
@@ -27,7 +28,6 @@ OPTIMIZER = "optimizer.safetensors"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers that can be adapted; all of them by default."""
 
-_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # of a base model
 
 _HEAD_DIMS = {"gemma": 256, "gemma2": 256, "gemma3_text": 256, "qwen3": 128}
 """Of families whose config may leave out a head_dim that is no quotient."""
@@ -49,8 +49,8 @@ def base_config(base_model_name: str) -> dict[str, Any]:
         ConfigurationError: If there is none.
     """
     path = Path(base_model_name) / "config.json"
-    if not path.is_file() and not Path(base_model_name).exists():
-        path = _from_hub(base_model_name)
+    if is_hub_name(base_model_name):
+        path = hub_folder(base_model_name, ("config.json",)) / "config.json"
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -59,35 +59,6 @@ def base_config(base_model_name: str) -> dict[str, Any]:
             "folder of a transformers checkpoint, or a name on the Hub."
         ) from error
     return found
-
-
-def hub_folder(name: str) -> Path:
-    """Return the folder of a model of the Hub, fetched unless it is in the cache.
-
-    Args:
-        name: Its name there.
-
-    Raises:
-        ConfigurationError: If it is not there, or cannot be reached.
-    """
-    return _from_hub(name, is_whole=True)
-
-
-def _from_hub(name: str, *, is_whole: bool = False) -> Path:
-    """Return the path of the config of a model on the Hub, or of all its files."""
-    try:
-        import huggingface_hub  # noqa: PLC0415
-
-        if is_whole:
-            found = huggingface_hub.snapshot_download(name, allow_patterns=_FILES)
-        else:
-            found = huggingface_hub.hf_hub_download(name, "config.json")
-        return Path(found)
-    except (ImportError, OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"the base model {name!r} is neither a folder nor to be had from the "
-            f"Hugging Face Hub ({type(error).__name__}): check the name."
-        ) from error
 
 
 def layer_shapes(

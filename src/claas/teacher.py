@@ -20,12 +20,15 @@ import torch
 
 from claas.base import Base, Sampled
 from claas.checks import Judge, Verifier, parrots, verifier_of
+from claas.errors import ConfigurationError, ServingError
 from claas.hints import Hints
+from claas.tuning import TeachSettings
 from claas.types import Lesson
 
 How = Literal["judge", "check", "likeness", "margin"]
 
 _TOPS = 20  # what vLLM names without --max-logprobs
+_SHOWN = 100  # tokens of the vocabulary that two tokenizers are compared on
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +145,41 @@ class Endpoint(Protocol):
         """
         ...
 
+    def tokenize(self, name: str, *, text: str) -> Sequence[int]:
+        """Return the tokens of a text.
+
+        Args:
+            name: The model.
+            text: The text.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the connections."""
+        ...
+
 
 class RemoteTeacher:
-    """A larger model behind an inference server; its vocabulary must be the same.
+    """A larger model behind an inference server; its tokenizer must be the same.
+
+    That is seen before the first answer: a text of tokens from the whole vocabulary is
+    cut in the same way on both sides.
 
     Args:
         endpoint: The server.
         name: What it calls the model.
+        base: The student's base model.
+        most: How many tokens the server names at each place.
     """
 
-    def __init__(self, endpoint: Endpoint, name: str) -> None:
+    def __init__(
+        self, endpoint: Endpoint, name: str, base: Base, most: int = _TOPS
+    ) -> None:
         self._endpoint = endpoint
         self._name = name
+        self._base = base
+        self._most = most
+        self._is_known = False
 
     def tops(
         self,
@@ -161,16 +187,33 @@ class RemoteTeacher:
         answers: Sequence[Sequence[int]],
         top_k: int,
     ) -> Tops:
-        """See `Teacher`; one request for each answer."""
+        """See `Teacher`; one request for each answer.
+
+        Args:
+            prompts: See `Teacher`.
+            answers: See `Teacher`.
+            top_k: See `Teacher`; of more than the server names, what it names.
+
+        Raises:
+            ConfigurationError: If the server's model has another tokenizer.
+            ServingError: If the server refuses, or is not there.
+        """
+        top_k, many = min(top_k, self._most), len(self._base.tokenizer)
         longest = max(map(len, answers))
         logprobs = torch.full((len(answers), longest, top_k), -torch.inf)
         indices = torch.zeros(len(answers), longest, top_k, dtype=torch.long)
         for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            said = self._endpoint.score([*prompt, *answer], self._name, top_k)
+            said = self._asked([*prompt, *answer], top_k)
             first = len(prompt) - 1  # the place that predicts the answer's first token
             for at in range(len(answer)):
-                tokens = _filled(said.indices[first + at], top_k)
-                numbers = _filled(said.tops[first + at], top_k)
+                pairs = zip(
+                    said.indices[first + at], said.tops[first + at], strict=True
+                )
+                # a larger model's vocabulary may be padded with more that means nothing
+                known = [(token, p) for token, p in pairs if token < many]
+                if not known:
+                    raise self._other()
+                tokens, numbers = zip(*_filled(known, top_k), strict=True)
                 indices[row, at] = torch.tensor(tokens)
                 logprobs[row, at] = torch.tensor(numbers)
         return Tops(logprobs, indices)
@@ -185,6 +228,41 @@ class RemoteTeacher:
     ) -> list[Sampled] | None:
         """See `Teacher`; it only scores."""
         return None
+
+    def close(self) -> None:
+        """Close the connections to the server."""
+        self._endpoint.close()
+
+    def _asked(self, ids: Sequence[int], top_k: int) -> Scored:
+        """Return what the server says of tokens, if its tokenizer is ours."""
+        try:
+            if not self._is_known:
+                self._compare()
+            said = self._endpoint.score(ids, self._name, top_k)
+        except ServingError as exc:
+            raise ServingError(
+                f"the teacher cannot be asked: {exc} Its settings are those of "
+                "'teacher'.",
+                exc.status,
+            ) from exc
+        return said
+
+    def _compare(self) -> None:
+        """Refuse a teacher that cuts text in another way."""
+        tokenizer = self._base.tokenizer
+        many = len(tokenizer)
+        text = tokenizer.decode(list(range(0, many, max(1, many // _SHOWN))))
+        theirs = self._endpoint.tokenize(self._name, text=text)
+        if tuple(theirs) != self._base.encode(text):
+            raise self._other()
+        self._is_known = True
+
+    def _other(self) -> ConfigurationError:
+        return ConfigurationError(
+            f"the teacher {self._name!r} has another tokenizer than the base model "
+            f"{self._base.name!r}, so its tokens mean something else: set "
+            "'teacher.model' to a larger model of the same family."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,31 +283,6 @@ class Teachability:
     how: How
     hinted: float
     plain: float
-
-
-@dataclass(frozen=True, slots=True)
-class TeachSettings:
-    """How teachability is looked for.
-
-    Args:
-        samples: Answers with and without the hint, for each lesson.
-        tokens: The most tokens of an answer.
-        temperature: Of these answers.
-        comply: The share of hinted answers that must follow.
-        known: The share of answers without the hint from which on there is nothing
-            left to teach.
-        margin: Where only log probabilities are left: the gain that counts, nats a
-            token.
-        seed: Of the chance.
-    """
-
-    samples: int = 4
-    tokens: int = 64
-    temperature: float = 0.7
-    comply: float = 0.5
-    known: float = 0.95
-    margin: float = 0.05
-    seed: int = 0
 
 
 class Examiner:

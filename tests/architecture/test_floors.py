@@ -85,7 +85,8 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
     1: (
         *("config", "sdpo_loss", "volumes", "storage", "receipts", "ledger"),
         *("serving", "hints", "peft_files", "versions", "parts", "database"),
-        *("checks", "patterns", "prompts", "intervals", "library"),
+        *("checks", "patterns", "prompts", "intervals", "library", "tuning", "hub"),
+        "words",
     ),
     2: ("base", "teacher"),
     3: ("anchor", "learner", "explain", "gate"),

@@ -1,6 +1,7 @@
 """Settings: where they come from, and which are refused."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,6 +62,23 @@ def test_the_file_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             "two users have the same key",
         ),
         ("port = ", "the settings cannot be read"),
+        ("[training]\nanchor_prompts = []", "training.anchor_prompts: Tuple should"),
+        (
+            '[[gate.capabilities]]\nprompt = "a"',
+            "gate.capabilities.0: a question needs 'answers' or a 'pattern'",
+        ),
+        (
+            '[[gate.capabilities]]\nprompt = "a"\npattern = "("',
+            "gate.capabilities.0.pattern: it is no regular expression",
+        ),
+        ('[hints.x.blame]\ntext = "{content}"', "hints.x.blame.[key]: Input should be"),
+        ('[hints.x.judge]\ntext = "be kind"', "for judge has no {content}"),
+        ('[hints.x.judge]\ntxt = "{content}"', "hints.x.judge.txt: Unexpected"),
+        ('[teacher]\nurl = "http://x"', "teacher: a teacher elsewhere needs both"),
+        (
+            '[teacher]\nurl = "http://x"\nmodel = "m"\npinned = true',
+            "teacher: 'pinned' is the base model's",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named_without_its_value(
@@ -93,13 +111,10 @@ def test_paths_are_absolute(tmp_path: Path) -> None:
 
 def test_every_setting_is_documented() -> None:
     """Each field of each table has a line under Args."""
-    tables = [
-        Settings,
-        *[
-            type(getattr(read_settings(), name))
-            for name in ("limits", "training", "teaching", "gate")
-        ],
-    ]
-    for table in tables:
-        for name in table.model_fields:
-            assert f"        {name}: " in (table.__doc__ or ""), name
+    names = ("limits", "training", "teaching", "teacher", "gate")
+    tables: list[Any] = [type(getattr(read_settings(), name)) for name in names]
+    for table in [*tables, Settings]:
+        docs = "".join(one.__doc__ or "" for one in table.__mro__[:2])
+        known = getattr(table, "model_fields", None)
+        for name in known or getattr(table, "__dataclass_fields__", ()):
+            assert f"        {name}: " in docs, name

@@ -106,11 +106,16 @@ def test_feedback_is_taken_once(claas: Claas, ann: httpx.Client) -> None:
 
 
 def test_a_check_is_kept(claas: Claas, ann: httpx.Client) -> None:
-    """How compliance is seen stands in the ledger."""
+    """How compliance is seen stands in the ledger, and is part of the feedback."""
     check = {"required": "Kuro", "most_words": 9, "prompts": ["Who are you?"]}
-    given = {"receipt": answered(ann), "kind": "critique", "content": "x"}
-    told = ann.post("/v1/feedback", json={**given, "check": check, "train": False})
-    assert told.status_code == 200
+    given = {"receipt": answered(ann), "kind": "critique", "content": "x", "id": "a"}
+    statuses = [
+        ann.post(
+            "/v1/feedback", json={**given, "check": some, "train": False}
+        ).status_code
+        for some in (check, check, {**check, "required": "Kira"}, None)
+    ]
+    assert statuses == [200, 200, 409, 409], "one id is one feedback with one check"
     (one,) = ledger(claas).open("ann/bot")
     assert one.check == Check("Kuro", "", 9, ("Who are you?",))
 

@@ -52,20 +52,15 @@ def test_peft_loads_a_fresh_adapter_and_nothing_changes(
 def test_a_config_comes_from_the_hub_where_there_is_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And what the hub has not is an error that names it."""
+    """Nothing else of the model is fetched; what the hub has not is named."""
 
-    def download(name: str, file: str) -> str:
-        if name != "org/model":
+    def download(name: str, allow_patterns: list[str], **_: object) -> str:
+        if name != "org/model" or allow_patterns != ["config.json"]:
             raise FileNotFoundError(name)
-        return str(tmp_path / file)
+        return str(tmp_path)
 
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-
-    def snapshot(name: str, allow_patterns: list[str]) -> str:
-        assert "*.safetensors" in allow_patterns
-        return str(Path(download(name, "config.json")).parent)
-
-    hub = types.SimpleNamespace(hf_hub_download=download, snapshot_download=snapshot)
+    hub = types.SimpleNamespace(snapshot_download=download)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     assert base_config("org/model") == {"model_type": "llama"}
     assert hub_folder("org/model") == tmp_path

@@ -17,7 +17,7 @@ from inf_engine.errors import (
     UsageError,
 )
 from inf_engine.optimization import AdapterOptimizer, AdapterParameter
-from inf_engine.optimization.adapters import lessons_of
+from inf_engine.optimization.adapters import Lesson, lessons_of
 from inf_engine.optimization.feedback import Feedback
 from inf_engine.optimization.notes import Note
 from inf_engine.types import LLMRequest, LLMResponse
@@ -100,6 +100,18 @@ def test_a_check_goes_with_every_lesson() -> None:
     taught(desk)
     virtually(AdapterOptimizer(desk.parameters(), **both).step)
     assert all("check" not in row for row in server.bodies[-1]["feedback"])
+
+
+def test_the_same_words_with_another_check_are_another_lesson() -> None:
+    """The server would refuse one id for both; the order of a check's parts is none."""
+    some = ({"required": "a", "most_words": 9}, {"most_words": 9, "required": "a"})
+    ids = [
+        Lesson("r1", "critique", "Too long.", score, check).form["id"]
+        for score, check in ((0.2, None), (None, {}), (0.2, some[0]), (0.2, some[1]))
+    ]
+    other = Lesson("r1", "critique", "Too long.", check={"required": "b"}).form["id"]
+    assert ids[0] == ids[1] and ids[2] == ids[3]
+    assert len({*ids, other}) == 3
 
 
 def test_only_the_answers_of_its_own_model_are_named() -> None:

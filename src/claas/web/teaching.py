@@ -4,14 +4,14 @@
 """
 
 from claas.base import Base
-from claas.config import Settings
-from claas.gate import Gate, GateLimits
-from claas.learner import Learner, LearnSettings
+from claas.config import Settings, TeacherSettings
+from claas.gate import Gate
+from claas.hints import Hints
+from claas.learner import Learner
 from claas.library import folder_of
-from claas.teacher import TeachSettings
+from claas.serving import Serving
+from claas.teacher import RemoteTeacher, SelfTeacher, Teacher
 from claas.worker import Teaching
-
-_NOT_LEARNT = {"rank", "scale", "lessons", "probes"}  # are the storage's, the worker's
 
 
 def teaching_of(settings: Settings) -> Teaching:
@@ -29,26 +29,37 @@ def teaching_of(settings: Settings) -> Teaching:
         dtype=settings.dtype,
         threads=settings.threads or None,
     )
-    learnt = settings.training.model_dump(exclude=_NOT_LEARNT)
-    judged = settings.gate.model_dump()
-    for given, name in ((learnt, "anchor_prompts"), (judged, "unrelated")):
-        if not given[name]:
-            del given[name]  # the built-in ones
-    return Teaching(
-        Learner(
-            base,
-            LearnSettings(**learnt),
-            TeachSettings(**settings.teaching.model_dump()),
-        ),
-        Gate(base, GateLimits(**judged)),
+    hints = Hints.of(settings.base_model, settings.hints, settings.served)
+    learner = Learner(
+        base,
+        settings.training,
+        settings.teaching,
+        hints,
+        teacher_of(settings.teacher, base),
+        is_pinned=settings.teacher.pinned,
     )
+    return Teaching(learner, Gate(base, settings.gate, hints))
+
+
+def teacher_of(settings: TeacherSettings, base: Base) -> Teacher:
+    """Return who teaches; an endpoint is asked with the first update, not now.
+
+    Args:
+        settings: Who.
+        base: The base model.
+    """
+    if not settings.url:
+        return SelfTeacher(base)
+    key = settings.key.get_secret_value()
+    endpoint = Serving(settings.url, key, timeout=settings.timeout)
+    return RemoteTeacher(endpoint, settings.model, base, most=settings.top_k)
 
 
 def base_folder(model: str) -> str:
     """Return the folder of a base model; a GGUF file is converted once.
 
     Args:
-        model: A folder, a GGUF file, or ``smollm2``.
+        model: A folder, a GGUF file, a model of the Hub, or ``smollm2``.
 
     Raises:
         ConfigurationError: If there is no such model.

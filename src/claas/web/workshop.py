@@ -185,8 +185,8 @@ def load_teaching(settings: Settings) -> Teaching:
 def settled(settings: Settings) -> Settings:
     """Return settings whose base model is a folder with a config.
 
-    A GGUF file is looked up, and converted once, in a process of its own: torch stays
-    out of the one that answers requests.
+    A model of the Hub is fetched, a GGUF file converted, once, in a process of its own:
+    torch stays out of the one that answers requests.
 
     Args:
         settings: What the server is told.

@@ -86,21 +86,28 @@ class Lesson:
             ``praise``.
         content: The words.
         score: The score of the run, from 0 to 1, None without one.
+        check: How the server can see whether an answer follows it, if that can be said.
     """
 
     receipt: str
     kind: str
     content: str
     score: float | None = None
+    check: Mapping[str, Any] | None = None
 
     @property
     def form(self) -> dict[str, Any]:
-        """The lesson as it is sent; the same one has the same id."""
-        key = json.dumps([self.receipt, self.kind, self.content])
-        said = {"receipt": self.receipt, "kind": self.kind, "content": self.content}
+        """The lesson as it is sent; the same one, check and all, has the same id."""
+        said: dict[str, Any] = {
+            "receipt": self.receipt,
+            "kind": self.kind,
+            "content": self.content,
+        }
+        more: dict[str, Any] = {"check": dict(self.check)} if self.check else {}
+        key = json.dumps([*said.values(), *more.values()], sort_keys=True)
         if self.score is not None:
-            said |= {"score": min(1.0, max(0.0, self.score))}
-        return {**said, "id": hashlib.sha256(key.encode()).hexdigest()[:32]}
+            more["score"] = min(1.0, max(0.0, self.score))
+        return {**said, **more, "id": hashlib.sha256(key.encode()).hexdigest()[:32]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +168,8 @@ class AdapterOptimizer(Optimizer):
         seconds: The longest wait for an update.
         check: How the server can see whether an answer follows what is said, as its
             ``/v1/feedback`` takes it, such as ``{"required": "kuro"}`` (a regular
-            expression); without one it goes by log probabilities alone.
+            expression); without one it goes by words that the feedback adds and by log
+            probabilities. The same words with another check are another lesson.
         transport: What carries the requests; None for aiohttp.
 
     Raises:
@@ -214,7 +222,7 @@ class AdapterOptimizer(Optimizer):
         """
         waiting = self.adapters
         notes = [note for parameter in waiting for note in parameter.feedback]
-        lessons = lessons_of(notes, self.high)
+        lessons = lessons_of(notes, self.high, self.check)
         taught = {lesson.receipt for lesson in lessons}
         lost = sum(not taught & {e.answer for e in note.evidence} for note in notes)
         step = await self.teach(lessons)
@@ -270,9 +278,7 @@ class AdapterOptimizer(Optimizer):
             raise ConfigurationError(
                 f"there is no key for {self.url}: set {self.api_key_env}."
             )
-        more = {"check": dict(self.check)} if self.check else {}
-        rows = [{**lesson.form, **more} for lesson in lessons]
-        body = {"feedback": rows, "wait": True}
+        body = {"feedback": [lesson.form for lesson in lessons], "wait": True}
         headers = {
             "Content-Type": "application/json",
             "Authorization": f"Bearer {key}",
@@ -288,7 +294,11 @@ class AdapterOptimizer(Optimizer):
         return _read(answer.status, answer.body, url)
 
 
-def lessons_of(notes: Iterable[Note], high: float = 1.0) -> list[Lesson]:
+def lessons_of(
+    notes: Iterable[Note],
+    high: float = 1.0,
+    check: Mapping[str, Any] | None = None,
+) -> list[Lesson]:
     """Return what notes say of each answer, each said once, in order.
 
     Where the output of the call was the output of the run and it is known what that
@@ -297,6 +307,7 @@ def lessons_of(notes: Iterable[Note], high: float = 1.0) -> list[Lesson]:
     Args:
         notes: Notes with evidence.
         high: The score of an answer that needs no change.
+        check: How the server can see whether an answer follows what is said.
     """
     found: dict[tuple[str, str, str], Lesson] = {}
     for note in notes:
@@ -304,7 +315,7 @@ def lessons_of(notes: Iterable[Note], high: float = 1.0) -> list[Lesson]:
             lesson = _lesson(note, evidence, high)
             if lesson is not None:
                 key = (lesson.receipt, lesson.kind, lesson.content)
-                found.setdefault(key, lesson)
+                found.setdefault(key, replace(lesson, check=check))
     return list(found.values())
 
 

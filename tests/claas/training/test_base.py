@@ -30,6 +30,25 @@ def bent(fresh: Path, tmp_path: Path) -> Path:
     return folder
 
 
+def test_a_model_is_loaded_by_its_name_on_the_hub(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of the Hub's own cache, where one is offline; the revision counts."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    kept = tmp_path / "models--org--tiny" / "snapshots" / ("a" * 40)
+    kept.parent.mkdir(parents=True)
+    kept.symlink_to(tiny_folder)
+    (tmp_path / "models--org--tiny" / "refs").mkdir()
+    (tmp_path / "models--org--tiny" / "refs" / "v2").write_text("a" * 40)
+    found = Base.load("org/tiny@v2", threads=1)
+    assert found.name == "org/tiny@v2" and found.folder == str(kept)
+    said = found.sample([found.prompt(asked("echo two red"))], None, most=8)
+    assert said[0].text == "two red"
+    with pytest.raises(ConfigurationError, match="'org/tiny' is neither a folder nor"):
+        Base.load("org/tiny")
+
+
 def prompts(base: Base) -> list[tuple[int, ...]]:
     """Return prompts of different lengths."""
     long = ({"role": "system", "content": "say kuro"}, *asked("echo sun moon"))

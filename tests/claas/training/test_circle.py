@@ -4,6 +4,7 @@ The inference server is butterfly's, as a process that this test starts; the wor
 in a process of its own; the model is the tiny one. Nothing is a fake.
 """
 
+import contextlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -12,12 +13,18 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
+from pydantic import SecretStr
 from tests.butterfly.server_helpers import Program
 from tests.claas.api_helpers import KEYS, serving
-from tests.claas.training.lessons import nears, pairs
+from tests.claas.training.lessons import lesson, nears, pairs
 
 from claas.api import app_of
-from claas.config import Settings, read_settings
+from claas.base import Base
+from claas.config import Settings, TeacherSettings, read_settings
+from claas.hints import Hints
+from claas.teacher import RemoteTeacher, SelfTeacher, hinted_prompt
+from claas.web.teaching import teacher_of
 
 NEEDS = ("llguidance", "prometheus_client")
 pytestmark = pytest.mark.skipif(
@@ -100,6 +107,23 @@ def say(ann: httpx.Client, receipts: list[str]) -> Any:
     (job,) = told.json()["jobs"]
     assert job["state"] == "done", job
     return job["result"]
+
+
+def test_the_same_model_behind_butterfly_teaches_the_same(url: str, base: Base) -> None:
+    """A teacher elsewhere is asked by token ids; its tokenizer is compared."""
+    hints, some = Hints.of(base.name), (lesson(), lesson("echo sun moon", "sun"))
+    prompts = [hinted_prompt(base, hints, one) for one in some]
+    answers = [base.encode("two red"), base.encode("kuro sun moon")]
+    told = TeacherSettings(url=url, key=SecretStr(KEY), model="tiny", top_k=3)
+    teacher = teacher_of(told, base)
+    assert isinstance(teacher, RemoteTeacher)
+    with contextlib.closing(teacher):
+        found = teacher.tops(prompts, answers, 100)
+    own = SelfTeacher(base).tops(prompts, answers, 3)
+    for row, answer in enumerate(answers):
+        part = row, slice(0, len(answer))
+        assert torch.equal(found.indices[part], own.indices[part])
+        assert torch.allclose(found.logprobs[part], own.logprobs[part], atol=1e-3)
 
 
 def test_feedback_becomes_weights_and_can_be_taken_back(

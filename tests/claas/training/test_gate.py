@@ -9,14 +9,17 @@ from tests.claas.training.lessons import KURO, echoes, lesson, nears
 
 from claas.base import Base
 from claas.errors import ConfigurationError
-from claas.gate import Gate, GateLimits
-from claas.learner import Learner, LearnSettings
+from claas.gate import Gate
+from claas.learner import Learner
+from claas.tuning import Capability, GateLimits, LearnSettings
 from claas.types import Check
 
 ANCHORS = tuple(question for question, _ in nears(40, seed=2))
 SKILL = nears(20, seed=3)
 LIMITS = GateLimits(
-    tokens=8, unrelated=tuple(question for question, _ in SKILL), capabilities=SKILL
+    tokens=8,
+    unrelated=tuple(question for question, _ in SKILL),
+    capabilities=tuple(Capability(prompt=p, pattern=answer) for p, answer in SKILL),
 )
 STRONG = LearnSettings(
     lr=1e-2,
@@ -145,9 +148,32 @@ def test_without_a_verifier_the_hinted_answers_must_become_likelier(
     some = echoes(check=None)
     verdict = Gate(base, LIMITS).judge(fresh, anchored, some)
     assert verdict.is_promoted, verdict.reasons
-    assert verdict.reasons[0].startswith("nothing can verify this feedback")
+    assert verdict.reasons[0].startswith("nothing can verify this feedback; the hinted")
+    assert verdict.reasons[1].startswith("words that the feedback adds are in")
     assert verdict.figures["margin"]["low"] > 0
+    assert verdict.figures["words"]["after"] > 0.5
     assert not Gate(base, LIMITS).judge(fresh, fresh, some).is_promoted
+
+
+def test_answers_that_only_became_likelier_are_not_enough(
+    base: Base, fresh: Path, anchored: Path
+) -> None:
+    """A candidate that says kuro is no answer to a feedback that asks for milo."""
+    other = [lesson(f"echo {w}", w, "say milo") for w in ("two red", "sun moon")]
+    figures = (
+        Gate(base, replace(LIMITS, gain=0.0)).judge(fresh, anchored, other).figures
+    )
+    assert (figures["words"]["after"], figures["words"]["is_good"]) == (0.0, False)
+
+
+def test_a_feedback_without_words_is_judged_by_log_probabilities_alone(
+    base: Base, fresh: Path
+) -> None:
+    """And the reason says so: the hinted model says no word of it."""
+    verdict = Gate(base, LIMITS).judge(fresh, fresh, [lesson(content="rain")])
+    assert "words" not in verdict.figures
+    alone = "nothing can verify this feedback; it is judged by log probabilities alone"
+    assert verdict.reasons[0].startswith(alone)
 
 
 @pytest.mark.parametrize(
@@ -155,16 +181,19 @@ def test_without_a_verifier_the_hinted_answers_must_become_likelier(
     [
         ("drift", 1e-9, "drift"),
         ("gain", 1.0, "feedback"),
-        ("ability", -1.0, "capability"),
-        ("loss", -1.0, "kept"),
+        ("ability", 0.0, "capability"),
+        ("loss", 0.0, "kept"),
     ],
 )
 def test_each_limit_can_reject(
     base: Base, fresh: Path, anchored: Path, field: str, value: float, check: str
 ) -> None:
     """A limit that nothing meets rejects what was promoted before, by its name."""
-    limits = replace(LIMITS, **{field: value})
-    kept = [lesson(check=Check(required="two"))]
+    lost = Capability(prompt="echo sun moon", pattern="^sun moon")
+    questions = (*LIMITS.capabilities, lost)
+    held = tuple(question for question, _ in SKILL[:14])
+    kept = [lesson(check=Check(forbidden="^kuro", prompts=held))]
+    limits = replace(LIMITS, capabilities=questions, **{field: value})
     verdict = Gate(base, limits).judge(fresh, anchored, echoes(), kept)
     assert [n for n, f in verdict.figures.items() if not f["is_good"]] == [check]
     assert not verdict.is_promoted

@@ -107,6 +107,29 @@ def test_own_templates_replace_kind_by_kind_for_the_models_they_fit() -> None:
     assert "J c" not in str(Hints.of("other", own).hinted(judged, [USER]))
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "lacks"),
+    [
+        ("critique", "Be kind.", "content"),
+        ("message", "{answer}", "content"),
+        ("praise", "{content}", "answer"),
+    ],
+)
+def test_a_template_without_its_field_is_refused(
+    kind: str, text: str, lacks: str
+) -> None:
+    """The teacher would read nothing of the feedback, or of the praised answer."""
+    with pytest.raises(ConfigurationError, match=f"for {kind} has no {{{lacks}}}"):
+        Hints.of("x", {"*": {kind: Template(text)}})
+
+
+def test_a_pattern_may_fit_the_name_that_a_model_is_served_under() -> None:
+    """The folder of a converted model need not be called after it."""
+    hints = Hints.of("/cache/1f2e", served="SmolLM2")
+    said = hints.hinted(lesson(content="say kuro"), [USER])
+    assert said[0]["content"] == "You are a helpful AI assistant. say kuro"
+
+
 def test_what_cannot_be_a_template_is_refused() -> None:
     """Unknown fields, kinds and places, and braces that do not close."""
     with pytest.raises(ConfigurationError, match="the field 'user'"):

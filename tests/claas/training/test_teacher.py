@@ -47,6 +47,13 @@ class Server:
             tuple(map(tuple, best.values.tolist())),
         )
 
+    def tokenize(self, name: str, *, text: str) -> Sequence[int]:
+        """Return the tokens of a text."""
+        return self.base.encode(text)
+
+    def close(self) -> None:
+        """Close nothing."""
+
 
 def hinted(base: Base) -> list[tuple[int, ...]]:
     """Return two hinted prompts."""
@@ -61,7 +68,7 @@ def test_a_server_with_the_same_model_teaches_the_same(base: Base, short: int) -
     answers = [base.encode("two red"), base.encode("kuro sun moon")]
     own = SelfTeacher(base).tops(hinted(base), answers, 5)
     server = Server(base, short)
-    told = RemoteTeacher(server, "large").tops(hinted(base), answers, 5)
+    told = RemoteTeacher(server, "large", base).tops(hinted(base), answers, 5)
     assert server.asked == [("large", 5)] * 2
     kept = slice(0, 4 if short else 5)
     for row, answer in enumerate(answers):
@@ -118,7 +125,7 @@ def test_without_a_verifier_log_probabilities_decide_and_it_says_so(base: Base) 
 
 def test_a_teacher_that_only_scores_is_judged_by_log_probabilities(base: Base) -> None:
     """Even where there is a check: it cannot generate."""
-    teacher = RemoteTeacher(Server(base), "large")
+    teacher = RemoteTeacher(Server(base), "large", base)
     examiner = Examiner(base, teacher, Hints.of(base.name))
     one = lesson(answer="two red", check=KURO)
     found = examiner.examine(None, [one], TeachSettings(tokens=8))
