@@ -18,9 +18,10 @@ from pathlib import Path
 
 from claas.base import Base
 from claas.checks import verifier_of
-from claas.gate import Gate, GateLimits, likelihoods
+from claas.gate import Gate, GateLimits
 from claas.hints import Hints
 from claas.learner import Learner, LearnSettings
+from claas.likelihoods import likelihoods
 from claas.storage import create_initial_lora, load_lora
 from claas.teacher import TeachSettings
 from claas.types import Check, Feedback, Lesson, Receipt

@@ -29,18 +29,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-
 from claas.base import Base, Sampled
 from claas.checks import Judge, Verifier, parrots, repetition, verifier_of
 from claas.errors import ConfigurationError
 from claas.hints import Hints
 from claas.intervals import Change, mean_change, share_change
+from claas.likelihoods import divergences, likelihoods
 from claas.tuning import GateLimits
 from claas.types import Check, Feedback, Lesson, Receipt, Verdict
 from claas.words import added_words
 
-_CHUNK = 4  # answers whose whole distributions are in memory at once
 _LEAST_NATS = 0.2  # an entropy may change by so much, however small it was
 _LEAST_TOKENS = 2.0
 _GAINS = ("feedback", "margin", "words")
@@ -396,55 +394,6 @@ class _Look:
 
     def _prompts(self, texts: Iterable[str]) -> list[tuple[int, ...]]:
         return [self._base.prompt([{"role": "user", "content": t}]) for t in texts]
-
-
-@torch.no_grad()
-def divergences(
-    base: Base,
-    prompts: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[int]],
-    name: str | None,
-) -> list[float]:
-    """Return KL(base ‖ adapter) on each answer, whole vocabulary, nats a token.
-
-    Args:
-        base: The model.
-        prompts: Tokens.
-        answers: Tokens that the base answered.
-        name: The adapter; None is the base itself, and 0.
-    """
-    found: list[float] = []
-    for at in range(0, len(prompts), _CHUNK):
-        part = slice(at, at + _CHUNK)
-        rows = base.rows(prompts[part], answers[part])
-        one, other = (base.logits(rows, who).float() for who in (None, name))
-        one, other = torch.log_softmax(one, -1), torch.log_softmax(other, -1)
-        kl = (one.exp() * (one - other)).sum(-1) * rows.mask
-        found += (kl.sum(-1) / rows.mask.sum(-1).clamp(min=1)).tolist()
-    return found
-
-
-def likelihoods(
-    base: Base,
-    prompts: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[int]],
-    name: str | None,
-) -> list[float]:
-    """Return the log probability of each answer, nats a token.
-
-    Args:
-        base: The model.
-        prompts: Tokens.
-        answers: Tokens.
-        name: The adapter, None for the base.
-    """
-    found: list[float] = []
-    for at in range(0, len(prompts), _CHUNK):
-        part = slice(at, at + _CHUNK)
-        rows = base.rows(prompts[part], answers[part])
-        total = base.logprobs(rows, name).sum(-1)
-        found += (total / rows.mask.sum(-1).clamp(min=1)).tolist()
-    return found
 
 
 def is_right(pattern: str, text: str) -> bool:

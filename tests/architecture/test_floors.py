@@ -89,7 +89,7 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
         "words",
     ),
     2: ("base", "teacher"),
-    3: ("anchor", "learner", "explain", "gate"),
+    3: ("anchor", "learner", "explain", "gate", "likelihoods"),
     4: ("updates", "lessons", "worker", "engines"),
     5: ("api", "pages", "jobs", "web"),
     6: ("__init__", "__main__", "cli"),

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from claas.errors import ConfigurationError
-from claas.peft_files import TARGETS, base_config, hub_folder
+from claas.hub import FILES, hub_folder
+from claas.peft_files import TARGETS, base_config
 from claas.storage import create_initial_lora, load_lora
 from claas.volumes import LocalVolume
 
@@ -52,18 +53,22 @@ def test_peft_loads_a_fresh_adapter_and_nothing_changes(
 def test_a_config_comes_from_the_hub_where_there_is_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing else of the model is fetched; what the hub has not is named."""
+    """For a config nothing else of the model is fetched; what the hub has not is named."""
 
     def download(name: str, allow_patterns: list[str], **_: object) -> str:
-        if name != "org/model" or allow_patterns != ["config.json"]:
+        if name != "org/model":
             raise FileNotFoundError(name)
+        asked.append(allow_patterns)
         return str(tmp_path)
+
+    asked: list[list[str]] = []
 
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     hub = types.SimpleNamespace(snapshot_download=download)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     assert base_config("org/model") == {"model_type": "llama"}
     assert hub_folder("org/model") == tmp_path
+    assert asked == [["config.json"], list(FILES)]
     for ask in (base_config, hub_folder):
         with pytest.raises(ConfigurationError, match="'org/other' is neither a folder"):
             ask("org/other")

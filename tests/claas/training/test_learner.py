@@ -13,10 +13,10 @@ from tests.claas.training.tiny import TEMPLATE
 from claas.base import Base
 from claas.errors import ConfigurationError, TeachingError
 from claas.explain import explain
-from claas.gate import likelihoods
 from claas.hints import Hints, Template
 from claas.learner import OPTIMIZER, Learner, LearnSettings, is_plain
 from claas.library import WEIGHTS, read_tensors
+from claas.likelihoods import likelihoods
 
 PLAIN = {"temperature": 1.0, "top_p": 1.0}
 QUICK = LearnSettings(

@@ -18,9 +18,10 @@ from tests.claas.training.tiny import TABLE
 from claas.base import Base
 from claas.config import Settings, TrainingSettings, read_settings
 from claas.errors import ConfigurationError, ServingError
-from claas.gate import Gate, likelihoods
+from claas.gate import Gate
 from claas.learner import Learner
 from claas.library import WEIGHTS
+from claas.likelihoods import likelihoods
 from claas.teacher import RemoteTeacher
 from claas.tuning import GateLimits, LearnSettings, TeachSettings
 from claas.types import Candidate
