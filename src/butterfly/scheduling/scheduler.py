@@ -188,7 +188,7 @@ class Scheduler:
         tokens = [
             t
             for (s, _), part in zip(chosen, segments, strict=True)
-            for t in s.tokens[part.start : part.start + part.length]
+            for t in s.part(part.start, part.start + part.length)
         ]
         self._step += 1
         owners = tuple([s for s, _ in chosen])
@@ -339,8 +339,11 @@ class Scheduler:
         """Note what lanes hold when the rows of a frame are computed."""
         for sequence, rows in chosen:
             assert sequence.lane is not None
-            end = sequence.computed + rows
-            self._held[sequence.lane] = sequence.tokens[:end]
+            start, end = sequence.computed, sequence.computed + rows
+            if sequence.is_begun:
+                self._held[sequence.lane] += sequence.part(start, end)
+            else:
+                self._held[sequence.lane] = sequence.part(0, end)
             self.rows += rows
             sequence.flying += 1
             if not sequence.is_begun:
