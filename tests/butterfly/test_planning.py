@@ -267,6 +267,23 @@ def test_after_a_death_and_a_return(folder: Path, oracle: list[list[int]]) -> No
     run(told(folder, UNEVEN, lanes=3), "ab", work)
 
 
+def test_a_node_that_is_lost_before_its_ring_is_whole(
+    folder: Path, oracle: list[list[int]]
+) -> None:
+    """The next ring does not wait for what still waits for the last one."""
+
+    async def work(head: Head, nodes: Nodes) -> None:
+        nodes.agents["a"]._serve = lambda role: None  # type: ignore[method-assign]
+        await nodes.until(lambda: nodes.agents["b"]._epoch == 1)
+        await asyncio.sleep(0.2)  # both other ranks wait in the store by now
+        await nodes.end("a")
+        await nodes.until(lambda: head.is_serving)
+        assert [one[:3] for one in ranges(head)] == [("b", 0, 4)]
+        assert await answers(head) == oracle
+
+    run(told(folder), "ab", work)
+
+
 def test_nodes_measure_themselves_once(folder: Path, oracle: list[list[int]]) -> None:
     """The planner decides; who is left after a death is not measured again."""
 

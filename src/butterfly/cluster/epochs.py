@@ -17,7 +17,7 @@ from typing import Any
 
 from butterfly.cluster.adapters import AdapterTable
 from butterfly.cluster.balance import Balance, fastest
-from butterfly.cluster.joining import joined, store_at
+from butterfly.cluster.joining import joined, store_at, store_of
 from butterfly.cluster.members import Member
 from butterfly.cluster.membership import Membership
 from butterfly.cluster.options import HeadOptions
@@ -374,16 +374,18 @@ class Epochs:
         split = await self._planning.split(self)
         roles = self._roles(name, split)
         self._planning.current = split
+        address = self._options.address
         for member, role in zip(split.members, roles, strict=True):
             member.role, member.is_ready, member.is_asleep = role, False, False
             member.prepared = None
             member.connection.send(role.message())
         ring = await joined(
             lambda: Ring(
-                *(self.store, name, self.epoch, 0, len(roles) + 1),
+                *(store_of(address, self.store.port), name, self.epoch),
+                *(0, len(roles) + 1),
                 frame_bytes=roles[0].frame_bytes,
                 depth=roles[0].depth,
-                address=self._options.address,
+                address=address,
                 patience=READY,
             ),
             self._lost,

@@ -15,13 +15,12 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
+from butterfly.cluster.joining import store_of
 from butterfly.cluster.measuring import answered
 from butterfly.cluster.profile import free_memory, shape_of, stage_bytes
 from butterfly.cluster.roles import Role
@@ -254,11 +253,9 @@ class NodeAgent:
         """Load the layers, join the ring, and serve."""
         self._stage(role)
         options = self.options
-        store = dist.TCPStore(
-            options.host, role.store_port, None, False, timedelta(seconds=30)
-        )
         ring = Ring(
-            *(store, role.name, role.epoch, role.rank, role.size),
+            store_of(options.host, role.store_port),
+            *(role.name, role.epoch, role.rank, role.size),
             frame_bytes=role.frame_bytes,
             depth=role.depth,
             address=options.address,
