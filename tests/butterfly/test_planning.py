@@ -396,8 +396,9 @@ def test_a_node_that_has_not_joined_is_named(folder: Path, oracle: Any) -> None:
     run(told(folder, UNEVEN), "a\udcff", work)
 
 
+@pytest.mark.parametrize("breaks", [False, True])
 def test_new_ranges_are_loaded_while_the_old_ones_serve(
-    folder: Path, oracle: list[list[int]]
+    folder: Path, oracle: list[list[int]], breaks: bool
 ) -> None:
     """When a stage turns out to be slow; without room for both, in the pause."""
 
@@ -406,6 +407,8 @@ def test_new_ranges_are_loaded_while_the_old_ones_serve(
         slow, quick = head.stages
         agents = [nodes.agents[slow.name], nodes.agents[quick.name]]
         agents[1].options = replace(agents[1].options, memory=1000)
+        if breaks:  # it finds out while it loads
+            agents[1]._has_room = lambda role: 1 // 0  # type: ignore[method-assign]
         await nodes.until(lambda: all(agent._present for agent in agents))
         loads = [loaded(agent, head) for agent in agents]
         present = [agent._present for agent in agents]

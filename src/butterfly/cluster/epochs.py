@@ -137,11 +137,9 @@ class Epochs:
 
     def heard(self, member: Member, message: dict[str, Any]) -> None:
         """Take what a node said."""
-        role, epoch = member.role, message.get("epoch")
+        epoch = message.get("epoch")
         if message.get("event") == "beat":
             member.beat(message)
-        elif message.get("event") == "ready" and role and epoch == role.epoch:
-            member.is_ready = True
         elif message.get("event") in ("asleep", "awake") and epoch == self.epoch:
             member.is_asleep = message["event"] == "asleep"
         elif message.get("event") == "adapted":

@@ -265,7 +265,6 @@ class NodeAgent:
         if self._epoch == role.epoch:
             self._worker = worker
             self._readapt(self._role or role)  # it may have been told meanwhile
-            self._tell({"event": "ready", "epoch": role.epoch})
             worker.run()
 
     def _stage(self, role: Role) -> Stage:
