@@ -408,7 +408,7 @@ def test_new_ranges_are_loaded_while_the_old_ones_serve(
         agents = [nodes.agents[slow.name], nodes.agents[quick.name]]
         agents[1].options = replace(agents[1].options, memory=1000)
         if breaks:  # it finds out while it loads
-            agents[1]._has_room = lambda role: 1 // 0  # type: ignore[method-assign]
+            agents[1]._has_room = lambda role: bool(1 // 0)  # type: ignore[method-assign]
         await nodes.until(lambda: all(agent._present for agent in agents))
         loads = [loaded(agent, head) for agent in agents]
         present = [agent._present for agent in agents]
