@@ -200,7 +200,9 @@ async def _client(head: Head, setting: Setting, number: int, count: _Count) -> N
         part, began, first = 1.0, time.perf_counter(), True
         tokens = [chance.randrange(100, 10_000) for _ in range(prompt)]
         async with aclosing(head.generate(Sequence(tokens, answer))) as answers:
-            async for _ in answers:
+            async for token in answers:
+                if token.drawn.token is None:
+                    continue
                 count.tokens += 1
                 if first:
                     count.firsts.append(time.perf_counter() - began)

@@ -1,9 +1,10 @@
 """One server process with two stages for all tests here.
 
 Importing torch and transformers takes seconds in each process, so there is one server
-for the whole session, and this process imports them once.
+for the whole session, and its processes are forked from one that imported them.
 """
 
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from tests.butterfly.server_helpers import KEY, Program, Server, is_running, make_model
+from tests.butterfly.nursery import Nursery
+from tests.butterfly.server_helpers import KEY, Server, make_model
 
 NEEDS = ("torch", "transformers", "fastapi", "llguidance", "prometheus_client")
 MISSING = [name for name in NEEDS if find_spec(name) is None]
@@ -32,25 +34,29 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(model: Path) -> Iterator[Server]:
-    """A server with two stages."""
-    program = Program(
-        *("serve", "--model", str(model), "--name", "tiny", "--stages", "2"),
-        *("--port", "0", "--lanes", "4", "--positions", "512", "--body", "200000"),
-        BUTTERFLY_API_KEY=KEY,
-    )
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """What starts processes."""
+    found = Nursery(tmp_path_factory.mktemp("said"))
     try:
-        line = program.line("will serve")
-        url = line.split()[1].removesuffix("/v1")
-        program.line("ready")
-        yield Server(program, url, model)
-        headers = {"Authorization": f"Bearer {KEY}"}
-        state = httpx.get(f"{url}/state", headers=headers).json()
-        assert program.end() == 130, "Ctrl-C did not end it in order"
-        left = [s["pid"] for s in state["stages"] if is_running(s["pid"])]
-        assert not left, "nodes outlived the head"
+        yield found
     finally:
-        program.end()
+        found.close()
+
+
+@pytest.fixture(scope="session")
+def server(model: Path, nursery: Nursery) -> Iterator[Server]:
+    """A server with two stages; it must end in order at Ctrl-C."""
+    given = "--lanes", "4", "--positions", "512", "--body", "200000"
+    found = Server.begun(
+        nursery, str(model), "--name", "tiny", *given, BUTTERFLY_API_KEY=KEY
+    )
+    yield found
+    headers = {"Authorization": f"Bearer {KEY}"}
+    state = httpx.get(f"{found.url}/state", headers=headers).json()
+    pids = [stage["pid"] for stage in state["stages"]]
+    assert found.head.end(signal.SIGINT) == 130, "Ctrl-C did not end it in order"
+    nodes = [born for born in nursery.born if born.pid in pids]
+    assert [node.wait() for node in nodes] == [0, 0], "nodes outlived the head"
 
 
 @pytest.fixture(scope="session")

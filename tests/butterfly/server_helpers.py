@@ -10,9 +10,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from tests.butterfly.nursery import Born, Nursery
 
 SOURCE = Path(__file__).parents[2] / "src"
 KEY = "a-key-for-tests"
+SECRET = "ours"
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",
     "Once upon a time there was a little river in the hills.",
@@ -136,17 +141,41 @@ class Program:
 
 @dataclass(frozen=True)
 class Server:
-    """A server that is ready.
+    """A server.
 
     Args:
-        program: Its process.
+        nursery: What starts processes.
+        head: Its process.
         url: Where it is, without ``/v1``.
+        place: Where nodes join.
         model: Its model.
     """
 
-    program: Program
+    nursery: "Nursery"
+    head: "Born"
     url: str
+    place: str
     model: Path
+
+    @classmethod
+    def begun(cls, nursery: "Nursery", model: str, *given: str, **environ: str) -> Self:
+        """Start a head and two nodes, and wait until they serve."""
+        environ["BUTTERFLY_SECRET"] = SECRET
+        start = "serve", "--model", model, "--stages", "2", "--no-spawn", "--port", "0"
+        head = nursery.start(*start, *given, **environ)
+        url = head.line("will serve").split()[1].removesuffix("/v1")
+        place = head.line("waiting for").split("--join ")[1].strip("`")
+        found = cls(nursery, head, url, place, Path(model))
+        found.join()
+        found.join()
+        head.line("ready", 300)
+        return found
+
+    def join(self) -> None:
+        """Start a node."""
+        name = f"node-{len(self.nursery.born)}"
+        given = "--join", self.place, "--name", name
+        self.nursery.start("node", *given, BUTTERFLY_SECRET=SECRET)
 
 
 def is_running(pid: int) -> bool:

@@ -89,6 +89,20 @@ def test_what_is_no_plain_adapter_is_refused(
         ConfigurationError, match="plain LORA adapter, and has .*use_dora"
     ):
         stage.adapters.load(1, tmp_path)
+    for odd, said in (
+        ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
+        ({"r": 0}, "no 'r' and 'lora_alpha' that can be used"),
+        ({"lora_alpha": None}, "no 'r' and 'lora_alpha' that can be used"),
+        ({}, "adapter_model.safetensors cannot be read"),
+    ):
+        text = json.dumps({**told, **odd})
+        (tmp_path / "adapter_config.json").write_text(text, "utf-8")
+        (tmp_path / "adapter_model.safetensors").write_bytes(b"half of it")
+        with pytest.raises(ConfigurationError, match=said):
+            stage.adapters.load(1, tmp_path)
+    (tmp_path / "adapter_config.json").write_text("[]", "utf-8")
+    with pytest.raises(ConfigurationError, match="there is no adapter in"):
+        stage.adapters.load(1, tmp_path)
     wide = tmp_path / "wide"
     tiny(wide, intermediate_size=96)
     (other,) = split(Checkpoint(wide), [])

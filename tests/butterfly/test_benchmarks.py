@@ -21,7 +21,7 @@ LAYER, HEAD = COSTS.layer.seconds(1), COSTS.head.seconds(1)
 
 def test_the_bound_of_one_sequence_is_its_way_around() -> None:
     """All stages, and each link once: head to first, first to last, last to head."""
-    given = Setting(RANGES, 1, prompt=1, answer=10_000)
+    given = Setting(RANGES, 1, prompt=1, answer=1_000)
     way = 30 * LAYER + HEAD
     assert expected(given)[0] == pytest.approx(1 / (way + 1.5e-4), rel=0.01)
     assert expected(given, link=SLOW)[0] == pytest.approx(1 / (way + 0.3), rel=0.01)

@@ -160,6 +160,19 @@ def test_the_stages_report_what_they_did(client: openai.OpenAI) -> None:
     assert chunks[-1].butterfly["answers"][0]["frames"] == 12
 
 
+def test_the_first_parts_of_a_prompt_are_reported_too(client: openai.OpenAI) -> None:
+    """Three parts of at most 128 rows: their frames, their bytes and their times."""
+    body = {"butterfly": True}
+    long: Any = [{"role": "user", "content": "hills " * 100}]
+    found = ask(client, messages=long, max_tokens=1, extra_body=body)
+    rows = found.usage.prompt_tokens
+    assert 256 < rows <= 384
+    (trace,) = found.butterfly["answers"]
+    assert trace["frames"] == 3
+    first, second = [hop["bytes"] for hop in trace["hops"]]
+    assert first > 4 * rows and second > 4 * 32 * rows
+
+
 def test_an_answer_has_the_form_of_its_schema(client: openai.OpenAI) -> None:
     """A random model writes JSON of the schema, and nothing after it."""
     schema = {
@@ -192,6 +205,8 @@ def test_an_answer_has_the_form_of_its_schema(client: openai.OpenAI) -> None:
             "only text is understood",
         ),
         ({"temperature": -1}, "temperature: Input should be greater"),
+        ({"repetition_penalty": 1e39}, "repetition_penalty: Input should be less"),
+        ({"repetition_penalty": 1e-60}, "repetition_penalty: Input should be greater"),
         ({"n": 0}, "n: Input should be greater"),
         ({"stop": ""}, "stop.0: String should have at least 1 character"),
         ({"stop": ["a"] * 17}, "stop: List should have at most 16 items"),

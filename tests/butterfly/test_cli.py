@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.butterfly.server_helpers import Program
+from tests.butterfly.nursery import Nursery
 
 from butterfly.cli import main, parser_of
 from butterfly.config import is_private
@@ -124,36 +124,32 @@ def test_a_machine_is_measured(
     assert "there is no model '/nowhere'" in capsys.readouterr().err
 
 
-def test_nodes_join_by_hand_and_end_with_the_head(model: Path) -> None:
+def test_nodes_join_by_hand_and_end_with_the_head(
+    nursery: Nursery, model: Path
+) -> None:
     """A node with the secret is taken, one without is not; none outlives the head."""
-    head = Program(
+    head = nursery.start(
         *("serve", "--model", str(model), "--stages", "1", "--no-spawn"),
         *("--port", "0", "--positions", "64"),
         BUTTERFLY_SECRET="ours",
     )
-    node = stranger = None
-    try:
-        url = head.line("will serve").split()[1].removesuffix("/v1")
-        place = head.line("waiting for").split("--join ")[1].strip("`\n")
-        early = httpx.post(f"{url}/v1/completions", json={"prompt": "The"})
-        assert early.status_code == 503 and early.headers["retry-after"]
-        assert "0 of 1 nodes are here" in early.json()["error"]["message"]
-        assert httpx.get(f"{url}/health").status_code == 503
-        join = "node", "--join", place
-        stranger = Program(*join, BUTTERFLY_SECRET="theirs")
-        more = "--name", "mine", "--memory", "2"
-        node = Program(*join, *more, BUTTERFLY_SECRET="ours")
-        stranger.line("does not know the cluster's secret")
-        assert stranger.process.wait(10) == 2
-        head.line("ready")
-        state = httpx.get(f"{url}/state").json()
-        assert state["stages"][0]["node"] == "mine"
-        assert state["stages"][0]["memory"] == 2e9 and state["split"] == "balanced"
-        given = {"prompt": "The", "max_tokens": 2}
-        assert httpx.post(f"{url}/v1/completions", json=given).status_code == 200
-        head.end(signal.SIGKILL)
-        assert node.process.wait(10) == 0
-    finally:
-        for program in (head, node, stranger):
-            if program is not None:
-                program.end(signal.SIGKILL)
+    url = head.line("will serve").split()[1].removesuffix("/v1")
+    place = head.line("waiting for").split("--join ")[1].strip("`")
+    early = httpx.post(f"{url}/v1/completions", json={"prompt": "The"})
+    assert early.status_code == 503 and early.headers["retry-after"]
+    assert "0 of 1 nodes are here" in early.json()["error"]["message"]
+    assert httpx.get(f"{url}/health").status_code == 503
+    join = "node", "--join", place
+    stranger = nursery.start(*join, BUTTERFLY_SECRET="theirs")
+    more = "--name", "mine", "--memory", "2"
+    node = nursery.start(*join, *more, BUTTERFLY_SECRET="ours")
+    assert stranger.wait() == 2
+    assert "does not know the cluster's secret" in stranger.said
+    head.line("ready")
+    state = httpx.get(f"{url}/state").json()
+    assert state["stages"][0]["node"] == "mine"
+    assert state["stages"][0]["memory"] == 2e9 and state["split"] == "balanced"
+    given = {"prompt": "The", "max_tokens": 2}
+    assert httpx.post(f"{url}/v1/completions", json=given).status_code == 200
+    assert head.end(signal.SIGKILL) == -signal.SIGKILL
+    assert node.wait() == 0

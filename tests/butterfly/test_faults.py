@@ -16,12 +16,11 @@ import httpx
 import pytest
 from tests.butterfly.fault_helpers import connections, silence, slowed
 from tests.butterfly.nursery import Born, Nursery
-from tests.butterfly.server_helpers import is_running, until
+from tests.butterfly.server_helpers import SECRET, is_running, until
 
 from butterfly.communication.control import Connection
 from butterfly.errors import ClusterError
 
-SECRET = "ours"
 LONG: dict[str, Any] = {
     "prompt": "Once upon a time",
     "max_tokens": 200,
@@ -102,16 +101,6 @@ class Cluster:
                     is_done = True
                     act()
         return tokens, ""
-
-
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    """What starts processes."""
-    found = Nursery(tmp_path_factory.mktemp("said"))
-    try:
-        yield found
-    finally:
-        found.close()
 
 
 @pytest.fixture(scope="module")

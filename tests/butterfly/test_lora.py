@@ -103,7 +103,7 @@ def test_what_cannot_be_loaded_is_refused(
 
 @pytest.mark.slow
 def test_an_adapter_outlives_a_stage(
-    http: httpx.Client, client: openai.OpenAI, folders: list[Path]
+    http: httpx.Client, client: openai.OpenAI, server: Server, folders: list[Path]
 ) -> None:
     """A stage that is replaced has it again."""
     change(http, "load", "one", folders[0])
@@ -111,6 +111,7 @@ def test_an_adapter_outlives_a_stage(
     nodes = http.get("/state").json()["stages"]
     os.kill(nodes[-1]["pid"], signal.SIGKILL)
     assert said(client, "one") == before
+    server.join()
     until(lambda: len(http.get("/state").json()["stages"]) == 2)
     assert said(client, "one") == before
     change(http, "unload", "one")

@@ -176,6 +176,35 @@ def test_answers_to_one_prompt_send_its_rows_once(
         assert alone.choices[0].token_ids == choice.token_ids
 
 
+def test_answers_to_one_prompt_score_it_once(
+    http: httpx.Client, client: openai.OpenAI
+) -> None:
+    """All tell what the first one's frames brought, though their own go their way."""
+    given: dict[str, Any] = {**LONG, "prompt": "a river, a fox, the hills " * 9, "n": 4}
+    given |= {"max_tokens": 5, "logprobs": 1}
+    given["extra_body"] = {**LONG["extra_body"], "prompt_logprobs": 2}
+    before = metrics(http)
+    found: Any = client.completions.create(**given)
+    after, prompt = metrics(http), found.usage.prompt_tokens
+    sent = after["butterfly_rows_total"] - before["butterfly_rows_total"]
+    assert sent == prompt + 3 + 4 * 4
+    one, *others = found.choices
+    assert len(one.prompt_logprobs) == prompt and all(one.prompt_logprobs[1:])
+    assert all(other.prompt_logprobs == one.prompt_logprobs for other in others)
+    assert len({tuple(choice.token_ids) for choice in found.choices}) > 1
+    given |= {"echo": True, "stream": True, "extra_body": LONG["extra_body"]}
+    values: dict[int, list[Any]] = {}
+    for choice in [
+        c for chunk in client.completions.create(**given) for c in chunk.choices
+    ]:
+        values.setdefault(choice.index, []).extend(choice.logprobs.token_logprobs)
+    for number, choice in enumerate(found.choices):
+        assert values[number][0] is None and None not in values[number][1:]
+        assert values[number][:prompt] == values[0][:prompt]
+        own = choice.logprobs.token_logprobs
+        assert values[number][prompt:] == pytest.approx(own, abs=1e-4)
+
+
 def test_the_page_is_whole_and_asks_for_the_key(server: Server) -> None:
     """It loads nothing from elsewhere, and what it shows needs the key."""
     found = httpx.get(server.url)
@@ -255,9 +284,9 @@ def test_clients_that_leave_the_queue_leave_nothing(
 
 @pytest.mark.parametrize("place", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_dead_stage_is_noticed_as_a_pause_only(
-    http: httpx.Client, client: openai.OpenAI, place: int
+    http: httpx.Client, client: openai.OpenAI, server: Server, place: int
 ) -> None:
-    """Killed in mid-stream: the same tokens; it is replaced, and gets layers again."""
+    """Killed in mid-stream: the same tokens; the next one gets layers again."""
     found: Any = client.completions.create(**LONG)
     expected = found.choices[0].token_ids
     state = http.get("/state").json()
@@ -273,6 +302,7 @@ def test_a_dead_stage_is_noticed_as_a_pause_only(
     assert tokens == expected
     assert text == found.choices[0].text
     assert http.get("/state").json()["epoch"] > state["epoch"]
+    server.join()
     until(lambda: len(http.get("/state").json()["stages"]) == 2)
     again: Any = client.completions.create(**LONG)
     assert again.choices[0].token_ids == expected
@@ -295,7 +325,7 @@ def test_the_lower_priority_number_goes_first(
         thread.start()
         return thread
 
-    threads = [start(0, 450, 3), start(1, 250)]
+    threads = [start(0, 300, 3), start(1, 150)]
     until(lambda: http.get("/state").json()["running"] == 4)
     for waiting, priority in enumerate((5, -5), 1):
         threads.append(start(priority, 10))

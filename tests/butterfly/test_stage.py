@@ -107,6 +107,16 @@ def test_a_copied_lane_goes_on_like_the_first(tmp_path: Path) -> None:
     assert int(logits.argmax()) == greedy(model, prompt, 1)[0]
 
 
+def test_all_of_a_stage_is_on_its_device(tmp_path: Path) -> None:
+    """Also masks; the device without memory refuses what is elsewhere, as CUDA does."""
+    tiny(tmp_path, "gemma2")
+    segments = [Segment(0, 9, 1), Segment(1, 7, 1), Segment(2, 0, 5)]
+    segments += [Segment(4, 3, 2, source=0, shared=3)]
+    stage = Stage(Checkpoint(tmp_path), Shape(0, 4, 8, 64), device="meta")
+    hidden = stage.forward(stage.embed(torch.ones(9, dtype=torch.long)), segments)
+    assert stage.logits(hidden).shape == (9, 128)
+
+
 def test_a_stage_reads_its_own_tensors_only(tmp_path: Path) -> None:
     """So a node needs no more memory than its layers take."""
     tiny(tmp_path, tie_word_embeddings=False)

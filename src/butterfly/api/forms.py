@@ -295,6 +295,10 @@ class CompletionForm(Form):
     kind = chunk_kind = "text_completion"
     asked: CompletionRequest
 
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._offsets = [0] * len(self.jobs)  # where the next token of a stream begins
+
     def chunk(self, piece: Piece) -> dict[str, Any] | None:
         """Return the chunk for a part of an answer; None if there is nothing to say.
 
@@ -303,11 +307,10 @@ class CompletionForm(Form):
         """
         if self._is_silent(piece):
             return None
-        answer = self.answers[piece.index]
-        offset = 0
+        answer, offset = self.answers[piece.index], self._offsets[piece.index]
         if self.asked.chances is not None:
-            before = answer.chances[: -len(piece.chances) or None]
-            offset = sum(len(self._name(token)) for token, _ in before)
+            size = sum(len(self._name(token)) for token, _ in piece.chances)
+            self._offsets[piece.index] += size
         choice: dict[str, Any] = {
             "index": piece.index,
             "text": piece.text,

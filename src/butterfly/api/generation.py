@@ -89,9 +89,12 @@ class Job:
         is_silent: Whether only the prompt is wanted, and no token after it.
         reader: What finds calls of functions in the text, None if there are none.
         tells_calls: Whether calls are why it ended.
+        first: The answer to the same prompt whose frames tell how probable the prompt
+            was, None if it is this one.
 
     Attributes:
         has_called: Whether there was a call.
+        begun: Set when there is a token, and all is known of the prompt.
         prompt: How probable the tokens of the prompt were, None for the first one.
         trace: What the stages did.
     """
@@ -103,7 +106,9 @@ class Job:
     is_silent: bool = False
     reader: CallReader | None = None
     tells_calls: bool = True
+    first: "Job | None" = None
     has_called: bool = False
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
     prompt: list[Logprob | None] = field(init=False)
     trace: Trace = field(default_factory=Trace)
 
@@ -176,6 +181,9 @@ async def run(
                 if token.drawn.token is None:
                     continue
                 metrics.token(is_first, now - last)
+                job.begun.set()
+                if job.first is not None:
+                    await job.first.begun.wait()
                 piece = _piece(job, token, ends, is_first)
                 last, is_first, finish = now, False, piece.finish
                 job.trace.total = now - began

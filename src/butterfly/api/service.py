@@ -157,8 +157,9 @@ class Service:
         rules = await self._rules(request, len(prompts) * request.count)
         told = request.prompt_logprobs is not None if told is None else told
         most = self.head.options.positions if limit is None else limit
-        jobs = []
+        jobs: list[Job] = []
         for prompt in prompts:
+            first: Job | None = None  # the one whose frames score the prompt
             for sampling in request.samplings():
                 sequence = Sequence_(
                     prompt,
@@ -167,14 +168,17 @@ class Service:
                     self._stops(request, bool(rules)),
                     -request.priority,
                     self.adapter(request.model),
-                    told,
+                    told and first is None,
                     penalties=request.penalties(),
                 )
                 if rules:
                     sequence.constraint = rules[len(jobs)]
                 text = self._text(request, prompt)
                 job = Job(len(jobs), sequence, text, is_silent=most == 0)
+                if told and first is not None:
+                    job.first, job.prompt = first, first.prompt
                 jobs.append(job)
+                first = first or job
         self.head.scheduler.check(*[job.sequence for job in jobs])
         return jobs
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from butterfly.cluster.members import Member
 from butterfly.engine.adapters import AdapterConfig
-from butterfly.errors import ConfigurationError
+from butterfly.errors import ClusterError, ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,11 @@ class Stages(Protocol):
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message to all stages."""
+        ...
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether the ring is whole."""
         ...
 
     async def changed(self) -> None:
@@ -75,6 +80,7 @@ class AdapterTable:
         Raises:
             ConfigurationError: If the name is taken, there is no adapter, or a node
                 cannot load it. Nothing is loaded then.
+            ClusterError: If the epoch ended meanwhile. Nothing is loaded then, too.
         """
         if name in self.by_name:
             raise ConfigurationError(
@@ -82,14 +88,14 @@ class AdapterTable:
                 "new version another name."
             )
         AdapterConfig.read(Path(folder))
+        self._must_serve(name, head)
         self._number += 1
         new = self._loading = LoadedAdapter(name, self._number, folder)
         head.tell({"do": "adapt", "number": new.number, "folder": folder})
         try:
-            while not head.stages or any(
-                new.number not in member.adapters for member in head.stages
-            ):
+            while any(new.number not in member.adapters for member in head.stages):
                 await head.changed()
+                self._must_serve(name, head)
         finally:
             self._loading = None
         why = [told for m in head.stages if (told := m.adapters[new.number])]
@@ -97,6 +103,14 @@ class AdapterTable:
             head.tell({"do": "adapt", "number": new.number})
             raise ConfigurationError(why[0])
         self.by_name[name] = new
+
+    def _must_serve(self, name: str, head: Stages) -> None:
+        """Wait for no stages that are gone: the next epoch waits for who waits."""
+        if not head.is_serving:
+            raise ClusterError(
+                f"the stages changed while the adapter {name!r} was to be loaded: try "
+                "again."
+            )
 
     def remove(self, name: str) -> LoadedAdapter:
         """Forget an adapter, and return it.

@@ -17,7 +17,7 @@ from typing import Any
 
 from butterfly.cluster.adapters import AdapterTable
 from butterfly.cluster.balance import Balance, fastest
-from butterfly.cluster.joining import joined, store_at
+from butterfly.cluster.joining import joined, store_at, store_of
 from butterfly.cluster.members import Member
 from butterfly.cluster.membership import Membership
 from butterfly.cluster.options import HeadOptions
@@ -137,11 +137,9 @@ class Epochs:
 
     def heard(self, member: Member, message: dict[str, Any]) -> None:
         """Take what a node said."""
-        role, epoch = member.role, message.get("epoch")
+        epoch = message.get("epoch")
         if message.get("event") == "beat":
             member.beat(message)
-        elif message.get("event") == "ready" and role and epoch == role.epoch:
-            member.is_ready = True
         elif message.get("event") in ("asleep", "awake") and epoch == self.epoch:
             member.is_asleep = message["event"] == "asleep"
         elif message.get("event") == "adapted":
@@ -157,6 +155,10 @@ class Epochs:
     def _failed(self, member: Member, message: dict[str, Any]) -> None:
         """A node could not do what it was told, or its ring broke."""
         said = f"{member.name}: {message.get('error')}"
+        if message.get("epoch") == _NONE and member in self.stages:
+            _log.warning("%s: it loads layers when the epoch is over", said)
+            member.is_ready = True
+            return
         is_final = bool(message.get("is_final"))
         if is_final:
             self.failure = said
@@ -215,7 +217,7 @@ class Epochs:
         """Take what the stages computed for a frame."""
         self._barren = 0
         speeds = self._balance.add(seconds, time.monotonic())
-        if speeds is not None:
+        if speeds is not None and not self._is_uneven:  # else others are prepared
             usual = sum(speeds) / len(speeds)
             for member, speed in zip(self.stages, speeds, strict=True):
                 member.speed = speed / usual
@@ -272,12 +274,11 @@ class Epochs:
             self._changed.clear()
             if self.pump.is_asleep:
                 continue
-            if self.pump.ring is not None and planning.is_outdated(self.members):
+            if self._why():
                 await self._prepare()
-            if self.pump.ring is not None and planning.is_outdated(self.members):
-                await self._retire("a node came")
-            if self.pump.ring is not None and self._is_uneven:
-                await self._retire("a stage is slower than its share")
+            async with self.turning:
+                if (why := self._why()) and not self.pump.is_asleep:
+                    await self._retire(why)
             if self.pump.ring is None and planning.can_begin(self):
                 await self._try()
             if self.pump.ring is not None:
@@ -301,8 +302,16 @@ class Epochs:
         await asyncio.sleep(self._pause)
         self._pause = min(_MOST_PAUSE, 2 * self._pause)
 
+    def _why(self) -> str:
+        """Return why the epoch is to end though it is whole; empty if it is not."""
+        if self.pump.ring is None:
+            return ""
+        if self._planning.is_outdated(self.members):
+            return "a node came"
+        return "a stage is slower than its share" if self._is_uneven else ""
+
     async def _prepare(self) -> None:
-        """Let the nodes that came load what they will be; the others go on."""
+        """Let nodes load what they will be, while the present epoch serves."""
         members = self.members
         try:
             split = await self._planning.split(self)
@@ -310,14 +319,22 @@ class Epochs:
             _log.warning("the next epoch is not prepared: %s", exc)
             return
         chosen = zip(split.members, self._roles("", split), strict=True)
-        new = [(m, r) for m, r in chosen if not m.role or m.role.epoch != self.epoch]
+        new = [(m, r) for m, r in chosen if not self._has(m, r)]
         for member, role in new:
+            member.is_ready, member.prepared = False, None
             role = dataclasses.replace(role, epoch=_NONE)
             member.connection.send({**role.message(), "do": "prepare"})
         while self.pump.ring is not None and any(
             member in members and not member.is_ready for member, _ in new
         ):
             await self.pump.changed()
+
+    def _has(self, member: Member, role: Role) -> bool:
+        """Say whether a node serves the layers of a role."""
+        now = member.role
+        if now is None or now.epoch != self.epoch:
+            return False
+        return (now.first, now.last) == (role.first, role.last)
 
     def _warm(self) -> None:
         """Let standbys load the layers of a stage: the last one first."""
@@ -345,7 +362,8 @@ class Epochs:
 
     async def _begin(self) -> None:
         """Give out roles, join the ring, and go on with what is open."""
-        await asyncio.sleep(_GATHERING)
+        if self._lost.is_set():
+            await asyncio.sleep(_GATHERING)
         if not self.membership.members:
             raise ClusterError("no node is left.")
         self.epoch += 1
@@ -354,16 +372,18 @@ class Epochs:
         split = await self._planning.split(self)
         roles = self._roles(name, split)
         self._planning.current = split
+        address = self._options.address
         for member, role in zip(split.members, roles, strict=True):
             member.role, member.is_ready, member.is_asleep = role, False, False
             member.prepared = None
             member.connection.send(role.message())
         ring = await joined(
             lambda: Ring(
-                *(self.store, name, self.epoch, 0, len(roles) + 1),
+                *(store_of(address, self.store.port), name, self.epoch),
+                *(0, len(roles) + 1),
                 frame_bytes=roles[0].frame_bytes,
                 depth=roles[0].depth,
-                address=self._options.address,
+                address=address,
                 patience=READY,
             ),
             self._lost,

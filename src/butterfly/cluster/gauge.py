@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any, Protocol
 
-from butterfly.cluster.joining import joined
+from butterfly.cluster.joining import joined, store_of
 from butterfly.cluster.measuring import linked
 from butterfly.cluster.members import Member
 from butterfly.cluster.options import HeadOptions
@@ -121,8 +121,9 @@ class Gauge:
 
     async def _own(self, ring: str, head: Head) -> Link:
         """Measure a link of the head itself."""
-        address = self._options.address
-        work = joined(lambda: linked(head.store, ring, 0, address), asyncio.Event())
+        address, port = self._options.address, head.store.port
+        join = lambda: linked(store_of(address, port), ring, 0, address)  # noqa: E731
+        work = joined(join, asyncio.Event())
         try:
             return await asyncio.wait_for(work, _PATIENCE)
         except (LinkError, TimeoutError) as exc:

@@ -130,16 +130,19 @@ class Head:
     # -- what it does -----------------------------------------------------------
 
     def generate(self, sequence: Sequence) -> AsyncGenerator[Token, None]:
-        """Give the tokens of a sequence as they come; leaving the loop ends it.
+        """Give the tokens of a sequence as they come, as `Pump.generate` does.
 
         Args:
             sequence: What to generate.
 
         Raises:
-            RequestError: If it does not fit.
+            RequestError: If it does not fit, or its adapter was unloaded.
             CapacityError: If too many wait already.
             ClusterError: If no nodes are left to serve it.
         """
+        known = [0, *[number for number, _ in self.adapters.folders]]
+        if sequence.adapter not in known:
+            raise RequestError("the adapter of this request was unloaded.")
         return self._pump.generate(sequence)
 
     async def sleep(self) -> None:
@@ -182,6 +185,7 @@ class Head:
         Raises:
             ConfigurationError: If the name is taken, or a node cannot load it. Nothing
                 is loaded then.
+            ClusterError: If the epoch ended meanwhile. Nothing is loaded then, too.
         """
         async with self._epochs.turning:
             await self.adapters.load(name, folder, self)
@@ -198,7 +202,9 @@ class Head:
         gone = self.adapters.remove(name)
         error = RequestError(f"the adapter {name!r} was unloaded.")
         self._pump.fail(error, gone.number)
-        while any(s.adapter == gone.number for s in self.scheduler.running.values()):
+        while self.is_serving and any(
+            s.adapter == gone.number for s in self.scheduler.running.values()
+        ):
             await self.changed()
         self.tell({"do": "adapt", "number": gone.number})
 

@@ -5,6 +5,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from butterfly.errors import ButterflyError, ClusterError
 
 T = TypeVar("T")
+_PATIENCE = 30.0  # seconds for the store to answer
 
 
 def store_at(address: str) -> dist.TCPStore:
@@ -28,6 +30,19 @@ def store_at(address: str) -> dist.TCPStore:
             wait_for_workers=False,
             master_listen_fd=listener.detach(),
         )
+
+
+def store_of(host: str, port: int) -> dist.TCPStore:
+    """Return a connection of one's own to a store.
+
+    Who waits in a store blocks all who share the connection; one who waits for a node
+    that is gone does so for minutes.
+
+    Args:
+        host: Where the store is.
+        port: Its port.
+    """
+    return dist.TCPStore(host, port, None, False, timedelta(seconds=_PATIENCE))
 
 
 async def joined(join: Callable[[], T], lost: asyncio.Event) -> T:

@@ -18,7 +18,7 @@ class Member:
         about: What it said of itself.
         role: What it is in the present epoch, None for a standby.
         seen: When it was last heard of, on the monotonic clock.
-        is_ready: Whether it is on the ring.
+        is_ready: Whether it has loaded what it was asked to prepare.
         told: What its last heartbeat said.
         is_asleep: Whether it gave its layers away.
         answers: What it measured, by the key that it was asked with.

@@ -138,7 +138,8 @@ class Membership:
             _log.warning("a connection from %s was refused: %s", connection.peer, exc)
             connection.close()
             return
-        member = Member(connection, str(about.get("name", ""))[:80], about)
+        name = str(about.get("name", ""))[:80].encode("utf-8", "replace").decode()
+        member = Member(connection, name, about)
         self.members.append(member)
         self._watcher.came(member)
         try:

@@ -15,15 +15,14 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
+from butterfly.cluster.joining import store_of
 from butterfly.cluster.measuring import answered
-from butterfly.cluster.profile import free_memory
+from butterfly.cluster.profile import free_memory, shape_of, stage_bytes
 from butterfly.cluster.roles import Role
 from butterfly.communication.control import Connection
 from butterfly.communication.links import Ring
@@ -74,6 +73,8 @@ class NodeAgent:
         self._role: Role | None = None
         self._worker: Worker | None = None
         self._stages: dict[tuple[Any, ...], Stage] = {}
+        self._loading = threading.Lock()  # nobody loads what another one loads already
+        self._is_asleep = False
         self._loop: asyncio.AbstractEventLoop
         self._connection: Connection
 
@@ -109,6 +110,8 @@ class NodeAgent:
 
     def _obey(self, message: dict[str, Any]) -> None:
         """Do what the head says."""
+        if message.get("do") in ("stage", "prepare", "sleep", "wake"):
+            self._is_asleep = message["do"] == "sleep"
         if message.get("do") == "stage":
             self._begin(Role.of(message))
         elif message.get("do") == "prepare":
@@ -176,9 +179,33 @@ class NodeAgent:
         threading.Thread(target=run, name="measuring", daemon=True).start()
 
     def _prepare(self, role: Role) -> None:
-        """Load the layers of a role that comes later."""
-        self._stage(role)
+        """Load the layers of a role that comes later; others may serve meanwhile.
+
+        Without room for both they are loaded when the present ones are gone.
+        """
+        if self._has_room(role):
+            self._stage(role)
+        if self._is_asleep:
+            self._stages.clear()
         self._tell({"event": "prepared", "epoch": role.epoch})
+
+    def _has_room(self, role: Role) -> bool:
+        """Say whether the layers of a role fit beside those that serve."""
+        present, o = self._role, self.options
+        if present is None or self._present is None:
+            return True
+        model = shape_of(Checkpoint.of(role.model), dtype=getattr(torch, role.dtype))
+        new, old = [
+            stage_bytes(model, (r.first, r.last), r.lanes, r.positions)
+            for r in (role, present)
+        ]
+        is_offered = not o.memory or old + new <= o.memory
+        return is_offered and new <= free_memory(o.device)
+
+    @property
+    def _present(self) -> Stage | None:
+        """The stage that serves, None if none does."""
+        return None if self._worker is None else self._worker.stage
 
     def _adapt(self, message: dict[str, Any]) -> None:
         """Load or unload an adapter of the present stage, and those that come."""
@@ -191,9 +218,7 @@ class NodeAgent:
         self._start(self._readapt, role)
 
     def _readapt(self, role: Role) -> None:
-        worker = self._worker
-        stage = None if worker is None else worker.stage
-        if stage is not None:
+        if (stage := self._present) is not None:
             self._match(stage, role)
 
     def _match(self, stage: Stage, role: Role) -> None:
@@ -228,11 +253,9 @@ class NodeAgent:
         """Load the layers, join the ring, and serve."""
         self._stage(role)
         options = self.options
-        store = dist.TCPStore(
-            options.host, role.store_port, None, False, timedelta(seconds=30)
-        )
         ring = Ring(
-            *(store, role.name, role.epoch, role.rank, role.size),
+            store_of(options.host, role.store_port),
+            *(role.name, role.epoch, role.rank, role.size),
             frame_bytes=role.frame_bytes,
             depth=role.depth,
             address=options.address,
@@ -241,22 +264,27 @@ class NodeAgent:
         worker = Worker(self._stage(role), ring, codec=role.codec)
         if self._epoch == role.epoch:
             self._worker = worker
-            self._tell({"event": "ready", "epoch": role.epoch})
+            self._readapt(self._role or role)  # it may have been told meanwhile
             worker.run()
 
     def _stage(self, role: Role) -> Stage:
-        """Return the stage of a role; the last one is used again if it is the same."""
+        """Return the stage of a role; one that is here already is used again.
+
+        Others are dropped before it is loaded, but for the one that serves.
+        """
         key = role.model, role.first, role.last, role.lanes, role.positions, role.dtype
-        found = self._stages.pop(key, None)
-        self._stages.clear()
-        if found is None:
-            shape = Shape(role.first, role.last, role.lanes, role.positions)
-            dtype = getattr(torch, role.dtype)
-            checkpoint = Checkpoint.of(role.model)
-            found = Stage(checkpoint, shape, dtype=dtype, device=self.options.device)
-        self._stages[key] = found
-        self._match(found, role)
-        return found
+        with self._loading:
+            found, present = self._stages.pop(key, None), self._present
+            kept = self._stages.items() if present is not None else ()
+            self._stages = {k: stage for k, stage in kept if stage is present}
+            if found is None:
+                shape = Shape(role.first, role.last, role.lanes, role.positions)
+                dtype, device = getattr(torch, role.dtype), self.options.device
+                checkpoint = Checkpoint.of(role.model)
+                found = Stage(checkpoint, shape, dtype=dtype, device=device)
+            self._stages[key] = found
+            self._match(found, role)
+            return found
 
     def _tell(self, message: dict[str, Any]) -> None:
         """Send a message from the thread of an epoch."""

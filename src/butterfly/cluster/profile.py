@@ -96,6 +96,24 @@ def shape_of(
     )
 
 
+def stage_bytes(
+    model: ModelShape, ranges: tuple[int, int], lanes: int, positions: int
+) -> float:
+    """Return the most memory that a stage takes.
+
+    Args:
+        model: The model.
+        ranges: The first layer, and the one after the last.
+        lanes: How many sequences there is room for.
+        positions: How many positions each.
+    """
+    first, last = ranges
+    ends = model.ends_bytes(first, last - 1)
+    cached = float(lanes * positions)
+    layers = model.layers[first:last]
+    return ends + sum(x.weight_bytes + x.kv_token_bytes * cached for x in layers)
+
+
 def layer_times(
     checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> tuple[LayerTime, LayerTime]:

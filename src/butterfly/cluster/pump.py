@@ -87,6 +87,9 @@ class Pump:
     async def generate(self, sequence: Sequence) -> AsyncGenerator[Token, None]:
         """Give the tokens of a sequence as they come; leaving the loop ends it.
 
+        The first parts of a long prompt come as tokens without one: what was drawn is
+        None there.
+
         Args:
             sequence: What to generate.
 
@@ -97,8 +100,8 @@ class Pump:
         """
         self.scheduler.add(sequence)
         queue = self._queues[sequence] = asyncio.Queue()
-        self.push()
         try:
+            self.push()
             while True:
                 told = await queue.get()
                 if isinstance(told, ButterflyError):
@@ -188,10 +191,14 @@ class Pump:
         """Take what came back for a frame, and send the next ones."""
         if ring is not self.ring:
             return
-        left, rows = self._out.pop(step)
+        try:
+            left, rows = self._out.pop(step)
+            segments = self.scheduler.flying(step).segments
+            drawn = {one.lane: one for one in unpack(payload, segments)}
+        except (KeyError, ValueError) as exc:
+            self._broke(ring.epoch, f"frame {step} came back damaged: {exc!r}")
+            return
         self.patience.learn(rows, time.monotonic() - left)
-        segments = self.scheduler.flying(step).segments
-        drawn = {one.lane: one for one in unpack(payload, segments)}
         batch = self.scheduler.settle(step, {k: d.token for k, d in drawn.items()})
         self.push()
         self._report(batch, drawn, hops)
@@ -203,9 +210,10 @@ class Pump:
     ) -> None:
         """Tell the clients of a frame what it brought."""
         for sequence, part in zip(batch.sequences, batch.segments, strict=True):
-            queue, told = self._queues.get(sequence), drawn.get(part.lane)
-            if queue is None or told is None:
+            queue = self._queues.get(sequence)
+            if queue is None:
                 continue
+            told = drawn.get(part.lane, Drawn(part.lane, None))
             is_output = told.token is not None and sequence.finish != "stop"
             start = part.start
             queue.put_nowait(Token(told, is_output, sequence.finish, start, hops))

@@ -20,13 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from butterfly.communication.frames import Segment
 from butterfly.errors import ConfigurationError
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_ODD = (
+    *("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern"),
+    *("layer_replication", "alora_invocation_tokens"),
+)
 _NAME = re.compile(r"layers\.(\d+)\.(.+)\.lora_([AB])(?:\.default)?\.weight$")
 
 
@@ -55,23 +59,27 @@ class AdapterConfig:
         """
         try:
             told = json.loads((folder / _CONFIG).read_text("utf-8"))
-        except (OSError, ValueError) as exc:
+            odd = [name for name in _ODD if told.get(name)]
+        except (OSError, ValueError, AttributeError) as exc:
             raise ConfigurationError(
                 f"there is no adapter in {folder}: name a folder with {_CONFIG} and "
                 f"{_WEIGHTS}, as PEFT saves them."
             ) from exc
-        odd = [
-            n for n in ("use_dora", "modules_to_save", "rank_pattern") if told.get(n)
-        ]
         odd += ["bias"] if told.get("bias", "none") != "none" else []
         if told.get("peft_type") != "LORA" or odd:
             raise ConfigurationError(
                 f"the adapter in {folder} cannot be served: it must be a plain LORA "
                 f"adapter, and has {odd or told.get('peft_type')}."
             )
-        rank, alpha = int(told["r"]), float(told["lora_alpha"])
-        root = math.sqrt(rank) if told.get("use_rslora") else rank
-        return cls(rank, alpha / root)
+        try:
+            rank, alpha = int(told["r"]), float(told["lora_alpha"])
+            root = math.sqrt(rank) if told.get("use_rslora") else rank
+            return cls(rank, alpha / root)
+        except (KeyError, TypeError, ValueError, ArithmeticError) as exc:
+            raise ConfigurationError(
+                f"{folder}/{_CONFIG} has no 'r' and 'lora_alpha' that can be used: "
+                "save the adapter again."
+            ) from exc
 
 
 class Adapters:
@@ -118,7 +126,7 @@ class Adapters:
                     if module is not None:
                         tensor = opened.get_tensor(name).to(self._device, self._dtype)
                         pairs.setdefault(module, {})[which] = tensor
-        except OSError as exc:
+        except (OSError, SafetensorError) as exc:
             raise ConfigurationError(
                 f"{folder}/{_WEIGHTS} cannot be read: {exc}"
             ) from exc

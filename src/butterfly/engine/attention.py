@@ -92,7 +92,8 @@ class Rows:
         """
         key = number, window
         if key not in self.masks:
-            self.masks[key] = _mask(self.groups[number], window)
+            mask = _mask(self.groups[number], window)
+            self.masks[key] = None if mask is None else mask.to(self.lane.device)
         return self.masks[key]
 
 

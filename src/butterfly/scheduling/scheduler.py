@@ -3,7 +3,8 @@
 A ring of n stages is full when n frames are on their way, and more where links are
 slow. A sequence is in one frame at a time: its next token is drawn at the end of the
 ring. So the sequences that decode are dealt into as many micro-batches as frames may
-fly; a larger one would make a convoy, with all stages but one idle. A prompt travels in
+fly, and into no more than are needed for micro-batches of that size; a larger one would
+make a convoy, with all stages but one idle. A prompt travels in
 parts, at most one part a frame, so that nobody's next token waits for somebody's long
 prompt; the next part follows in the next frame, while the one before is on its way.
 Where nobody decodes nobody waits, so a part may be larger there.
@@ -187,7 +188,7 @@ class Scheduler:
         tokens = [
             t
             for (s, _), part in zip(chosen, segments, strict=True)
-            for t in s.tokens[part.start : part.start + part.length]
+            for t in s.part(part.start, part.start + part.length)
         ]
         self._step += 1
         owners = tuple([s for s, _ in chosen])
@@ -285,12 +286,16 @@ class Scheduler:
     def _decoding(self) -> list[Sequence]:
         """Return the sequences whose next token this frame draws: longest back first.
 
-        Those that travelled together stay so, in neighbouring lanes.
+        Those that travelled together stay so, in neighbouring lanes. Where fewer frames
+        than may fly would carry all, rows wait for each other: a frame costs its layers
+        whatever is in it, and rows that once left singly would never meet again.
         """
         each = [s for _, s in sorted(self.running.items()) if s.is_decoding]
         ready = sorted((s for s in each if not s.flying), key=lambda s: s.step)
-        share = math.ceil(len(each) / self.frames)
-        return ready[: min(share, self.cap or share)]
+        share = max(1, math.ceil(len(each) / self.frames))
+        size = min(share, self.cap or share)
+        flying = len({s.step for s in each if s.flying})
+        return ready[:size] if flying * size < len(each) else []
 
     def _prompts(self) -> list[tuple[Sequence, int]]:
         """Return parts of prompts for this frame, with how many rows each."""
@@ -334,8 +339,11 @@ class Scheduler:
         """Note what lanes hold when the rows of a frame are computed."""
         for sequence, rows in chosen:
             assert sequence.lane is not None
-            end = sequence.computed + rows
-            self._held[sequence.lane] = sequence.tokens[:end]
+            start, end = sequence.computed, sequence.computed + rows
+            if sequence.is_begun:
+                self._held[sequence.lane] += sequence.part(start, end)
+            else:
+                self._held[sequence.lane] = sequence.part(0, end)
             self.rows += rows
             sequence.flying += 1
             if not sequence.is_begun:

@@ -76,6 +76,17 @@ class Sequence:
         """Prompt and output."""
         return self.prompt + self.output
 
+    def part(self, start: int, end: int) -> list[int]:
+        """Return some of the tokens; the others are not copied.
+
+        Args:
+            start: The position of the first one.
+            end: The position after the last one.
+        """
+        before = len(self.prompt)
+        said = self.output[max(0, start - before) : max(0, end - before)]
+        return self.prompt[start:end] + said
+
     @property
     def length(self) -> int:
         """How many tokens there are."""
