@@ -53,7 +53,7 @@ def test_peft_loads_a_fresh_adapter_and_nothing_changes(
 def test_a_config_comes_from_the_hub_where_there_is_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For a config nothing else of the model is fetched; what the hub has not is named."""
+    """For a config nothing else is fetched; what the hub has not is named."""
 
     def download(name: str, allow_patterns: list[str], **_: object) -> str:
         if name != "org/model":
