@@ -117,6 +117,7 @@ class Bench:
         self._work = work
         self._is_gated = is_gated
         self._rulers: dict[str, Ruler] = {}
+        self._taught: dict[tuple[str, int], list[Lesson]] = {}
 
     def ruler(self, task: str) -> Ruler:
         """Return what measures a task's adapters."""
@@ -152,12 +153,14 @@ class Bench:
 
     def taught(self, setting: Setting) -> list[Lesson]:
         """Return the feedback that the hinted model can follow itself."""
-        task = TASKS[setting.task]
-        lessons = lessons_of(self._base, task, seed=setting.seed + 1)
-        teaching = TeachSettings(tokens=task.tokens)
-        learner = Learner(self._base, setting.learning(), teaching)
-        untaught = learner.untaught(self._fresh, lessons)
-        return [x for x in lessons if x.feedback.id not in untaught]
+        key = (setting.task, setting.seed)
+        if key not in self._taught:
+            task = TASKS[setting.task]
+            lessons = lessons_of(self._base, task, seed=setting.seed + 1)
+            learner = Learner(self._base, teaching=TeachSettings(tokens=task.tokens))
+            untaught = learner.untaught(self._fresh, lessons)
+            self._taught[key] = [x for x in lessons if x.feedback.id not in untaught]
+        return self._taught[key]
 
     def train(self, setting: Setting, lessons: list[Lesson]) -> Candidate:
         """Return the candidate of a setting."""

@@ -48,7 +48,7 @@ class Ruler:
         samples: Sampled answers to each held-out prompt.
     """
 
-    def __init__(self, base: Base, task: Task, samples: int = 4) -> None:
+    def __init__(self, base: Base, task: Task, samples: int = 2) -> None:
         self._base = base
         self._task = task
         self._samples = samples

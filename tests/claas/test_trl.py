@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("trl", reason="trl is an oracle only: pip install trl")
+torch = pytest.importorskip("torch")
 
 from benchmarks.claas.contrasts import sampled_token, without_tail  # noqa: E402
 
