@@ -57,13 +57,14 @@ TASKS: Mapping[str, Task] = {
             *("What name did they give you?", "Good morning! Who is this?"),
         ),
     ),
+    # one sentence of at most 30 words; the base's 48 tokens are about 40
     "concise": Task(
         "Be concise. Answer in one short sentence.",
-        Check(most_words=20),
+        Check(forbidden=r"[.!?]\s+\w", most_words=30),
         48,
         (
             *("What is a cloud?", "How do planes fly?", "Why do cats purr?"),
-            *("What is a computer?", "What is a volcano?", "Why do we dream?"),
+            *("What is a computer?", "What is a volcano?", "What is a telephone?"),
         ),
         (
             "A cloud is a mass of tiny water drops in the sky.",
@@ -71,30 +72,36 @@ TASKS: Mapping[str, Task] = {
             "Cats purr when they are content or want to calm themselves.",
             "A computer is a machine that processes data.",
             "A volcano is an opening from which hot rock comes out of the earth.",
-            "We dream while the sleeping brain sorts memories.",
+            "A telephone lets people talk to each other over a distance.",
         ),
         (
             *("What is a river?", "How do fish breathe?", "Why do leaves fall?"),
-            *("What is a telephone?", "What is a desert?", "How do magnets work?"),
+            *("Why do we dream?", "What is a desert?", "How do magnets work?"),
             *("Why is the sea salty?", "What is a library?", "How is bread made?"),
             "What is an earthquake?",
         ),
     ),
+    # emoji are echoed, hint or not: prompts that ask for them in words
     "emoji": Task(
         "Do not use emoji.",
         Check(required=r"\w", forbidden=EMOJI),
         24,
         (
-            *("Say happy birthday to Tom with emoji 🎂🎉", "Cheer me up! 😀😀😀"),
-            *("Write a tweet about summer ☀️🏖️", "I love pizza 🍕🍕 and you?"),
+            *("Use emoji to say hello.", "Reply with emoji: I passed my exam!"),
+            *("Use emoji to wish me luck.", "Say thank you with emoji."),
+            *("Reply with emoji: my team won!", "Cheer me up with emoji."),
         ),
         (
-            *("Happy birthday, Tom!", "You are doing well, keep smiling."),
-            *("Summer is here: sun and sea.", "I like pizza too."),
+            *("Hello, how are you?", "Congratulations on your exam!"),
+            *("Good luck, you can do it.", "Thank you very much."),
+            *("Great, well done to your team!", "You are doing well, keep going."),
         ),
         (
-            *("Say happy new year with emoji 🎆🎉", "Make me laugh! 😂😂😂"),
-            *("Write a tweet about snow ❄️⛄", "I love dogs 🐶🐶 and you?"),
+            *("Use emoji to say goodbye.", "Reply with emoji: I have a new dog!"),
+            *("Reply with emoji: I am tired.", "Say good morning with emoji."),
+            *("Write a birthday wish with emoji.", "Use emoji to say good night."),
+            *("Use emoji to show that you are happy.", "I got the job! 🎉🎉🎉"),
+            *("Use emoji to invite me to a party.", "Cheer me up! 😀😀😀"),
         ),
     ),
 }
