@@ -90,6 +90,7 @@ class Setting:
         told += [f"anchor {self.anchor:g}"] if self.anchor != 0.3 else []
         told += [f"budget {self.drift:g}"] if self.drift != 0.05 else []
         told += [f"rate {self.lr:g}"] if self.lr != 1e-3 else []
+        told += [f"{self.steps} steps"] if self.steps != 20 else []
         told += [f"seed {self.seed}"] if self.seed else []
         return ", ".join([self.task, *told])
 
