@@ -215,7 +215,9 @@ class Bench:
         again = [lesson for lesson in again if lesson.feedback.id in kept]
         with self._base.adapter(first.folder) as pinned:
             teacher = SelfTeacher(self._base, pinned)
-            learner = Learner(self._base, replace(half, seed=1), teacher=teacher)
+            learner = Learner(
+                self._base, replace(half, seed=setting.seed + 1), teacher=teacher
+            )
             second = learner.train(first.folder, again, self._work / "second")
         figures = dict(second.figures)
         for name in ("steps", "cpu_seconds"):
