@@ -278,7 +278,7 @@ def settings_of(told: argparse.Namespace) -> list[Setting]:
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return what the command line says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("tasks", nargs="*", default=["name"], choices=[*TASKS])
+    parser.add_argument("tasks", nargs="*", choices=[*TASKS])
     parser.add_argument("--loss", nargs="+", default=["sdpo"], choices=[*LOSSES])
     parser.add_argument("--teacher", nargs="+", default=["base"], choices=TEACHERS)
     parser.add_argument("--alpha", type=float, nargs="+", default=[0.0])
@@ -293,7 +293,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="a file that gets lines of JSON")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--dtype", default="float32")
-    return parser.parse_args(arguments)
+    told = parser.parse_args(arguments)
+    told.tasks = told.tasks or ["name"]
+    return told
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
