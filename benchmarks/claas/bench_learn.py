@@ -278,7 +278,7 @@ def settings_of(told: argparse.Namespace) -> list[Setting]:
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return what the command line says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("tasks", nargs="*", choices=[*TASKS])
+    parser.add_argument("tasks", nargs="*", help=f"of {', '.join(TASKS)}: name")
     parser.add_argument("--loss", nargs="+", default=["sdpo"], choices=[*LOSSES])
     parser.add_argument("--teacher", nargs="+", default=["base"], choices=TEACHERS)
     parser.add_argument("--alpha", type=float, nargs="+", default=[0.0])
@@ -295,6 +295,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32")
     told = parser.parse_args(arguments)
     told.tasks = told.tasks or ["name"]
+    if strange := set(told.tasks) - set(TASKS):
+        parser.error(f"there is no task {sorted(strange)}: {', '.join(TASKS)}.")
     return told
 
 
