@@ -25,7 +25,6 @@ from claas.hub import hub_folder
 from claas.jobs import Jobs, Trainer
 from claas.ledger import Ledger
 from claas.parts import Teaching
-from claas.receipts import Receipts
 from claas.serving import Serving, key_headers, server_root
 from claas.volumes import modal_library
 from claas.web.deployment import NAME, deployment_of
@@ -43,6 +42,7 @@ from claas.web.snapshots import Snapshots
 from claas.web.workshop import (
     load_teaching,
     modal_workshop_of,
+    receipts_of,
     settled,
     volume_of,
     workshop_of,
@@ -192,7 +192,7 @@ async def _desk(
     )
     return Desk(
         settings,
-        Receipts(database, most=limits.receipts, days=limits.receipt_days),
+        receipts_of(database, limits),
         Ledger(database),
         jobs,
         volume_of(settings),

@@ -131,6 +131,9 @@ def feedback(
             help="message, critique, correction, judge, error, sibling or praise"
         ),
     ] = "critique",
+    lora: Annotated[
+        str | None, typer.Option(help="which adapter learns, where the base answered")
+    ] = None,
     score: Annotated[float | None, typer.Option(help="a judge's, 0 to 1")] = None,
     name: Annotated[str | None, typer.Option("--id", help="once per id")] = None,
     train: Annotated[bool, typer.Option(help="make an update of it now")] = True,
@@ -140,6 +143,7 @@ def feedback(
     """Say something about an answer; an update is made of it."""
     content = sys.stdin.read() if content == "-" else content
     given = {"content": content, "kind": kind, "score": score, "id": name}
+    given |= {"lora": lora}
     body = {k: v for k, v in given.items() if v is not None}
     more = {"receipt": receipt, "train": train, "wait": wait}
     told = _ask(context, "POST", "/v1/feedback", {**body, **more})

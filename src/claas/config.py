@@ -114,6 +114,7 @@ class Limits(BaseModel):
         versions: How many versions of an adapter are kept to roll back to, and as many
             others, after an update; 0 for all. A deleted one can be made again.
         receipts: The most receipts of a user that no feedback names; the oldest go.
+        receipt_bytes: The most bytes of such receipts of a user; likewise.
         receipt_days: How long a receipt is kept, days. One with feedback stays.
     """
 
@@ -129,6 +130,7 @@ class Limits(BaseModel):
     loras: PositiveInt = 100
     versions: NonNegativeInt = 10
     receipts: PositiveInt = 100_000
+    receipt_bytes: PositiveInt = 1 << 30
     receipt_days: PositiveFloat = 30.0
 
 

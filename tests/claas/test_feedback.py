@@ -105,6 +105,32 @@ def test_feedback_is_taken_once(claas: Claas, ann: httpx.Client) -> None:
     assert len(ledger(claas).open("ann/bot")) == 1
 
 
+def test_an_answer_of_the_base_teaches_who_is_named(
+    claas: Claas, ann: httpx.Client, bob: httpx.Client
+) -> None:
+    """One of one's own adapters; without a name it is asked for, nothing is kept."""
+    given = {"receipt": answered(ann, "tiny"), "kind": "praise", "train": False}
+    found = ann.post("/v1/feedback", json=given)
+    assert found.status_code == 400 and found.json()["error"]["param"] == "lora"
+    assert "say which adapter is to learn from it" in found.json()["error"]["message"]
+    statuses = [
+        ann.post("/v1/feedback", json={**given, "lora": lora}).status_code
+        for lora in ("bob/bot", "ann/none", "ann/bot@v0", "ann/bot")
+    ]
+    assert statuses == [403, 404, 400, 200]
+    other = {**given, "receipt": answered(ann)}
+    assert ann.post("/v1/feedback", json={**other, "lora": "ann/bot"}).is_success
+    assert ann.post("/v1/lora", json={"lora": "ann/two"}).status_code == 201
+    found = ann.post("/v1/feedback", json={**other, "lora": "ann/two"})
+    assert found.status_code == 400
+    assert "is an answer of ann/bot" in found.json()["error"]["message"]
+    assert (
+        bob.post("/v1/feedback", json={**given, "lora": "bob/bot"}).status_code == 404
+    )
+    (first, _) = ledger(claas).open("ann/bot")
+    assert first.receipt == given["receipt"]
+
+
 def test_a_check_is_kept(claas: Claas, ann: httpx.Client) -> None:
     """How compliance is seen stands in the ledger, and is part of the feedback."""
     check = {"required": "Kuro", "most_words": 9, "prompts": ["Who are you?"]}

@@ -170,11 +170,14 @@ def test_half_a_character_passes(claas: Claas, ann: httpx.Client) -> None:
 
 
 def test_versions_and_the_base(claas: Claas, ann: httpx.Client) -> None:
-    """The live version, a fixed one, and the base, which has no receipts."""
+    """The live version, a fixed one, and the base, whose receipt names no version."""
     said = {"model": "ann/bot@v0"}
     assert ann.post("/v1/chat/completions", json={**ASK, **said}).status_code == 200
     found = ann.post("/v1/chat/completions", json={**ASK, "model": BASE})
-    assert found.status_code == 200 and "x-claas-receipt" not in found.headers
+    assert found.status_code == 200
+    receipt = kept(claas, found.headers["x-claas-receipt"])
+    assert (receipt.user, receipt.lora, receipt.version) == ("ann", "", None)
+    assert receipt.token_ids == tuple(tokens_of("well  met !"))
     names = [b["model"] for b in claas.upstream.bodies("/v1/chat/completions")]
     assert names == ["ann-bot@v0", "ann-bot@v0", BASE]
     missing = ann.post("/v1/chat/completions", json={**ASK, "model": "ann/bot@v9"})

@@ -36,11 +36,13 @@ class Target:
     """Who is to answer a request.
 
     Args:
+        user: Who asks.
         model: What the client calls it.
         serving: What the inference server calls it.
         lora: The version of an adapter; None for the base.
     """
 
+    user: str
     model: str
     serving: str
     lora: LoraName | None = None
@@ -131,9 +133,9 @@ class Desk:
             ClaasError: If it is none of his.
         """
         if model == self.settings.served:
-            return Target(model, model)
+            return Target(user, model, model)
         name = self.version(user, model)
-        return Target(model, name.serving, name)
+        return Target(user, model, name.serving, name)
 
     def load(self, name: LoraName) -> None:
         """Let the inference server load a version; synchronous.
@@ -175,8 +177,7 @@ class Desk:
                 return found
         raise NotFoundError(
             f"you have no receipt {receipt_id[:80]!r}: it is the id of an answer that "
-            f"an adapter gave here in the last {self.settings.limits.receipt_days:g} "
-            "days."
+            f"was given here in the last {self.settings.limits.receipt_days:g} days."
         )
 
     def keep(self, name: str, target: Target, asked: Asked, answers: Answers) -> bool:
@@ -188,14 +189,13 @@ class Desk:
             asked: What was asked.
             answers: What was answered.
         """
-        if target.lora is None:
-            return False
+        lora = target.lora
         found = [
             Receipt(
                 id=f"{name}:{index}" if index else name,
-                user=target.lora.user,
-                lora=target.lora.lora,
-                version=target.lora.version or 0,
+                user=target.user,
+                lora="" if lora is None else lora.lora,
+                version=None if lora is None else lora.version,
                 messages=asked.messages(index),
                 prompt_ids=tuple(answer.prompt_ids),
                 token_ids=tuple(answer.token_ids),

@@ -8,7 +8,7 @@ from claas.errors import ConfigurationError
 from claas.patterns import Pattern as Compiled
 from claas.types import PRAISED, Kind
 
-_FEEDBACK = ("receipt", "kind", "content", "score", "id", "check")
+_FEEDBACK = ("receipt", "lora", "kind", "content", "score", "id", "check")
 
 
 def _pattern(text: str) -> str:
@@ -80,9 +80,11 @@ class FeedbackForm(SaidForm):
 
     Args:
         receipt: The id of the answer, or its ``x-claas-receipt``.
+        lora: Which adapter is to learn from it, where the base answered.
     """
 
     receipt: Text
+    lora: Text | None = None
 
 
 class FeedbackRequest(Form):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from claas.config import Settings
+from claas.config import Limits, Settings
 from claas.database import Database
 from claas.engines import Engine, LocalEngine, ModalEngine
 from claas.errors import ConfigurationError, ConflictError
@@ -145,7 +145,7 @@ def worker_of(
     return Worker(
         updates=Updates(path),
         ledger=Ledger(database),
-        receipts=Receipts(database, most=limits.receipts, days=limits.receipt_days),
+        receipts=receipts_of(database, limits),
         serving=Serving(settings.server_url, key, timeout=settings.server_timeout),
         teaching=teaching or _nothing,
         volume=volume_of(settings),
@@ -153,6 +153,17 @@ def worker_of(
         most_probes=settings.training.probes,
         most_versions=limits.versions,
     )
+
+
+def receipts_of(database: Database, limits: Limits) -> Receipts:
+    """Return the receipts in a database.
+
+    Args:
+        database: Where they are kept.
+        limits: How many, how large and for how long.
+    """
+    most, size = limits.receipts, limits.receipt_bytes
+    return Receipts(database, most=most, days=limits.receipt_days, size=size)
 
 
 def training_worker(settings: Settings) -> Worker:
