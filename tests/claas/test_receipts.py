@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from claas.config import Limits
 from claas.database import Database
 from claas.errors import ConflictError, NotFoundError, StorageError
 from claas.ledger import Ledger
 from claas.receipts import Receipts
 from claas.types import Check, Feedback, Receipt
+from claas.web.workshop import receipts_of
 
 ONE = Receipt(
     id="chatcmpl-1",
@@ -100,7 +102,7 @@ def test_receipts_have_room_in_bytes(path: Path, opened: Opened) -> None:
     """The oldest without feedback go until the others fit; each user has his own."""
     database = opened(path)
     one = len(json.dumps(asdict(ONE), separators=(",", ":")))
-    receipts = Receipts(database, size=3 * one)
+    receipts = receipts_of(database, Limits(receipt_bytes=3 * one))
     for number in range(6):
         receipts.add(replace(ONE, id=f"chatcmpl-{number}", created=float(number)))
     receipts.add(replace(ONE, id="chatcmpl-b", user="bob"))
