@@ -151,3 +151,24 @@ class Verdict:
     is_promoted: bool
     reasons: tuple[str, ...]
     figures: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """One token of an answer, as `explain` shows it.
+
+    Args:
+        token: Its text.
+        student: Its log probability after the prompt.
+        teacher: The same after the hinted prompt.
+        push: The difference: above 0, the feedback speaks for the token.
+        student_best: What the student likes best there.
+        teacher_best: What the teacher likes best there.
+    """
+
+    token: str
+    student: float
+    teacher: float
+    push: float
+    student_best: str
+    teacher_best: str

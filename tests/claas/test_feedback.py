@@ -214,7 +214,6 @@ def test_feedback_on_a_prompt_of_tokens_is_refused(
     [
         ({"outcome": "rejected"}, "done", ""),
         (TeachingError("it cannot follow; unchanged."), "failed", "cannot follow"),
-        (ServingError("refuses", 500), "failed", "refuses"),
         (RuntimeError("secret"), "failed", "the worker failed: see the log."),
     ],
 )
@@ -230,6 +229,20 @@ def test_an_update_that_ends_otherwise(
     assert ann.get("/v1/lora/ann/bot").json()["aliases"]["live"] == 0
     assert len(ledger(claas).open("ann/bot")) == 1
     body = ann.post("/v1/feedback", json=given).json()
+    assert body["jobs"][0]["result"]["outcome"] == "promoted"
+
+
+def test_an_update_that_is_held_up_is_not_over(claas: Claas, ann: httpx.Client) -> None:
+    """Who waits for it is told so at once: 202, it waits, and why."""
+    claas.trainer.results.append(ServingError("no server there", 500))
+    given = {"receipt": answered(ann), "kind": "praise", "wait": True}
+    found = ann.post("/v1/feedback", json=given)
+    (job,) = found.json()["jobs"]
+    assert (found.status_code, job["state"], job["ended"]) == (202, "waiting", 0)
+    assert "no server there" in job["why"] and job["tries"] == 1
+    assert len(ledger(claas).open("ann/bot")) == 1
+    body = ann.post("/v1/feedback", json=given).json()
+    assert body["jobs"][0]["id"] != job["id"], "it may know none of what came later"
     assert body["jobs"][0]["result"]["outcome"] == "promoted"
 
 
@@ -309,7 +322,7 @@ def test_queues_have_ends(tmp_path: Any, upstream: FakeVllm, upstream_url: str) 
         assert ann.post("/v1/feedback", json=rows[1]).status_code == 202
         full = ann.post("/v1/feedback", json=rows[2])
         assert full.status_code == 429 and full.headers["retry-after"]
-        assert "1 updates wait already" in full.json()["error"]["message"]
+        assert "1 jobs wait already" in full.json()["error"]["message"]
         assert ledger(claas).open("ann/c") == []
         many = ann.post("/v1/feedback", json={"feedback": rows})
         assert "a request may have 2 feedback" in many.json()["error"]["message"]
