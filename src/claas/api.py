@@ -31,6 +31,7 @@ from claas.web.deployment import NAME, deployment_of
 from claas.web.desk import Desk
 from claas.web.forms import DistillRequest, FeedbackRequest
 from claas.web.guards import KeyGuard, RateGuard
+from claas.web.inquiries import add_inquiries
 from claas.web.intake import Intake
 from claas.web.looks import add_looks
 from claas.web.loras import add_loras
@@ -225,6 +226,7 @@ def _add_endpoints(app: FastAPI, desk: Desk) -> None:
         return await _answered(intake, told, waits=request.wait)
 
     add_loras(app, desk)
+    add_inquiries(app, desk)
     add_looks(app, desk)
 
 

@@ -84,6 +84,14 @@ class Trainer(Protocol):
         """
         ...
 
+    def lend(self, version: str) -> None:
+        """Have a version that somebody asked for unloaded after a while.
+
+        Args:
+            version: ``user/model@v3``.
+        """
+        ...
+
     def retire(self) -> Any:
         """Let the inference server unload what was replaced a while ago."""
         ...

@@ -29,15 +29,15 @@ been judged against the wrong one, and fails.
 
 import contextlib
 import shutil
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import claas.storage as storage
+from claas.bench import Bench
 from claas.errors import (
     ClaasError,
     ConflictError,
@@ -47,11 +47,13 @@ from claas.errors import (
     TeachingError,
 )
 from claas.lessons import Lessons
+from claas.loaded import Loaded, check_base
 from claas.names import LoraName
 from claas.parts import Ledger, Receipts, Serving, Teaching
+from claas.types import TokenRow
 from claas.updates import NEXT, State, Update, Updates
 from claas.versions import surplus
-from claas.volumes import Volume, told
+from claas.volumes import Volume
 
 ATTEMPTS = 3
 """How often the worker may die in a step before its update fails."""
@@ -68,13 +70,14 @@ class Worker:
         serving: The inference server.
         teaching: Gives the learner and the gate, the same ones each time; called when
             something is to be trained, so a rollback needs no base model.
-        volume: Where adapters are; None for `storage.default_storage`.
         scratch: Where candidates are written before they are versions.
+        volume: Where adapters are; None for `storage.default_storage`.
         most_lessons: The most feedback of one update, the oldest first.
         most_probes: The most earlier lessons that the gate asks again, the newest.
         most_versions: How many versions of an adapter are kept to roll back to, and as
             many others; 0 for all of them. See `claas.versions.surplus`.
-        grace: Seconds until the version before is unloaded.
+        base: The base model that adapters must belong to; empty for any.
+        grace: Seconds until what does not serve is unloaded.
         patience: Seconds to wait for another update of the same adapter.
         clock: Seconds since 1970.
     """
@@ -84,13 +87,12 @@ class Worker:
     receipts: Receipts
     serving: Serving
     teaching: Callable[[], Teaching]
+    scratch: Path
     volume: Volume | None = None
-    scratch: Path = field(
-        default_factory=lambda: Path(tempfile.gettempdir(), "claas-scratch")
-    )
     most_lessons: int = 32
     most_probes: int = 64
     most_versions: int = 0
+    base: str = ""
     grace: float = 60.0
     patience: float = 0.0
     clock: Callable[[], float] = time.time
@@ -130,6 +132,7 @@ class Worker:
             worker, which has it, or for what its `error` says.
         """
         left = self.updates.unfinished()
+        self._bench.sweep([update.id for update in left])
         for lora in dict.fromkeys(update.lora for update in left):
             with contextlib.suppress(ServingError, StorageError):
                 self._run_all(lora)
@@ -184,89 +187,52 @@ class Worker:
         self.retire()
         return found
 
-    def rebuild(self, version_id: str) -> str:
-        """Make a version again from the ledger: its lessons, in the order of versions.
+    def rebuild(self, version_id: str, rebuild_id: str | None = None) -> str:
+        """Make a version again from the ledger; see `Bench.rebuild`."""
+        return self._bench.rebuild(version_id, rebuild_id)
 
-        Args:
-            version_id: ``user/model@v3``.
-
-        Returns:
-            The new version. It is not judged and does not serve; see `switch`.
-
-        Raises:
-            IdentifierError: If the name is none.
-            NotFoundError: If there is no such version, or a receipt is gone.
-            StorageError: If the first version is damaged, or the disk refuses.
-        """
-        chain = storage.lineage(version_id, self.volume)
-        lora, folder = LoraName.of(version_id).lora, chain[0].path
-        storage.load_lora(chain[0].id, self.volume)  # is it whole?
-        meta = {"parent": chain[0].id, "rebuilt": chain[-1].id, "lessons": []}
-        with (
-            storage.updating(lora, "a rebuild", self.patience, self.volume),
-            self._scratch(f"rebuild-{uuid.uuid4().hex}") as scratch,
-        ):
-            for version in chain[1:]:
-                ids = tuple(version.meta.get("lessons", ()))
-                lessons, missing = self._lessons.of(lora, ids)
-                if missing:
-                    raise NotFoundError(
-                        f"{version.id} cannot be made again: {len(missing)} feedback, "
-                        "or the receipts of it, are gone."
-                    )
-                out = scratch / f"v{version.number}"
-                out.mkdir()
-                folder = self.teaching().learner.train(folder, lessons, out).folder
-                meta["lessons"] += ids
-            return storage.save_lora(folder, lora, meta, self.volume)
+    def explain(self, version_id: str, feedback_id: str) -> Sequence[TokenRow]:
+        """Return what a feedback pushes, token by token; see `Bench.explain`."""
+        return self._bench.explain(version_id, feedback_id)
 
     def restore(self) -> list[str]:
-        """Load what is live and not loaded: after a start of the inference server.
+        """Load what is live and not loaded; see `Loaded.restore`."""
+        return self._loaded.restore()
 
-        Returns:
-            The serving names that were loaded.
-
-        Raises:
-            ServingError: If the inference server refuses.
-        """
-        known, loaded = set(self.serving.names()), []
-        for lora in storage.list_loras(storage=self.volume):
-            live = storage.alias(lora, "live", self.volume)
-            if live is not None and (name := LoraName.of(live).serving) not in known:
-                self.serving.load(name, str(storage.load_lora(live, self.volume)))
-                loaded.append(name)
-        return loaded
+    def lend(self, version_id: str) -> None:
+        """Have a version unloaded after the grace; see `Loaded.lend`."""
+        self._loaded.lend(version_id)
 
     def retire(self) -> list[str]:
-        """Unload versions that were replaced longer ago than the grace.
-
-        Returns:
-            Their serving names. An inference server that does not answer is asked
-            again the next time.
-        """
-        gone = []
-        for lora, name in self.updates.due(self.clock()):
-            with (
-                contextlib.suppress(ServingError, StorageError),
-                storage.switching(lora, f"unload {name}", 0, self.volume),
-            ):
-                live = self._live(lora)
-                if live is None or live.serving != name:
-                    self.serving.unload(name)
-                    gone.append(name)
-                self.updates.unretire(name)
-        return gone
-
-    def _live(self, lora: str) -> LoraName | None:
-        """Return the live version, if there is one."""
-        with contextlib.suppress(NotFoundError):
-            return LoraName.of(storage.version(f"{lora}@live", self.volume).id)
-        return None
+        """Unload what does not serve, after the grace; see `Loaded.retire`."""
+        return self._loaded.retire()
 
     @property
     def _lessons(self) -> Lessons:
         """What is known of feedback."""
         return Lessons(self.ledger, self.receipts, self.volume)
+
+    @property
+    def _bench(self) -> Bench:
+        """What needs the base model apart from an update."""
+        return Bench(
+            lessons=self._lessons,
+            teaching=self.teaching,
+            volume=self.volume,
+            scratch=self.scratch,
+            patience=self.patience,
+        )
+
+    @property
+    def _loaded(self) -> Loaded:
+        """Which versions the inference server has."""
+        return Loaded(
+            updates=self.updates,
+            serving=self.serving,
+            volume=self.volume,
+            grace=self.grace,
+            clock=self.clock,
+        )
 
     def _run_all(self, lora: str) -> None:
         """Do what is left of all updates of an adapter, the oldest first."""
@@ -339,6 +305,7 @@ class Worker:
 
     def _collect(self, update: Update) -> Update:
         """queued: write down what waits and which version is live."""
+        check_base(f"{update.lora}@live", self.base, self.volume)
         live = storage.version(f"{update.lora}@live", self.volume).number
         ids = self._lessons.waiting(update.lora)[: self.most_lessons]
         if not ids:
@@ -379,7 +346,7 @@ class Worker:
     def _trained(self, update: Update) -> str:
         """Train, and save what came of it; return the version."""
         lessons, _ = self._lessons.of(update.lora, update.lessons)
-        with self._scratch(update.id) as out:
+        with self._bench.room(update.id) as out:
             folder = self._folder(update, update.parent)
             candidate = self.teaching().learner.train(folder, lessons, out)
             meta = {
@@ -389,18 +356,6 @@ class Worker:
                 "figures": {**candidate.figures, "steps": candidate.steps},
             }
             return storage.save_lora(candidate.folder, update.lora, meta, self.volume)
-
-    @contextlib.contextmanager
-    def _scratch(self, name: str) -> Generator[Path, None, None]:
-        """Give an empty folder for a candidate."""
-        out = self.scratch / name
-        shutil.rmtree(out, ignore_errors=True)
-        try:
-            with told(f"write a candidate to {out}"):
-                out.mkdir(parents=True, mode=0o700)
-                yield out
-        finally:
-            shutil.rmtree(out, ignore_errors=True)
 
     def _judge(self, update: Update) -> Update:
         """candidate: ask the gate."""
@@ -447,7 +402,7 @@ class Worker:
     def _record(self, update: Update) -> Update:
         """serving: tell the ledger which feedback the live version knows."""
         lora, version = update.lora, update.version
-        if self._live(lora) != LoraName.of(lora).versioned(version or 0):
+        if self._loaded.live(lora) != LoraName.of(lora).versioned(version or 0):
             return self._close(update)  # a switch came between, and has told
         knows = self._lessons.taught(lora, version)
         knew = self._lessons.taught(lora, update.parent)
@@ -464,7 +419,7 @@ class Worker:
         if update.version is not None and update.kind == "update":
             reasons = update.verdict.reasons if update.verdict else ()
             why = update.error or " ".join(reasons) or "rejected by the gate"
-            live = self._live(update.lora)  # it may have been promoted by hand
+            live = self._loaded.live(update.lora)  # it may have been promoted by hand
             knows = self._lessons.taught(update.lora, live.version if live else None)
             ids = tuple(i for i in update.lessons if i not in knows)
             self._lessons.mark(update.lora, ids, "rejected", update.version, why)

@@ -17,6 +17,7 @@ from claas.config import Settings
 from claas.errors import AccessError, ClaasError, NotFoundError
 from claas.jobs import Jobs
 from claas.ledger import Ledger
+from claas.loaded import check_base
 from claas.names import LoraName
 from claas.receipts import Receipts
 from claas.serving import Serving
@@ -140,12 +141,17 @@ class Desk:
     def load(self, name: LoraName) -> None:
         """Let the inference server load a version; synchronous.
 
+        It stays for the grace, or as long as it is live.
+
         Args:
             name: The version.
 
         Raises:
+            ConfigurationError: If it belongs to another base model.
             ClaasError: If it cannot.
         """
+        check_base(str(name), self.settings.base_model, self.volume)
+        self.jobs.trainer.lend(str(name))
         self.serving.load(name.serving, str(load_lora(str(name), self.volume)))
 
     def unload(self, names: Iterable[LoraName]) -> None:

@@ -189,6 +189,34 @@ class VersionRequest(Form):
     version: Annotated[int, Field(ge=0)] | None = None
 
 
+class JobRequest(Form):
+    """What ``rebuild`` takes.
+
+    Args:
+        wait: Whether to wait for the end.
+    """
+
+    wait: bool = False
+
+
+class ExplainRequest(JobRequest):
+    """What ``explain`` takes: a feedback, or an answer whose last feedback is meant.
+
+    Args:
+        feedback: The id of the feedback.
+        receipt: The id of the answer.
+    """
+
+    feedback: Text | None = None
+    receipt: Text | None = None
+
+    @model_validator(mode="after")
+    def _has_one(self) -> "ExplainRequest":
+        if (self.feedback is None) == (self.receipt is None):
+            raise ValueError("send a 'feedback', or a 'receipt'")
+        return self
+
+
 def _check_prompt(messages: Any, prompt: Any) -> None:
     """Refuse a form that has neither messages nor a prompt, or both."""
     if (messages is None) == (prompt is None):
