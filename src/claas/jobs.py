@@ -278,6 +278,19 @@ class Jobs:
         )
         return self._select(asked, (lora, _SHOWN))[::-1]
 
+    def forget(self, lora: str) -> None:
+        """Delete the jobs of an adapter that are over: they may repeat answers.
+
+        Args:
+            lora: The adapter.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        with self._database.change() as db:
+            asked = "DELETE FROM jobs WHERE lora = ? AND state NOT IN (?, ?)"
+            db.execute(asked, (lora, *_LEFT))
+
     # -- inside -----------------------------------------------------------------
 
     def _queue(self, job: Job) -> None:

@@ -15,7 +15,9 @@
 update, so it is found and not made again; loading what is loaded, moving an alias to
 where it is and marking what is marked change nothing. So after a `kill -9` at any place
 `resume` (or the next `update`) does the step of the state again. A step in which the
-worker died `ATTEMPTS` times makes its update fail.
+worker died `ATTEMPTS` times makes its update fail; where more than one lesson is taught
+or trained on, it tries half of them first. A lesson of which it dies alone is marked as
+unteachable, and after a death in the gate the next update takes half.
 
 **Errors.** A `ServingError` or `StorageError` is passed on; the update waits where it
 is. Another `ClaasError` ends it as ``failed``. So does anything else, which is raised
@@ -55,8 +57,8 @@ from claas.updates import NEXT, State, Update, Updates
 from claas.versions import surplus
 from claas.volumes import Volume
 
-ATTEMPTS = 3
-"""How often the worker may die in a step before its update fails."""
+ATTEMPTS, HALVED = 3, 2
+"""How often the worker may die in a step before its update fails, or is halved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,9 +271,7 @@ class Worker:
     def _walk(self, update: Update) -> Update:
         """Do one step after the other."""
         while not update.is_done:
-            if update.attempts >= ATTEMPTS and "failed" in NEXT[update.state]:
-                died = f"the worker died {ATTEMPTS} times while {update.state}"
-                update = self._failed(update, died)
+            update = self._survived(update)
             update = self.updates.begin(update)
             try:
                 update = _STEPS[update.state](self, update)
@@ -286,6 +286,27 @@ class Worker:
                 self._failed(update, f"it was ended by {type(error).__name__}")
                 raise
         return update
+
+    def _survived(self, update: Update) -> Update:
+        """Let an update of which the worker dies again and again try less, or end.
+
+        A single lesson of which it dies is not tried again: all later updates would
+        have it, too.
+        """
+        ids, is_taught = update.lessons, update.state in ("teaching", "training")
+        if is_taught and update.attempts >= HALVED and len(ids) > 1:
+            return self.updates.halve(update)
+        if update.attempts < ATTEMPTS or "failed" not in NEXT[update.state]:
+            return update
+        why = f"the worker died {ATTEMPTS} times while {update.state}"
+        alone = dict.fromkeys(ids, why) if len(ids) == 1 else {}
+        return self.updates.move(
+            *(update, "failed"),
+            outcome="failed",
+            error=why,
+            is_fatal=True,
+            untaught={**update.untaught, **alone},
+        )
 
     def _failed(self, update: Update, error: str) -> Update:
         """Let an update fail; where it is too late for that, it waits."""
@@ -307,10 +328,18 @@ class Worker:
         """queued: write down what waits and which version is live."""
         check_base(f"{update.lora}@live", self.base, self.volume)
         live = storage.version(f"{update.lora}@live", self.volume).number
-        ids = self._lessons.waiting(update.lora)[: self.most_lessons]
+        ids = self._lessons.waiting(update.lora)[: self._most(update)]
         if not ids:
             return self.updates.move(update, "done", outcome="empty", parent=live)
         return self.updates.move(update, "teaching", lessons=ids, parent=live)
+
+    def _most(self, update: Update) -> int:
+        """Return how many lessons an update may have: half of what was fatal before."""
+        past = self.updates.history(update.lora)
+        made = [one for one in past if one.kind == "update" and one.lessons]
+        if not (made and made[-1].is_fatal):
+            return self.most_lessons
+        return max(1, min(self.most_lessons, len(made[-1].lessons) // 2))
 
     def _teach(self, update: Update) -> Update:
         """teaching: leave out what the model cannot follow in context."""
@@ -421,7 +450,8 @@ class Worker:
             why = update.error or " ".join(reasons) or "rejected by the gate"
             live = self._loaded.live(update.lora)  # it may have been promoted by hand
             knows = self._lessons.taught(update.lora, live.version if live else None)
-            ids = tuple(i for i in update.lessons if i not in knows)
+            known = {*knows, *update.untaught}
+            ids = tuple(i for i in update.lessons if i not in known)
             self._lessons.mark(update.lora, ids, "rejected", update.version, why)
         return self._close(update)
 

@@ -20,6 +20,7 @@ from tests.claas.api_helpers import (
 )
 
 from claas.receipts import Receipts
+from claas.serving import Serving
 from claas.web.desk import Desk
 
 ASK = {"model": "ann/bot", "messages": [{"role": "user", "content": "hello you"}]}
@@ -195,6 +196,33 @@ def test_a_server_that_was_started_anew_is_given_its_adapters(
     claas.upstream.adapters.clear()
     assert ann.post("/v1/chat/completions", json=ASK).status_code == 200
     assert len(claas.upstream.bodies("/v1/load_lora_adapter")) == 2
+
+
+def test_what_asks_the_server_takes_no_shared_threads(
+    claas: Claas, ann: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores, switches and deletions: one that hangs stops nothing else."""
+    names: list[str] = []
+
+    def seen(kind: type, name: str) -> None:
+        real = getattr(kind, name)
+
+        def call(*given: Any, **more: Any) -> Any:
+            names.append(threading.current_thread().name)
+            return real(*given, **more)
+
+        monkeypatch.setattr(kind, name, call)
+
+    seen(Serving, "score")
+    seen(type(claas.trainer), "switch")
+    seen(Desk, "unload")
+    asked = {"model": "tiny", "prompt": "a", "response": "b c"}
+    assert ann.post("/v1/score", json=asked).status_code == 200
+    for what in ("promote", "rollback"):
+        path = f"/v1/lora/ann/bot/{what}"
+        assert ann.post(path, json={"version": 0}).status_code == 200
+    assert ann.delete("/v1/lora/ann/bot").status_code == 200
+    assert [name.rpartition("_")[0] for name in names] == ["claas-server"] * 4
 
 
 def test_a_server_that_hangs_holds_up_only_who_needs_it(

@@ -160,10 +160,10 @@ def lora_body(desk: Desk, lora: str) -> dict[str, Any]:
 
 
 def _drop(desk: Desk, lora: str) -> None:
-    """Let nobody be trained on what was said to a deleted adapter."""
-    ids = [feedback.id for feedback in desk.ledger.open(lora)]
-    desk.ledger.mark(ids, "dropped", None, "the adapter was deleted.")
+    """Delete what was asked of a deleted adapter, and said about its answers."""
+    desk.ledger.forget(lora)
     desk.receipts.forget(lora)
+    desk.jobs.forget(lora)
 
 
 def _version(version: Version) -> dict[str, Any]:
