@@ -15,12 +15,14 @@ from tests.claas.api_helpers import (
     Claas,
     FakeVllm,
     claas_at,
+    make_base,
     tokens_of,
     until,
 )
 
 from claas.receipts import Receipts
 from claas.serving import Serving
+from claas.storage import create_initial_lora
 from claas.web.desk import Desk
 
 ASK = {"model": "ann/bot", "messages": [{"role": "user", "content": "hello you"}]}
@@ -184,6 +186,20 @@ def test_versions_and_the_base(claas: Claas, ann: httpx.Client) -> None:
     missing = ann.post("/v1/chat/completions", json={**ASK, "model": "ann/bot@v9"})
     assert missing.status_code == 404
     assert "there is no ann/bot@v9" in missing.json()["error"]["message"]
+
+
+def test_an_adapter_of_another_base_is_not_loaded(
+    claas: Claas, ann: httpx.Client
+) -> None:
+    """It would answer nonsense, or the server would say something of shapes."""
+    other = str(make_base(claas.settings.storage / "elsewhere"))
+    create_initial_lora("ann/old", other, 2, storage=claas.trainer.volume)
+    found = ann.post("/v1/chat/completions", json={**ASK, "model": "ann/old"})
+    assert found.status_code == 500
+    assert "was made for the base model" in found.json()["error"]["message"]
+    assert claas.upstream.adapters == {}
+    assert ann.post("/v1/chat/completions", json=ASK).status_code == 200
+    assert ("lend", "ann/bot@v0") in claas.trainer.calls
 
 
 def test_a_server_that_was_started_anew_is_given_its_adapters(
