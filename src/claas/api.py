@@ -25,13 +25,13 @@ from claas.hub import hub_folder
 from claas.jobs import Jobs, Trainer
 from claas.ledger import Ledger
 from claas.parts import Teaching
-from claas.receipts import Receipts
 from claas.serving import Serving, key_headers, server_root
 from claas.volumes import modal_library
 from claas.web.deployment import NAME, deployment_of
 from claas.web.desk import Desk
 from claas.web.forms import DistillRequest, FeedbackRequest
 from claas.web.guards import KeyGuard, RateGuard
+from claas.web.inquiries import add_inquiries
 from claas.web.intake import Intake
 from claas.web.looks import add_looks
 from claas.web.loras import add_loras
@@ -43,6 +43,7 @@ from claas.web.snapshots import Snapshots
 from claas.web.workshop import (
     load_teaching,
     modal_workshop_of,
+    receipts_of,
     settled,
     volume_of,
     workshop_of,
@@ -192,7 +193,7 @@ async def _desk(
     )
     return Desk(
         settings,
-        Receipts(database, most=limits.receipts, days=limits.receipt_days),
+        receipts_of(database, limits),
         Ledger(database),
         jobs,
         volume_of(settings),
@@ -225,6 +226,7 @@ def _add_endpoints(app: FastAPI, desk: Desk) -> None:
         return await _answered(intake, told, waits=request.wait)
 
     add_loras(app, desk)
+    add_inquiries(app, desk)
     add_looks(app, desk)
 
 

@@ -131,6 +131,9 @@ def feedback(
             help="message, critique, correction, judge, error, sibling or praise"
         ),
     ] = "critique",
+    lora: Annotated[
+        str | None, typer.Option(help="which adapter learns, where the base answered")
+    ] = None,
     score: Annotated[float | None, typer.Option(help="a judge's, 0 to 1")] = None,
     name: Annotated[str | None, typer.Option("--id", help="once per id")] = None,
     train: Annotated[bool, typer.Option(help="make an update of it now")] = True,
@@ -140,6 +143,7 @@ def feedback(
     """Say something about an answer; an update is made of it."""
     content = sys.stdin.read() if content == "-" else content
     given = {"content": content, "kind": kind, "score": score, "id": name}
+    given |= {"lora": lora}
     body = {k: v for k, v in given.items() if v is not None}
     more = {"receipt": receipt, "train": train, "wait": wait}
     told = _ask(context, "POST", "/v1/feedback", {**body, **more})
@@ -180,6 +184,43 @@ def rollback(
     body = {"version": version}
     told = _ask(context, "POST", f"{_place(lora)}/rollback", body)
     _tell(told, as_json, f"{lora}: v{told['aliases'].get('live', '-')} serves")
+
+
+@app.command()
+def rebuild(
+    context: typer.Context,
+    version: Annotated[str, typer.Argument(help="user/model@v3")],
+    wait: Annotated[bool, typer.Option(help="wait for the end")] = True,
+    as_json: Shown = False,
+) -> None:
+    """Make a version again from the ledger; the new one does not serve yet."""
+    told = _ask(context, "POST", f"{_place(version)}/rebuild", {"wait": wait})
+    _tell(told, as_json, _job_line(told))
+    _end(told)
+
+
+@app.command()
+def explain(
+    context: typer.Context,
+    lora: Annotated[str, typer.Argument(help="user/model, or user/model@v3")],
+    feedback: Annotated[str, typer.Argument(help="the id of a feedback")] = "",
+    receipt: Annotated[
+        str | None, typer.Option(help="an answer; its last feedback is meant")
+    ] = None,
+    as_json: Shown = False,
+) -> None:
+    """Show what a feedback pushes: each token of the answer, by a version and by the
+    teacher, who has read the feedback."""
+    body = {"feedback": feedback or None, "receipt": receipt, "wait": True}
+    told = _ask(context, "POST", f"{_place(lora)}/explain", body)
+    rows = ["push\tversion\tteacher\ttoken\tversion's best\tteacher's best"]
+    for row in told["result"].get("rows", ()):
+        some = [f"{row[name]:+.2f}" for name in ("push", "student", "teacher")]
+        names = ("token", "student_best", "teacher_best")
+        rows.append("\t".join([*some, *(json.dumps(row[name]) for name in names)]))
+    is_done = told["state"] == "done"
+    _tell(told, as_json, "\n".join(rows) if is_done else _job_line(told))
+    _end(told)
 
 
 @app.command()
@@ -291,6 +332,12 @@ def _send(
 
 def _tell(told: Any, as_json: bool, text: str) -> None:
     typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else text)
+
+
+def _end(job: dict[str, Any]) -> None:
+    """End with 1 if a job has failed."""
+    if job["state"] == "failed":
+        raise typer.Exit(1)
 
 
 def _job_line(job: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -113,7 +114,11 @@ class Limits(BaseModel):
         loras: The most adapters of a user.
         versions: How many versions of an adapter are kept to roll back to, and as many
             others, after an update; 0 for all. A deleted one can be made again.
+        grace: How long a version that serves no more, or was asked for by its number,
+            stays on the inference server, seconds.
+        patience: How long an update waits for another one of the same adapter, seconds.
         receipts: The most receipts of a user that no feedback names; the oldest go.
+        receipt_bytes: The most bytes of such receipts of a user; likewise.
         receipt_days: How long a receipt is kept, days. One with feedback stays.
     """
 
@@ -128,7 +133,10 @@ class Limits(BaseModel):
     wait: PositiveFloat = 600.0
     loras: PositiveInt = 100
     versions: NonNegativeInt = 10
+    grace: NonNegativeFloat = 60.0
+    patience: NonNegativeFloat = 0.0
     receipts: PositiveInt = 100_000
+    receipt_bytes: PositiveInt = 1 << 30
     receipt_days: PositiveFloat = 30.0
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from claas.errors import StorageError
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of the schema."""
 
 _PATIENCE = 10.0  # seconds for another process to end its change
@@ -22,9 +22,9 @@ _TABLES = """
 BEGIN IMMEDIATE;
 CREATE TABLE receipts (
     id TEXT PRIMARY KEY, user TEXT NOT NULL, lora TEXT NOT NULL,
-    created REAL NOT NULL, body TEXT NOT NULL
+    created REAL NOT NULL, body TEXT NOT NULL, bytes INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
-CREATE INDEX receipts_by_user ON receipts (user, created);
+CREATE INDEX receipts_by_user ON receipts (user, created, bytes);
 CREATE TABLE feedback (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, user TEXT NOT NULL,
     lora TEXT NOT NULL, receipt TEXT NOT NULL, body TEXT NOT NULL
@@ -41,9 +41,19 @@ CREATE TABLE jobs (
     lora TEXT NOT NULL, state TEXT NOT NULL, body TEXT NOT NULL
 );
 CREATE INDEX jobs_by_lora ON jobs (lora, number);
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 COMMIT;
 """
+_SIZES = """
+BEGIN IMMEDIATE;
+ALTER TABLE receipts ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+UPDATE receipts SET bytes = length(body);
+DROP INDEX receipts_by_user;
+CREATE INDEX receipts_by_user ON receipts (user, created, bytes);
+PRAGMA user_version = 2;
+COMMIT;
+"""
+_FROM = {0: _TABLES, 1: _SIZES}  # what makes this schema of another one
 
 
 class Database:
@@ -109,18 +119,18 @@ class Database:
         do("PRAGMA synchronous = FULL")
         do("PRAGMA foreign_keys = ON")
         found = do("PRAGMA user_version").fetchone()[0]
-        if found == 0:
-            self._create()
+        if found in _FROM:
+            self._create(_FROM[found])
         elif found != SCHEMA:
             raise StorageError(
                 f"{self.path} is of another claas (schema {found}, this one reads "
                 f"{SCHEMA}): run that one, or name another database."
             )
 
-    def _create(self) -> None:
+    def _create(self, script: str) -> None:
         """Make the tables, unless another process does so at the same time."""
         try:
-            self._inner.executescript(_TABLES)
+            self._inner.executescript(script)
         except sqlite3.OperationalError:
             if self._inner.in_transaction:
                 self._inner.execute("ROLLBACK")

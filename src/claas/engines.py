@@ -11,16 +11,20 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextvars import ContextVar
 from multiprocessing.connection import wait
-from typing import Protocol
+from typing import Any, Protocol
 
 from claas.errors import ClaasError, ConfigurationError
+from claas.types import TokenRow
 from claas.updates import Update
-from claas.worker import ATTEMPTS, Worker
+from claas.worker import Worker
+
+DEATHS = 16
+"""How often the process may die in one update: lessons are halved each time."""
 
 _MAKE: ContextVar[Callable[[], Worker]] = ContextVar("claas_make")
 _WORKER: ContextVar[Worker] = ContextVar("claas_worker")
@@ -31,6 +35,14 @@ class Engine(Protocol):
 
     def update(self, lora: str, update_id: str | None = None) -> Update:
         """Make an update of an adapter; see `Worker.update`. Waits for it."""
+        ...
+
+    def rebuild(self, version: str, rebuild_id: str) -> str:
+        """Make a version again from the ledger; see `Worker.rebuild`."""
+        ...
+
+    def explain(self, version: str, feedback: str) -> Sequence[TokenRow]:
+        """Return what a feedback pushes; see `Worker.explain`."""
         ...
 
     def close(self) -> None:
@@ -70,16 +82,58 @@ class LocalEngine:
             ClaasError: If the engine is closed, and what `Worker.update` raises.
         """
         update_id = update_id or uuid.uuid4().hex
-        for _ in range(ATTEMPTS + 1):
-            pool = self._running()
-            try:
-                return pool.submit(_update, lora, update_id).result()
-            except BrokenProcessPool:
-                self._forget(pool)
+        for _ in range(DEATHS):
+            with contextlib.suppress(BrokenProcessPool):
+                return self._asked("update", lora, update_id)
         raise ConfigurationError(
-            f"the worker's process died {ATTEMPTS + 1} times in the update "
-            f"{update_id}: give it more memory, or a smaller base model or batch."
+            f"the worker's process died {DEATHS} times in the update {update_id}: give "
+            "it more memory, or a smaller base model or batch."
         )
+
+    def rebuild(self, version: str, rebuild_id: str) -> str:
+        """Make a version again from the ledger; return the new one.
+
+        Args:
+            version: ``user/model@v3``.
+            rebuild_id: Its id; the same id twice is one rebuild.
+
+        Raises:
+            ConfigurationError: If the process dies.
+            ClaasError: If the engine is closed, and what `Worker.rebuild` raises.
+        """
+        return self._once("rebuild", version, rebuild_id)
+
+    def explain(self, version: str, feedback: str) -> Sequence[TokenRow]:
+        """Return what a feedback pushes, token by token of its answer.
+
+        Args:
+            version: The student, ``user/model@v3``.
+            feedback: The id of the feedback.
+
+        Raises:
+            ConfigurationError: If the process dies.
+            ClaasError: If the engine is closed, and what `Worker.explain` raises.
+        """
+        return self._once("explain", version, feedback)
+
+    def _once(self, what: str, *given: str) -> Any:
+        """Ask the process, and no other one if it dies."""
+        try:
+            return self._asked(what, *given)
+        except BrokenProcessPool as exc:
+            raise ConfigurationError(
+                f"the worker's process died in the {what} of {given[0]}: give it more "
+                "memory, or a smaller base model or batch."
+            ) from exc
+
+    def _asked(self, what: str, *given: str) -> Any:
+        """Ask the process; forget it if it dies."""
+        pool = self._running()
+        try:
+            return pool.submit(_called, what, *given).result()
+        except BrokenProcessPool:
+            self._forget(pool)
+            raise
 
     def close(self) -> None:
         """End the process; an update that it was making goes on when it is resumed."""
@@ -140,10 +194,22 @@ class ModalEngine:
         Raises:
             ClaasError: What `Worker.update` raises.
         """
+        return self._ready().update(lora, update_id)
+
+    def rebuild(self, version: str, rebuild_id: str) -> str:
+        """Make a version again from the ledger; see `Worker.rebuild`."""
+        return self._ready().rebuild(version, rebuild_id)
+
+    def explain(self, version: str, feedback: str) -> Sequence[TokenRow]:
+        """Return what a feedback pushes; see `Worker.explain`."""
+        return self._ready().explain(version, feedback)
+
+    def _ready(self) -> Worker:
+        """Return the worker; what was interrupted is ended first."""
         if not self._is_resumed:
             self._is_resumed = True
             self._worker.resume()
-        return self._worker.update(lora, update_id)
+        return self._worker
 
     def close(self) -> None:
         """Do nothing: Modal ends what is idle."""
@@ -164,11 +230,11 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _update(lora: str, update_id: str) -> Update:
-    """Make an update in this process; the worker is made once."""
+def _called(what: str, *given: str) -> Any:
+    """Call the worker in this process; it is made once."""
     worker = _WORKER.get(None)
     if worker is None:
         worker = _MAKE.get()()
         _WORKER.set(worker)
         worker.resume()
-    return worker.update(lora, update_id)
+    return getattr(worker, what)(*given)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,28 +9,7 @@ import torch
 from claas.base import gathered
 from claas.learner import Learner
 from claas.teacher import hinted_prompt, prompt_of, recorded
-from claas.types import Lesson
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRow:
-    """One token of an answer, as `explain` shows it.
-
-    Args:
-        token: Its text.
-        student: Its log probability after the prompt.
-        teacher: The same after the hinted prompt.
-        push: The difference: above 0, the feedback speaks for the token.
-        student_best: What the student likes best there.
-        teacher_best: What the teacher likes best there.
-    """
-
-    token: str
-    student: float
-    teacher: float
-    push: float
-    student_best: str
-    teacher_best: str
+from claas.types import Lesson, TokenRow
 
 
 @torch.no_grad()

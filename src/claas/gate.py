@@ -35,8 +35,9 @@ from claas.errors import ConfigurationError
 from claas.hints import Hints
 from claas.intervals import Change, mean_change, share_change
 from claas.likelihoods import divergences, likelihoods
+from claas.probes import probes_of
 from claas.tuning import GateLimits
-from claas.types import Check, Feedback, Lesson, Receipt, Verdict
+from claas.types import Check, Feedback, Lesson, Probe, Receipt, Verdict
 from claas.words import added_words
 
 _LEAST_NATS = 0.2  # an entropy may change by so much, however small it was
@@ -95,34 +96,13 @@ class Gate:
         with self.base.adapter(before) as old, self.base.adapter(after) as new:
             looked = _Look(self, (old, new))
             found = [
-                *looked.feedback(_probes(lessons)),
-                *looked.kept(_probes(probes)),
+                *looked.feedback(probes_of(lessons, self.settings.most)),
+                *looked.kept(probes_of(probes, self.settings.most)),
                 looked.drift(),
                 *looked.answers(),
                 *looked.capability(),
             ]
         return _verdict(found)
-
-
-@dataclass(frozen=True, slots=True)
-class _Probe:
-    """A prompt on which a lesson must be followed."""
-
-    lesson: Lesson
-    messages: tuple[Mapping[str, Any], ...]
-
-
-def _probes(lessons: Iterable[Lesson]) -> list[_Probe]:
-    """Return the prompts of lessons: their own, and those of their checks."""
-    found = []
-    for lesson in lessons:
-        messages = lesson.receipt.messages
-        system = tuple(m for m in messages[:1] if m["role"] == "system")
-        check = lesson.feedback.check
-        more = check.prompts if check else ()
-        held = [(*system, {"role": "user", "content": prompt}) for prompt in more]
-        found += [_Probe(lesson, some) for some in (messages, *held)]
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +135,7 @@ class _Look:
         self._hints = gate.hints
         self._judge = gate.judging
 
-    def feedback(self, probes: Sequence[_Probe]) -> Iterable[_Checked]:
+    def feedback(self, probes: Sequence[Probe]) -> Iterable[_Checked]:
         """Whether the new feedback is followed more."""
         settings = self._settings
         known = [(probe, verifier_of(probe.lesson, self._judge)) for probe in probes]
@@ -180,7 +160,7 @@ class _Look:
             if words is not None:
                 yield words
 
-    def kept(self, probes: Sequence[_Probe]) -> Iterable[_Checked]:
+    def kept(self, probes: Sequence[Probe]) -> Iterable[_Checked]:
         """Whether earlier feedback is still followed; each feedback counts alone."""
         settings = self._settings
         known = [(probe, verifier_of(probe.lesson, self._judge)) for probe in probes]
@@ -254,7 +234,7 @@ class _Look:
         yield _Checked("capability", change, -settings.ability, good, text)
 
     def _followed(
-        self, probes: Sequence[tuple[_Probe, Verifier]]
+        self, probes: Sequence[tuple[Probe, Verifier]]
     ) -> tuple[list[int], list[int]]:
         """Return how many answers to each probe follow it, before and after."""
         many = self._settings.samples
@@ -278,7 +258,7 @@ class _Look:
             prompts, None, most=settings.tokens, seed=settings.seed
         )
 
-    def _hinted(self, probes: Sequence[_Probe]) -> list[Sampled]:
+    def _hinted(self, probes: Sequence[Probe]) -> list[Sampled]:
         """Return what the base answers to probes with the hint, some to each."""
         prompts = [
             self._asked(probe, self._hints.hinted(probe.lesson, probe.messages))
@@ -300,7 +280,7 @@ class _Look:
         )
 
     def _margin(
-        self, probes: Sequence[_Probe], hinted: Sequence[Sampled], *, is_alone: bool
+        self, probes: Sequence[Probe], hinted: Sequence[Sampled], *, is_alone: bool
     ) -> _Checked:
         """Return how much likelier the hinted model's answers have become."""
         settings, base = self._settings, self._base
@@ -317,7 +297,7 @@ class _Look:
         good = change.low > settings.gain
         return _Checked("margin", change, settings.gain, good, text)
 
-    def _remembered(self, probes: Sequence[_Probe]) -> _Checked:
+    def _remembered(self, probes: Sequence[Probe]) -> _Checked:
         """Return how likely what earlier feedback asked for still is."""
         settings, base = self._settings, self._base
         some = [probe for probe in probes for _ in range(settings.samples)]
@@ -333,13 +313,13 @@ class _Look:
         return _Checked("remembered", change, -settings.loss, good, text)
 
     def _asked(
-        self, probe: _Probe, messages: Sequence[Mapping[str, Any]]
+        self, probe: Probe, messages: Sequence[Mapping[str, Any]]
     ) -> tuple[int, ...]:
         """Return the tokens of a conversation, with the tools that the answer had."""
         return self._base.prompt(messages, probe.lesson.receipt.tools)
 
     def _words(
-        self, probes: Sequence[_Probe], hinted: Sequence[Sampled]
+        self, probes: Sequence[Probe], hinted: Sequence[Sampled]
     ) -> _Checked | None:
         """Return whether the words are said that the feedback adds; None without any.
 
@@ -411,7 +391,7 @@ def is_right(pattern: str, text: str) -> bool:
 _NOTHING = Receipt("", "", "", 0, (), (), (), (), "")
 
 
-def _follow(probe: _Probe, verifier: Verifier, said: Sequence[Sampled]) -> int:
+def _follow(probe: Probe, verifier: Verifier, said: Sequence[Sampled]) -> int:
     """Return how many answers follow a probe's feedback, and do not just repeat it."""
     texts = [answer.text for answer in said]
     return sum(verifier.follows(t) and not parrots(probe.lesson, t) for t in texts)

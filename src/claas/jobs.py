@@ -1,9 +1,13 @@
-"""`Jobs`: updates that were asked for, one after the other, and what came of them.
+"""`Jobs`: what the worker was asked for, one after the other, and what came of it.
 
 A job is a row in the database before anybody is told its id. One that was waiting or
 running when the process ended is run again at the next start: the worker's transaction
 knows how far it was. An adapter has one waiting job at most, since an update takes all
-feedback there is; after a start there may be the one before it, too.
+feedback there is; one that has begun is no longer the one: its lessons are chosen.
+
+An update that the inference server or the disk holds up waits and is tried again, after
+5 s, 10 s, … 5 min, for about a day: what was trained is not to wait for somebody to say
+something more. Meanwhile the others run. A rebuild or an explanation just fails.
 """
 
 import asyncio
@@ -13,16 +17,27 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import Any, Literal, Protocol
 
 from claas.database import Database
-from claas.errors import ClaasError, LimitError, NotFoundError
+from claas.errors import (
+    ClaasError,
+    LimitError,
+    NotFoundError,
+    ServingError,
+    StorageError,
+)
+from claas.names import LoraName
+from claas.types import TokenRow
 
 _log = logging.getLogger("claas.jobs")
 _SHOWN = 50  # jobs of an adapter
+_PAUSE, _LONGEST = 5.0, 300.0  # seconds until the next try
+_TRIES = 300
 
+JobKind = Literal["update", "rebuild", "explain"]
 JobState = Literal["waiting", "running", "done", "failed"]
 
 
@@ -42,12 +57,38 @@ class Trainer(Protocol):
         """
         ...
 
+    def rebuild(self, version: str, rebuild_id: str) -> str:
+        """Make a version again from the ledger; return the new one.
+
+        Args:
+            version: ``user/model@v3``.
+            rebuild_id: Its id; the same id twice is one rebuild.
+        """
+        ...
+
+    def explain(self, version: str, feedback: str) -> Sequence[TokenRow]:
+        """Return what a feedback pushes, token by token of its answer.
+
+        Args:
+            version: The student, ``user/model@v3``.
+            feedback: The id of the feedback.
+        """
+        ...
+
     def switch(self, lora: str, to: str | None) -> Any:
         """Let a version serve; return what came of it.
 
         Args:
             lora: The adapter.
             to: The version, ``user/model@v2``; None for the parent of the live one.
+        """
+        ...
+
+    def lend(self, version: str) -> None:
+        """Have a version that somebody asked for unloaded after a while.
+
+        Args:
+            version: ``user/model@v3``.
         """
         ...
 
@@ -62,7 +103,7 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An update that was asked for.
+    """An update, a rebuild or an explanation that was asked for.
 
     Args:
         id: Its id.
@@ -74,6 +115,9 @@ class Job:
         created: When it was asked for, seconds since 1970.
         started: When it began, 0 before.
         ended: When it ended, 0 before.
+        kind: ``update``, ``rebuild`` or ``explain``.
+        given: What else it was asked with: a version, a feedback.
+        tries: How often it was begun.
     """
 
     id: str
@@ -85,6 +129,9 @@ class Job:
     created: float = 0.0
     started: float = 0.0
     ended: float = 0.0
+    kind: JobKind = "update"
+    given: Mapping[str, str] = field(default_factory=dict)
+    tries: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -113,6 +160,7 @@ class Jobs:
         self._ended = ended
         self._database, self._most = database, most
         self._waiting: dict[str, Job] = {}  # the oldest first
+        self._due: dict[str, float] = {}  # of those that are tried again, loop's time
         self._ends: dict[str, asyncio.Event] = {}
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -146,29 +194,40 @@ class Jobs:
         Raises:
             LimitError: If there is no room for all of them.
         """
-        new = len(set(loras) - {job.lora for job in self._waiting.values()})
+        jobs = self._waiting.values()
+        known = {job.lora for job in jobs if job.kind == "update" and not job.tries}
+        self._check(len(set(loras) - known))
+
+    def _check(self, new: int) -> None:
+        """Refuse so many more jobs if there is no room for them."""
         if new and len(self._waiting) + new > self._most:
             raise LimitError(
-                f"{len(self._waiting)} updates wait already, {self._most} may: try "
+                f"{len(self._waiting)} jobs wait already, {self._most} may: try "
                 "again later."
             )
 
-    async def submit(self, user: str, lora: str) -> Job:
-        """Ask for an update; one that waits already is the same one.
+    async def submit(
+        self, user: str, lora: str, kind: JobKind = "update", **given: str
+    ) -> Job:
+        """Ask for a job; one that waits already and has not begun is the same one.
 
         Args:
             user: Whose it is.
             lora: The adapter.
+            kind: What is to be done.
+            given: With what: ``version``, ``feedback``.
 
         Raises:
             LimitError: If too many wait.
             StorageError: If it cannot be written down.
         """
-        for waiting in self._waiting.values():
-            if waiting.lora == lora:
-                return waiting
-        self.check(lora)
-        job = Job("job-" + secrets.token_hex(12), user, lora, created=time.time())
+        asked = (lora, kind, given)
+        for old in self._waiting.values():
+            if not old.tries and (old.lora, old.kind, old.given) == asked:
+                return old
+        self._check(1)
+        name, now = "job-" + secrets.token_hex(12), time.time()
+        job = Job(name, user, lora, created=now, kind=kind, given=given)
         self._queue(job)
         try:
             await asyncio.to_thread(self._insert, job)
@@ -208,13 +267,29 @@ class Jobs:
         return found[0]
 
     def history(self, lora: str) -> list[Job]:
-        """Return the last jobs of an adapter, the oldest first.
+        """Return the last jobs of an adapter, the oldest first; no explanations.
 
         Args:
             lora: The adapter.
         """
-        asked = "lora = ? ORDER BY number DESC LIMIT ?"
+        asked = (
+            "lora = ? AND json_extract(body, '$.kind') IS NOT 'explain' "
+            "ORDER BY number DESC LIMIT ?"
+        )
         return self._select(asked, (lora, _SHOWN))[::-1]
+
+    def forget(self, lora: str) -> None:
+        """Delete the jobs of an adapter that are over: they may repeat answers.
+
+        Args:
+            lora: The adapter.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        with self._database.change() as db:
+            asked = "DELETE FROM jobs WHERE lora = ? AND state NOT IN (?, ?)"
+            db.execute(asked, (lora, *_LEFT))
 
     # -- inside -----------------------------------------------------------------
 
@@ -225,23 +300,44 @@ class Jobs:
     async def _run(self) -> None:
         """Run one job after the other."""
         while True:
-            while not self._waiting:
-                self._news.clear()
-                await self._news.wait()
-            job = self._waiting.pop(next(iter(self._waiting)))
+            job = await self._next()
             try:
                 await self._run_one(job)
             except ClaasError as exc:  # the database: the job stays as it was there
                 _log.error("job %s: %s", job.id, exc)
+                self._put_off(job)
             self._ends.pop(job.id).set()
+            if job.id in self._due:
+                self._ends[job.id] = asyncio.Event()
+
+    async def _next(self) -> Job:
+        """Wait for the next job whose time has come."""
+        loop = asyncio.get_running_loop()
+        while True:
+            now, due = loop.time(), self._due
+            for name in self._waiting:
+                if due.get(name, now) <= now:
+                    due.pop(name, None)
+                    return self._waiting.pop(name)
+            self._news.clear()
+            pause = min(due.values()) - now if due else None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), pause)
 
     async def _run_one(self, job: Job) -> None:
         """Run a job, and write down what came of it."""
-        job = replace(job, state="running", started=time.time())
+        job = replace(job, state="running", started=time.time(), tries=job.tries + 1)
         await asyncio.to_thread(self._write, job)
         try:
-            told = await asyncio.to_thread(self.trainer.update, job.lora, job.id)
-            job = replace(job, state="done", result=_plain(told))
+            told = await asyncio.to_thread(self._asked, job)
+            job = replace(job, state="done", why="", result=_plain(told))
+        except (ServingError, StorageError) as exc:
+            job = replace(job, state="failed", why=str(exc))
+            if job.kind == "update" and job.tries < _TRIES:
+                self._put_off(job)
+                self._ended("put_off")
+                await asyncio.to_thread(self._write, self._waiting[job.id])
+                return
         except ClaasError as exc:
             job = replace(job, state="failed", why=str(exc))
         except Exception as exc:  # noqa: BLE001 - the next job is to run, whatever
@@ -250,6 +346,25 @@ class Jobs:
             job = replace(job, state="failed", why="the worker failed: see the log.")
         self._ended(str(job.result.get("outcome") or job.state))
         await asyncio.to_thread(self._write, replace(job, ended=time.time()))
+
+    def _asked(self, job: Job) -> Any:
+        """Ask the worker for what a job is; called in a thread."""
+        if job.kind == "update":
+            return self.trainer.update(job.lora, job.id)
+        version = job.given["version"]
+        if job.kind == "rebuild":
+            made = self.trainer.rebuild(version, job.id)
+            return {"outcome": "rebuilt", "version": LoraName.of(made).version}
+        rows = self.trainer.explain(version, job.given["feedback"])
+        told = {"outcome": "explained", "version": LoraName.of(version).version}
+        return {**told, "rows": [asdict(row) for row in rows]}
+
+    def _put_off(self, job: Job) -> None:
+        """Let a job wait, and be tried again later."""
+        tries = max(job.tries, 1)  # what cannot be written down has begun
+        pause = min(_PAUSE * 2 ** (tries - 1), _LONGEST)
+        self._waiting[job.id] = replace(job, state="waiting", tries=tries)
+        self._due[job.id] = asyncio.get_running_loop().time() + pause
 
     def _select(self, where: str, values: tuple[object, ...]) -> list[Job]:
         asked = f"SELECT body FROM jobs WHERE {where}"

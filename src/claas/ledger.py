@@ -1,4 +1,7 @@
-"""`Ledger`: all feedback, and what became of it. Nothing in it is changed or deleted.
+"""`Ledger`: all feedback, and what became of it.
+
+Nothing in it is changed, and nothing deleted but with its adapter: then nothing is left
+to be made again from it, and what people wrote is theirs to take away.
 
 What became of a feedback is a row, too: its state is that of its newest row, and `open`
 where it has none. The rows say which feedback went into which version, so any adapter
@@ -186,6 +189,24 @@ class Ledger:
             Entry(_read(body), user, lora, tuple(marks))
             for user, body, marks in found.values()
         ]
+
+    def forget(self, lora: str) -> None:
+        """Delete the feedback of an adapter, with what became of it.
+
+        Args:
+            lora: The adapter.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        mine = "(SELECT {} FROM feedback WHERE lora = ?)"
+        with self._database.change() as db:
+            asked = "DELETE FROM receipts WHERE lora = '' AND id IN " + mine
+            based = "AND id NOT IN (SELECT receipt FROM feedback WHERE lora != ?)"
+            db.execute(asked.format("receipt") + based, (lora, lora))
+            asked = "DELETE FROM marks WHERE feedback IN " + mine
+            db.execute(asked.format("number"), (lora,))
+            db.execute("DELETE FROM feedback WHERE lora = ?", (lora,))
 
     def into(self, lora: str, version: int) -> list[Feedback]:
         """Return the feedback that a version was trained on.

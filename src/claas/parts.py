@@ -4,12 +4,12 @@
 tests have small fakes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from claas.types import Candidate, Feedback, Lesson, Receipt, Verdict
+from claas.types import Candidate, Feedback, Lesson, Receipt, TokenRow, Verdict
 
 
 class Learner(Protocol):
@@ -114,3 +114,4 @@ class Teaching:
 
     learner: Learner
     gate: Gate
+    explain: Callable[[Path, Lesson], Sequence[TokenRow]]

@@ -1,7 +1,8 @@
 """`Receipts`: what was asked and sampled, by id.
 
 A receipt that feedback names stays as long as the feedback: without it no adapter could
-be made again. The others go when they are too old, or too many of one user.
+be made again. The others go when they are too old, or when those of one user are too
+many or too large in all, the oldest first.
 """
 
 import json
@@ -27,16 +28,22 @@ class Receipts:
         path: The database, or its file.
         most: How many of a user are kept that no feedback names.
         days: How long one is kept that no feedback names, days.
+        size: How many bytes of a user are kept that no feedback names.
 
     Raises:
         StorageError: If the file cannot be used.
     """
 
     def __init__(
-        self, path: Path | Database, *, most: int = 100_000, days: float = 30.0
+        self,
+        path: Path | Database,
+        *,
+        most: int = 100_000,
+        days: float = 30.0,
+        size: int = 1 << 30,
     ) -> None:
         self._database = path if isinstance(path, Database) else Database(path)
-        self._most, self._days = most, days
+        self._most, self._days, self._size = most, days, size
 
     def add(self, *receipts: Receipt) -> None:
         """Keep receipts, all of them or none.
@@ -48,10 +55,13 @@ class Receipts:
             ConflictError: If one has the id of another one.
             StorageError: If they cannot be written.
         """
-        rows = [(r.id, r.user, r.lora, r.created, _written(r)) for r in receipts]
+        rows = [
+            (r.id, r.user, r.lora, r.created, body, len(body))
+            for r, body in ((r, _written(r)) for r in receipts)
+        ]
         with self._database.change() as db:
             try:
-                db.executemany("INSERT INTO receipts VALUES (?, ?, ?, ?, ?)", rows)
+                db.executemany("INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?)", rows)
             except sqlite3.IntegrityError as exc:
                 ids = ", ".join([receipt.id for receipt in receipts])
                 raise ConflictError(f"there is a receipt already: {ids}.") from exc
@@ -71,7 +81,7 @@ class Receipts:
         if row is None:
             raise NotFoundError(
                 f"there is no receipt {receipt_id[:80]!r}: it is the id of an answer "
-                f"that an adapter gave here in the last {self._days:g} days."
+                f"that was given here in the last {self._days:g} days."
             )
         return _read(row[0])
 
@@ -109,16 +119,18 @@ class Receipts:
             db.execute(f"DELETE FROM receipts WHERE lora = ? AND {_FREE}", (lora,))
 
     def _drop_surplus(self, db: sqlite3.Connection, user: str) -> int:
-        """Delete a user's oldest receipts beyond what he may have without feedback."""
-        asked = f"SELECT count(*) FROM receipts WHERE user = ? AND {_FREE}"
-        surplus = db.execute(asked, (user,)).fetchone()[0] - self._most
-        if surplus <= 0:
-            return 0
+        """Delete a user's oldest receipts beyond what he may have without feedback.
+
+        What is counted stands in an index: no receipt is read for it.
+        """
         asked = (
-            "DELETE FROM receipts WHERE id IN (SELECT id FROM receipts WHERE user = ? "
-            f"AND {_FREE} ORDER BY created, id LIMIT ?)"
+            "DELETE FROM receipts WHERE id IN (SELECT id FROM (SELECT id, "
+            "count(*) OVER newest AS many, sum(bytes) OVER newest AS size "
+            f"FROM receipts WHERE user = ? AND {_FREE} WINDOW newest AS "
+            "(ORDER BY created DESC, id DESC ROWS UNBOUNDED PRECEDING)) "
+            "WHERE many > ? OR size > ?)"
         )
-        return db.execute(asked, (user, surplus)).rowcount
+        return db.execute(asked, (user, self._most, self._size)).rowcount
 
 
 def _written(receipt: Receipt) -> str:

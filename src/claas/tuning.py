@@ -162,6 +162,8 @@ class GateLimits:
         length: How much the length of answers may change, as a share.
         repetition: The largest share of repeated runs of three tokens.
         samples: Answers to each probe.
+        most: The most prompts on which new feedback is judged, and as many for earlier
+            feedback: first each feedback's own, then the held-out ones of its check.
         tokens: The most tokens of an answer.
         temperature: Of answers to probes; to unrelated prompts it is 1.
         unrelated: Prompts that no feedback is about.
@@ -178,6 +180,7 @@ class GateLimits:
     length: PositiveFloat = 0.5
     repetition: Annotated[float, Field(gt=0, le=1)] = 0.5
     samples: PositiveInt = 4
+    most: PositiveInt = 128
     tokens: PositiveInt = 64
     temperature: PositiveFloat = 0.7
     unrelated: Prompts = UNRELATED

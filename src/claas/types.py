@@ -28,8 +28,8 @@ class Receipt:
     Args:
         id: ``x-claas-receipt`` of the response.
         user: Whose it is.
-        lora: The adapter, ``user/model``.
-        version: Its version that answered.
+        lora: The adapter, ``user/model``; empty where the base answered.
+        version: Its version that answered; None where the base did.
         messages: The conversation up to the answer, as it came; a plain completion is
             one message of the role ``prompt``.
         tools: The tools of the request, as they came.
@@ -44,7 +44,7 @@ class Receipt:
     id: str
     user: str
     lora: str
-    version: int
+    version: int | None
     messages: tuple[Mapping[str, Any], ...]
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
@@ -151,3 +151,24 @@ class Verdict:
     is_promoted: bool
     reasons: tuple[str, ...]
     figures: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """One token of an answer, as `explain` shows it.
+
+    Args:
+        token: Its text.
+        student: Its log probability after the prompt.
+        teacher: The same after the hinted prompt.
+        push: The difference: above 0, the feedback speaks for the token.
+        student_best: What the student likes best there.
+        teacher_best: What the teacher likes best there.
+    """
+
+    token: str
+    student: float
+    teacher: float
+    push: float
+    student_best: str
+    teacher_best: str

@@ -85,6 +85,7 @@ class Update:
         figures: What the training measured.
         verdict: What the gate said.
         error: What went wrong, the last time.
+        is_fatal: Whether the worker died of it, again and again.
         attempts: How often the step of its state was begun and not ended.
         created: Seconds since 1970.
         changed: When it came to its state, seconds since 1970.
@@ -102,6 +103,7 @@ class Update:
     figures: Mapping[str, Any] = field(default_factory=dict)
     verdict: Verdict | None = None
     error: str = ""
+    is_fatal: bool = False
     attempts: int = 0
     created: float = 0.0
     changed: float = 0.0
@@ -225,6 +227,21 @@ class Updates:
             StorageError: If it cannot be written.
         """
         return self._put(update, replace(update, error=error, attempts=0))
+
+    def halve(self, update: Update) -> Update:
+        """Leave the second half of an update's lessons to the next one.
+
+        Its step has been begun once, as it were: another death halves them again.
+
+        Args:
+            update: The update.
+
+        Raises:
+            ConflictError: If it has moved meanwhile.
+            StorageError: If it cannot be written.
+        """
+        half = update.lessons[: len(update.lessons) // 2]
+        return self._put(update, replace(update, lessons=half, attempts=1))
 
     def move(
         self,

@@ -15,7 +15,9 @@
 update, so it is found and not made again; loading what is loaded, moving an alias to
 where it is and marking what is marked change nothing. So after a `kill -9` at any place
 `resume` (or the next `update`) does the step of the state again. A step in which the
-worker died `ATTEMPTS` times makes its update fail.
+worker died `ATTEMPTS` times makes its update fail; where more than one lesson is taught
+or trained on, it tries half of them first. A lesson of which it dies alone is marked as
+unteachable, and after a death in the gate the next update takes half.
 
 **Errors.** A `ServingError` or `StorageError` is passed on; the update waits where it
 is. Another `ClaasError` ends it as ``failed``. So does anything else, which is raised
@@ -29,15 +31,15 @@ been judged against the wrong one, and fails.
 
 import contextlib
 import shutil
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import claas.storage as storage
+from claas.bench import Bench
 from claas.errors import (
     ClaasError,
     ConflictError,
@@ -47,14 +49,16 @@ from claas.errors import (
     TeachingError,
 )
 from claas.lessons import Lessons
+from claas.loaded import Loaded, check_base
 from claas.names import LoraName
 from claas.parts import Ledger, Receipts, Serving, Teaching
+from claas.types import TokenRow
 from claas.updates import NEXT, State, Update, Updates
 from claas.versions import surplus
-from claas.volumes import Volume, told
+from claas.volumes import Volume
 
-ATTEMPTS = 3
-"""How often the worker may die in a step before its update fails."""
+ATTEMPTS, HALVED = 3, 2
+"""How often the worker may die in a step before its update fails, or is halved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +72,14 @@ class Worker:
         serving: The inference server.
         teaching: Gives the learner and the gate, the same ones each time; called when
             something is to be trained, so a rollback needs no base model.
-        volume: Where adapters are; None for `storage.default_storage`.
         scratch: Where candidates are written before they are versions.
+        volume: Where adapters are; None for `storage.default_storage`.
         most_lessons: The most feedback of one update, the oldest first.
         most_probes: The most earlier lessons that the gate asks again, the newest.
         most_versions: How many versions of an adapter are kept to roll back to, and as
             many others; 0 for all of them. See `claas.versions.surplus`.
-        grace: Seconds until the version before is unloaded.
+        base: The base model that adapters must belong to; empty for any.
+        grace: Seconds until what does not serve is unloaded.
         patience: Seconds to wait for another update of the same adapter.
         clock: Seconds since 1970.
     """
@@ -84,13 +89,12 @@ class Worker:
     receipts: Receipts
     serving: Serving
     teaching: Callable[[], Teaching]
+    scratch: Path
     volume: Volume | None = None
-    scratch: Path = field(
-        default_factory=lambda: Path(tempfile.gettempdir(), "claas-scratch")
-    )
     most_lessons: int = 32
     most_probes: int = 64
     most_versions: int = 0
+    base: str = ""
     grace: float = 60.0
     patience: float = 0.0
     clock: Callable[[], float] = time.time
@@ -130,6 +134,7 @@ class Worker:
             worker, which has it, or for what its `error` says.
         """
         left = self.updates.unfinished()
+        self._bench.sweep([update.id for update in left])
         for lora in dict.fromkeys(update.lora for update in left):
             with contextlib.suppress(ServingError, StorageError):
                 self._run_all(lora)
@@ -184,89 +189,52 @@ class Worker:
         self.retire()
         return found
 
-    def rebuild(self, version_id: str) -> str:
-        """Make a version again from the ledger: its lessons, in the order of versions.
+    def rebuild(self, version_id: str, rebuild_id: str | None = None) -> str:
+        """Make a version again from the ledger; see `Bench.rebuild`."""
+        return self._bench.rebuild(version_id, rebuild_id)
 
-        Args:
-            version_id: ``user/model@v3``.
-
-        Returns:
-            The new version. It is not judged and does not serve; see `switch`.
-
-        Raises:
-            IdentifierError: If the name is none.
-            NotFoundError: If there is no such version, or a receipt is gone.
-            StorageError: If the first version is damaged, or the disk refuses.
-        """
-        chain = storage.lineage(version_id, self.volume)
-        lora, folder = LoraName.of(version_id).lora, chain[0].path
-        storage.load_lora(chain[0].id, self.volume)  # is it whole?
-        meta = {"parent": chain[0].id, "rebuilt": chain[-1].id, "lessons": []}
-        with (
-            storage.updating(lora, "a rebuild", self.patience, self.volume),
-            self._scratch(f"rebuild-{uuid.uuid4().hex}") as scratch,
-        ):
-            for version in chain[1:]:
-                ids = tuple(version.meta.get("lessons", ()))
-                lessons, missing = self._lessons.of(lora, ids)
-                if missing:
-                    raise NotFoundError(
-                        f"{version.id} cannot be made again: {len(missing)} feedback, "
-                        "or the receipts of it, are gone."
-                    )
-                out = scratch / f"v{version.number}"
-                out.mkdir()
-                folder = self.teaching().learner.train(folder, lessons, out).folder
-                meta["lessons"] += ids
-            return storage.save_lora(folder, lora, meta, self.volume)
+    def explain(self, version_id: str, feedback_id: str) -> Sequence[TokenRow]:
+        """Return what a feedback pushes, token by token; see `Bench.explain`."""
+        return self._bench.explain(version_id, feedback_id)
 
     def restore(self) -> list[str]:
-        """Load what is live and not loaded: after a start of the inference server.
+        """Load what is live and not loaded; see `Loaded.restore`."""
+        return self._loaded.restore()
 
-        Returns:
-            The serving names that were loaded.
-
-        Raises:
-            ServingError: If the inference server refuses.
-        """
-        known, loaded = set(self.serving.names()), []
-        for lora in storage.list_loras(storage=self.volume):
-            live = storage.alias(lora, "live", self.volume)
-            if live is not None and (name := LoraName.of(live).serving) not in known:
-                self.serving.load(name, str(storage.load_lora(live, self.volume)))
-                loaded.append(name)
-        return loaded
+    def lend(self, version_id: str) -> None:
+        """Have a version unloaded after the grace; see `Loaded.lend`."""
+        self._loaded.lend(version_id)
 
     def retire(self) -> list[str]:
-        """Unload versions that were replaced longer ago than the grace.
-
-        Returns:
-            Their serving names. An inference server that does not answer is asked
-            again the next time.
-        """
-        gone = []
-        for lora, name in self.updates.due(self.clock()):
-            with (
-                contextlib.suppress(ServingError, StorageError),
-                storage.switching(lora, f"unload {name}", 0, self.volume),
-            ):
-                live = self._live(lora)
-                if live is None or live.serving != name:
-                    self.serving.unload(name)
-                    gone.append(name)
-                self.updates.unretire(name)
-        return gone
-
-    def _live(self, lora: str) -> LoraName | None:
-        """Return the live version, if there is one."""
-        with contextlib.suppress(NotFoundError):
-            return LoraName.of(storage.version(f"{lora}@live", self.volume).id)
-        return None
+        """Unload what does not serve, after the grace; see `Loaded.retire`."""
+        return self._loaded.retire()
 
     @property
     def _lessons(self) -> Lessons:
         """What is known of feedback."""
         return Lessons(self.ledger, self.receipts, self.volume)
+
+    @property
+    def _bench(self) -> Bench:
+        """What needs the base model apart from an update."""
+        return Bench(
+            lessons=self._lessons,
+            teaching=self.teaching,
+            volume=self.volume,
+            scratch=self.scratch,
+            patience=self.patience,
+        )
+
+    @property
+    def _loaded(self) -> Loaded:
+        """Which versions the inference server has."""
+        return Loaded(
+            updates=self.updates,
+            serving=self.serving,
+            volume=self.volume,
+            grace=self.grace,
+            clock=self.clock,
+        )
 
     def _run_all(self, lora: str) -> None:
         """Do what is left of all updates of an adapter, the oldest first."""
@@ -303,9 +271,7 @@ class Worker:
     def _walk(self, update: Update) -> Update:
         """Do one step after the other."""
         while not update.is_done:
-            if update.attempts >= ATTEMPTS and "failed" in NEXT[update.state]:
-                died = f"the worker died {ATTEMPTS} times while {update.state}"
-                update = self._failed(update, died)
+            update = self._survived(update)
             update = self.updates.begin(update)
             try:
                 update = _STEPS[update.state](self, update)
@@ -320,6 +286,27 @@ class Worker:
                 self._failed(update, f"it was ended by {type(error).__name__}")
                 raise
         return update
+
+    def _survived(self, update: Update) -> Update:
+        """Let an update of which the worker dies again and again try less, or end.
+
+        A single lesson of which it dies is not tried again: all later updates would
+        have it, too.
+        """
+        ids, is_taught = update.lessons, update.state in ("teaching", "training")
+        if is_taught and update.attempts >= HALVED and len(ids) > 1:
+            return self.updates.halve(update)
+        if update.attempts < ATTEMPTS or "failed" not in NEXT[update.state]:
+            return update
+        why = f"the worker died {ATTEMPTS} times while {update.state}"
+        alone = dict.fromkeys(ids, why) if len(ids) == 1 else {}
+        return self.updates.move(
+            *(update, "failed"),
+            outcome="failed",
+            error=why,
+            is_fatal=True,
+            untaught={**update.untaught, **alone},
+        )
 
     def _failed(self, update: Update, error: str) -> Update:
         """Let an update fail; where it is too late for that, it waits."""
@@ -339,11 +326,20 @@ class Worker:
 
     def _collect(self, update: Update) -> Update:
         """queued: write down what waits and which version is live."""
+        check_base(f"{update.lora}@live", self.base, self.volume)
         live = storage.version(f"{update.lora}@live", self.volume).number
-        ids = self._lessons.waiting(update.lora)[: self.most_lessons]
+        ids = self._lessons.waiting(update.lora)[: self._most(update)]
         if not ids:
             return self.updates.move(update, "done", outcome="empty", parent=live)
         return self.updates.move(update, "teaching", lessons=ids, parent=live)
+
+    def _most(self, update: Update) -> int:
+        """Return how many lessons an update may have: half of what was fatal before."""
+        past = self.updates.history(update.lora)
+        made = [one for one in past if one.kind == "update" and one.lessons]
+        if not (made and made[-1].is_fatal):
+            return self.most_lessons
+        return max(1, min(self.most_lessons, len(made[-1].lessons) // 2))
 
     def _teach(self, update: Update) -> Update:
         """teaching: leave out what the model cannot follow in context."""
@@ -379,7 +375,7 @@ class Worker:
     def _trained(self, update: Update) -> str:
         """Train, and save what came of it; return the version."""
         lessons, _ = self._lessons.of(update.lora, update.lessons)
-        with self._scratch(update.id) as out:
+        with self._bench.room(update.id) as out:
             folder = self._folder(update, update.parent)
             candidate = self.teaching().learner.train(folder, lessons, out)
             meta = {
@@ -389,18 +385,6 @@ class Worker:
                 "figures": {**candidate.figures, "steps": candidate.steps},
             }
             return storage.save_lora(candidate.folder, update.lora, meta, self.volume)
-
-    @contextlib.contextmanager
-    def _scratch(self, name: str) -> Generator[Path, None, None]:
-        """Give an empty folder for a candidate."""
-        out = self.scratch / name
-        shutil.rmtree(out, ignore_errors=True)
-        try:
-            with told(f"write a candidate to {out}"):
-                out.mkdir(parents=True, mode=0o700)
-                yield out
-        finally:
-            shutil.rmtree(out, ignore_errors=True)
 
     def _judge(self, update: Update) -> Update:
         """candidate: ask the gate."""
@@ -447,7 +431,7 @@ class Worker:
     def _record(self, update: Update) -> Update:
         """serving: tell the ledger which feedback the live version knows."""
         lora, version = update.lora, update.version
-        if self._live(lora) != LoraName.of(lora).versioned(version or 0):
+        if self._loaded.live(lora) != LoraName.of(lora).versioned(version or 0):
             return self._close(update)  # a switch came between, and has told
         knows = self._lessons.taught(lora, version)
         knew = self._lessons.taught(lora, update.parent)
@@ -464,9 +448,10 @@ class Worker:
         if update.version is not None and update.kind == "update":
             reasons = update.verdict.reasons if update.verdict else ()
             why = update.error or " ".join(reasons) or "rejected by the gate"
-            live = self._live(update.lora)  # it may have been promoted by hand
+            live = self._loaded.live(update.lora)  # it may have been promoted by hand
             knows = self._lessons.taught(update.lora, live.version if live else None)
-            ids = tuple(i for i in update.lessons if i not in knows)
+            known = {*knows, *update.untaught}
+            ids = tuple(i for i in update.lessons if i not in known)
             self._lessons.mark(update.lora, ids, "rejected", update.version, why)
         return self._close(update)
 

@@ -86,11 +86,11 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
         *("config", "sdpo_loss", "volumes", "storage", "receipts", "ledger"),
         *("serving", "hints", "peft_files", "versions", "parts", "database"),
         *("checks", "patterns", "prompts", "intervals", "library", "tuning", "hub"),
-        "words",
+        *("words", "probes"),
     ),
     2: ("base", "teacher"),
     3: ("anchor", "learner", "explain", "gate", "likelihoods"),
-    4: ("updates", "lessons", "worker", "engines"),
+    4: ("updates", "lessons", "bench", "loaded", "worker", "engines"),
     5: ("api", "pages", "jobs", "web"),
     6: ("__init__", "__main__", "cli"),
 }

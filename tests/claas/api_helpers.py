@@ -22,7 +22,8 @@ from starlette.responses import StreamingResponse
 from claas.api import create_app
 from claas.config import Settings, read_settings
 from claas.database import Database
-from claas.storage import move_alias, save_lora, version
+from claas.storage import load_lora, move_alias, save_lora, version
+from claas.types import TokenRow
 from claas.volumes import LocalVolume
 
 KEYS = {"ann": "key-of-ann-0123456789", "bob": "key-of-bob-0123456789"}
@@ -286,6 +287,21 @@ class FakeTrainer:
         number = version(made, self.volume).number
         verdict = {"reasons": ["as told"], "figures": {"kl": 0.01 * number}}
         return {"version": number, "verdict": verdict, **told}
+
+    def rebuild(self, version: str, rebuild_id: str) -> str:
+        """Make a version like the last one."""
+        self.calls.append(("rebuild", version, rebuild_id))
+        lora = version.partition("@")[0]
+        return save_lora(load_lora(lora, self.volume), lora, {}, self.volume)
+
+    def explain(self, version: str, feedback: str) -> list[TokenRow]:
+        """Return one row."""
+        self.calls.append(("explain", version, feedback))
+        return [TokenRow("well", -2.0, -0.5, 1.5, "well", "hm\n")]
+
+    def lend(self, version: str) -> None:
+        """Take note of it."""
+        self.calls.append(("lend", version))
 
     def switch(self, lora: str, to: str | None) -> Any:
         """Switch."""

@@ -56,6 +56,12 @@ def test_the_words(claas: Claas, run: Any, tmp_path: Path) -> None:
     assert "ann/bot\tlive v1\t2 versions\t2 feedback waits" in run("list-loras")[1]
     assert json.loads(run("list-loras", "--json")[1])["data"][0]["id"] == "ann/bot"
     assert "v1\tlatest, live" in run("versions", "ann/bot")[1]
+    code, said = run("rebuild", "ann/bot@v1")
+    assert code == 0 and said.rstrip().endswith("rebuilt v2")
+    code, said = run("explain", "ann/bot@v0", "7")
+    assert code == 0 and '+1.50\t-2.00\t-0.50\t"well"\t"well"\t"hm\\n"' in said
+    assert run("explain", "ann/bot", "--receipt", name)[1] == said
+    assert run("explain", "ann/bot", "8")[0] == 1
     assert run("rollback", "ann/bot", "0") == (0, "ann/bot: v0 serves\n")
     assert run("promote", "ann/bot", "1") == (0, "ann/bot: v1 serves\n")
     target = tmp_path / "it.zip"

@@ -329,7 +329,7 @@ def told(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(api.tempfile, "tempdir", str(tmp_path))
     fake = FakeTeaching()
-    monkeypatch.setattr(api, "_teaching", lambda: Teaching(fake, fake))
+    monkeypatch.setattr(api, "_teaching", lambda: Teaching(fake, fake, fake.explain))
     return read_settings()
 
 
@@ -394,7 +394,9 @@ def test_training_never_writes_to_the_volume(
             folders.append(adapter)
             return super().train(adapter, lessons, out)
 
-    monkeypatch.setattr(api, "_teaching", lambda: Teaching(Watching(), fake))
+    monkeypatch.setattr(
+        api, "_teaching", lambda: Teaching(Watching(), fake, fake.explain)
+    )
     create_initial_lora(LORA, told.base_model, rank=2)
     live = told.storage / LORA / "v0"
     seen = sorted((path, path.stat().st_mtime_ns) for path in live.rglob("*"))
@@ -414,7 +416,8 @@ def test_the_base_comes_from_the_hub_once(
 
     def load(settings: Settings) -> Teaching:
         loaded.append(settings.base_model)
-        return Teaching(FakeTeaching(), FakeTeaching())
+        fake = FakeTeaching()
+        return Teaching(fake, fake, fake.explain)
 
     def fetch(name: str) -> Path:
         fetched.append(name)

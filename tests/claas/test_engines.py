@@ -19,7 +19,7 @@ from tests.claas.worker_helpers import (
 
 from claas import storage
 from claas.engines import LocalEngine, ModalEngine
-from claas.errors import ClaasError, NotFoundError
+from claas.errors import ClaasError, ConfigurationError, NotFoundError
 from claas.updates import Update
 from claas.volumes import LocalVolume
 
@@ -46,6 +46,12 @@ def test_updates_are_made_in_one_other_process(folder: Path) -> None:
         assert engine.update(LORA).version == 2
         with pytest.raises(NotFoundError, match="there is no adapter ann/other"):
             engine.update("ann/other")
+        assert engine.rebuild("ann/kuro@v2", "r1") == "ann/kuro@v3"
+        assert engine.rebuild("ann/kuro@v2", "r1") == "ann/kuro@v3", "one rebuild"
+        (row,) = engine.explain("ann/kuro@v0", "f2")
+        assert (row.token, row.push) == ("brief", 1.5)
+        with pytest.raises(NotFoundError, match="'f9' cannot be explained: the ledger"):
+            engine.explain("ann/kuro@v0", "f9")
         (pid,) = pids(folder)
         assert pid != os.getpid()
     finally:
@@ -67,6 +73,22 @@ def test_a_process_that_dies_is_replaced(folder: Path) -> None:
         assert (folder / "teaching").read_text().count("train") == 1
         os.kill(pids(folder)[-1], signal.SIGKILL)
         assert engine.update(LORA).outcome == "empty"
+    finally:
+        engine.close()
+
+
+def test_a_rebuild_that_kills_the_process_is_not_tried_again(folder: Path) -> None:
+    """Whoever asked for it is told what is missing; the next call has a process."""
+    engine = LocalEngine(MakeWorker(folder))
+    try:
+        engine.update(LORA)
+    finally:
+        engine.close()
+    engine = LocalEngine(MakeWorker(folder, "before teaching"))
+    try:
+        with pytest.raises(ConfigurationError, match="died in the rebuild of ann/kuro"):
+            engine.rebuild("ann/kuro@v1", "r1")
+        assert engine.rebuild("ann/kuro@v1", "r1") == "ann/kuro@v2"
     finally:
         engine.close()
 

@@ -105,6 +105,30 @@ def test_feedback_is_taken_once(claas: Claas, ann: httpx.Client) -> None:
     assert len(ledger(claas).open("ann/bot")) == 1
 
 
+def test_an_answer_of_the_base_teaches_who_is_named(
+    claas: Claas, ann: httpx.Client, bob: httpx.Client
+) -> None:
+    """One of one's own adapters; without a name it is asked for, nothing is kept."""
+    given = {"receipt": answered(ann, "tiny"), "kind": "praise", "train": False}
+    found = ann.post("/v1/feedback", json=given)
+    assert found.status_code == 400 and found.json()["error"]["param"] == "lora"
+    assert "say which adapter is to learn from it" in found.json()["error"]["message"]
+    statuses = [
+        ann.post("/v1/feedback", json={**given, "lora": lora}).status_code
+        for lora in ("bob/bot", "ann/none", "ann/bot@v0", "ann/bot")
+    ]
+    assert statuses == [403, 404, 400, 200]
+    other = {**given, "receipt": answered(ann)}
+    assert ann.post("/v1/feedback", json={**other, "lora": "ann/bot"}).is_success
+    assert ann.post("/v1/lora", json={"lora": "ann/two"}).status_code == 201
+    found = ann.post("/v1/feedback", json={**other, "lora": "ann/two"})
+    assert found.status_code == 400
+    assert "is an answer of ann/bot" in found.json()["error"]["message"]
+    assert bob.post("/v1/feedback", json={**given, "lora": "bob/bot"}).is_error
+    first, _ = ledger(claas).open("ann/bot")
+    assert first.receipt == given["receipt"]
+
+
 def test_a_check_is_kept(claas: Claas, ann: httpx.Client) -> None:
     """How compliance is seen stands in the ledger, and is part of the feedback."""
     check = {"required": "Kuro", "most_words": 9, "prompts": ["Who are you?"]}
@@ -190,7 +214,6 @@ def test_feedback_on_a_prompt_of_tokens_is_refused(
     [
         ({"outcome": "rejected"}, "done", ""),
         (TeachingError("it cannot follow; unchanged."), "failed", "cannot follow"),
-        (ServingError("refuses", 500), "failed", "refuses"),
         (RuntimeError("secret"), "failed", "the worker failed: see the log."),
     ],
 )
@@ -206,6 +229,20 @@ def test_an_update_that_ends_otherwise(
     assert ann.get("/v1/lora/ann/bot").json()["aliases"]["live"] == 0
     assert len(ledger(claas).open("ann/bot")) == 1
     body = ann.post("/v1/feedback", json=given).json()
+    assert body["jobs"][0]["result"]["outcome"] == "promoted"
+
+
+def test_an_update_that_is_held_up_is_not_over(claas: Claas, ann: httpx.Client) -> None:
+    """Who waits for it is told so at once: 202, it waits, and why."""
+    claas.trainer.results.append(ServingError("no server there", 500))
+    given = {"receipt": answered(ann), "kind": "praise", "wait": True}
+    found = ann.post("/v1/feedback", json=given)
+    (job,) = found.json()["jobs"]
+    assert (found.status_code, job["state"], job["ended"]) == (202, "waiting", 0)
+    assert "no server there" in job["why"] and job["tries"] == 1
+    assert len(ledger(claas).open("ann/bot")) == 1
+    body = ann.post("/v1/feedback", json=given).json()
+    assert body["jobs"][0]["id"] != job["id"], "it may know none of what came later"
     assert body["jobs"][0]["result"]["outcome"] == "promoted"
 
 
@@ -285,7 +322,7 @@ def test_queues_have_ends(tmp_path: Any, upstream: FakeVllm, upstream_url: str) 
         assert ann.post("/v1/feedback", json=rows[1]).status_code == 202
         full = ann.post("/v1/feedback", json=rows[2])
         assert full.status_code == 429 and full.headers["retry-after"]
-        assert "1 updates wait already" in full.json()["error"]["message"]
+        assert "1 jobs wait already" in full.json()["error"]["message"]
         assert ledger(claas).open("ann/c") == []
         many = ann.post("/v1/feedback", json={"feedback": rows})
         assert "a request may have 2 feedback" in many.json()["error"]["message"]

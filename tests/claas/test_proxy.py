@@ -15,11 +15,14 @@ from tests.claas.api_helpers import (
     Claas,
     FakeVllm,
     claas_at,
+    make_base,
     tokens_of,
     until,
 )
 
 from claas.receipts import Receipts
+from claas.serving import Serving
+from claas.storage import create_initial_lora
 from claas.web.desk import Desk
 
 ASK = {"model": "ann/bot", "messages": [{"role": "user", "content": "hello you"}]}
@@ -170,16 +173,33 @@ def test_half_a_character_passes(claas: Claas, ann: httpx.Client) -> None:
 
 
 def test_versions_and_the_base(claas: Claas, ann: httpx.Client) -> None:
-    """The live version, a fixed one, and the base, which has no receipts."""
+    """The live version, a fixed one, and the base, whose receipt names no version."""
     said = {"model": "ann/bot@v0"}
     assert ann.post("/v1/chat/completions", json={**ASK, **said}).status_code == 200
     found = ann.post("/v1/chat/completions", json={**ASK, "model": BASE})
-    assert found.status_code == 200 and "x-claas-receipt" not in found.headers
+    assert found.status_code == 200
+    receipt = kept(claas, found.headers["x-claas-receipt"])
+    assert (receipt.user, receipt.lora, receipt.version) == ("ann", "", None)
+    assert receipt.token_ids == tuple(tokens_of("well  met !"))
     names = [b["model"] for b in claas.upstream.bodies("/v1/chat/completions")]
     assert names == ["ann-bot@v0", "ann-bot@v0", BASE]
     missing = ann.post("/v1/chat/completions", json={**ASK, "model": "ann/bot@v9"})
     assert missing.status_code == 404
     assert "there is no ann/bot@v9" in missing.json()["error"]["message"]
+
+
+def test_an_adapter_of_another_base_is_not_loaded(
+    claas: Claas, ann: httpx.Client
+) -> None:
+    """It would answer nonsense, or the server would say something of shapes."""
+    other = str(make_base(claas.settings.storage / "elsewhere"))
+    create_initial_lora("ann/old", other, 2, storage=claas.trainer.volume)
+    found = ann.post("/v1/chat/completions", json={**ASK, "model": "ann/old"})
+    assert found.status_code == 500
+    assert "was made for the base model" in found.json()["error"]["message"]
+    assert claas.upstream.adapters == {}
+    assert ann.post("/v1/chat/completions", json=ASK).status_code == 200
+    assert ("lend", "ann/bot@v0") in claas.trainer.calls
 
 
 def test_a_server_that_was_started_anew_is_given_its_adapters(
@@ -192,6 +212,33 @@ def test_a_server_that_was_started_anew_is_given_its_adapters(
     claas.upstream.adapters.clear()
     assert ann.post("/v1/chat/completions", json=ASK).status_code == 200
     assert len(claas.upstream.bodies("/v1/load_lora_adapter")) == 2
+
+
+def test_what_asks_the_server_takes_no_shared_threads(
+    claas: Claas, ann: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores, switches and deletions: one that hangs stops nothing else."""
+    names: list[str] = []
+
+    def seen(kind: type, name: str) -> None:
+        real = getattr(kind, name)
+
+        def call(*given: Any, **more: Any) -> Any:
+            names.append(threading.current_thread().name)
+            return real(*given, **more)
+
+        monkeypatch.setattr(kind, name, call)
+
+    seen(Serving, "score")
+    seen(type(claas.trainer), "switch")
+    seen(Desk, "unload")
+    asked = {"model": "tiny", "prompt": "a", "response": "b c"}
+    assert ann.post("/v1/score", json=asked).status_code == 200
+    for what in ("promote", "rollback"):
+        path = f"/v1/lora/ann/bot/{what}"
+        assert ann.post(path, json={"version": 0}).status_code == 200
+    assert ann.delete("/v1/lora/ann/bot").status_code == 200
+    assert [name.rpartition("_")[0] for name in names] == ["claas-server"] * 4
 
 
 def test_a_server_that_hangs_holds_up_only_who_needs_it(

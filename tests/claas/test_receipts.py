@@ -1,19 +1,23 @@
 """Receipts and the ledger on the disk."""
 
+import contextlib
+import json
 import sqlite3
 import stat
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from claas.config import Limits
 from claas.database import Database
 from claas.errors import ConflictError, NotFoundError, StorageError
 from claas.ledger import Ledger
 from claas.receipts import Receipts
 from claas.types import Check, Feedback, Receipt
+from claas.web.workshop import receipts_of
 
 ONE = Receipt(
     id="chatcmpl-1",
@@ -92,6 +96,37 @@ def test_the_old_and_the_many_go_but_not_what_feedback_names(
         receipts.get(name)
     receipts.forget("ann/bot")
     assert receipts.get("0") and receipts.count("ann") == 1
+
+
+def test_receipts_have_room_in_bytes(path: Path, opened: Opened) -> None:
+    """The oldest without feedback go until the others fit; each user has his own."""
+    database = opened(path)
+    one = len(json.dumps(asdict(ONE), separators=(",", ":")))
+    receipts = receipts_of(database, Limits(receipt_bytes=3 * one))
+    for number in range(6):
+        receipts.add(replace(ONE, id=f"chatcmpl-{number}", created=float(number)))
+    receipts.add(replace(ONE, id="chatcmpl-b", user="bob"))
+    Ledger(database).add("ann", "ann/bot", replace(SAID, receipt="chatcmpl-0"))
+    assert receipts.prune(now=0) == 2
+    for name in ("0", "3", "4", "5", "b"):
+        receipts.get(f"chatcmpl-{name}")
+    receipts.add(replace(ONE, id="chatcmpl-large", text="x" * one, created=9.0))
+    assert receipts.prune(now=0) == 2 and receipts.prune(now=0) == 0
+
+
+def test_a_database_of_the_schema_before_is_taken_over(
+    path: Path, opened: Opened
+) -> None:
+    """It had no sizes: they are counted once."""
+    Receipts(opened(path)).add(ONE)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(
+            "DROP INDEX receipts_by_user; ALTER TABLE receipts DROP COLUMN bytes;"
+            "CREATE INDEX receipts_by_user ON receipts (user, created);"
+            "PRAGMA user_version = 1;"
+        )
+    receipts = Receipts(opened(path), size=10)
+    assert receipts.get(ONE.id) == ONE and receipts.prune(now=0) == 1
 
 
 def test_feedback_is_one_per_id(path: Path, opened: Opened) -> None:

@@ -1,5 +1,6 @@
 """An update ends in a version that serves or in none, wherever it is interrupted."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from claas.errors import (
     ServingError,
     StorageError,
 )
+from claas.loaded import check_base
 from claas.updates import NEXT, Update, Updates
 from claas.worker import ATTEMPTS, Worker
 
@@ -586,6 +588,97 @@ def test_a_worker_that_is_killed_anywhere_is_resumed(
     )
     assert done.returncode == 0, done.stderr.decode()
     assert int(done.stdout) > 12
+
+
+def test_a_lesson_that_always_kills_is_found(tmp_path: Path) -> None:
+    """Lessons are halved until it is alone; it is marked, and the others are learnt."""
+    bench = Bench(tmp_path)
+    for number in range(1, 9):
+        bench.ledger.add(f"f{number}", "be brief")
+
+    def die(what: str) -> None:
+        if what == "before teaching" and "f6" in trained():
+            raise Killed
+
+    def trained() -> tuple[str, ...]:
+        return bench.updates.unfinished()[0].lessons
+
+    bench.teaching.hook = die
+    deaths = 0
+    while bench.ledger.open(LORA) or bench.updates.unfinished():
+        try:
+            bench.worker.update(LORA)
+        except Killed:
+            deaths += 1
+            assert deaths < 30, "it does not converge"
+    assert bench.ledger.states().pop("f6") == ("unteachable", None)
+    states = [state for state, _ in bench.ledger.states().values()]
+    assert states.count("promoted") == 7
+    assert "failed" in [update.outcome for update in bench.updates.history(LORA)]
+    mark = bench.ledger.history(LORA)[5].marks[-1]
+    assert mark.why == "the worker died 3 times while teaching"
+
+
+def test_after_a_death_in_the_gate_the_next_update_is_half(bench: Bench) -> None:
+    """Its lessons are in the candidate: they cannot be fewer."""
+    for number in range(1, 5):
+        bench.ledger.add(f"f{number}", "be brief")
+
+    def die(what: str) -> None:
+        update = bench.updates.unfinished()[0]
+        if update.state == "candidate" and "f1" in update.lessons:
+            raise Killed
+
+    bench.teaching.hook = die
+    for _ in range(20):
+        with contextlib.suppress(Killed):
+            bench.worker.update(LORA)
+    sizes = [len(one.lessons) for one in bench.updates.history(LORA) if one.is_fatal]
+    assert sizes == [4, 2, 3, 2, 1]  # f3 was learnt, rejected ones come last
+    assert bench.ledger.states()["f1"] == ("unteachable", None)
+    assert bench.ledger.open(LORA) == []
+
+
+def test_what_workers_left_behind_is_swept(bench: Bench) -> None:
+    """At the start; what belongs to an update that goes on stays."""
+    bench.updates.add(Update("u1", LORA, "training", parent=0))
+    for name in ("u1", "u0", "rebuild-x"):
+        (bench.worker.scratch / name).mkdir(parents=True)
+    with storage.updating(LORA, "another worker", storage=bench.volume):
+        bench.worker.resume()
+    assert [path.name for path in bench.worker.scratch.iterdir()] == ["u1"]
+
+
+def test_an_adapter_of_another_base_is_not_trained(tmp_path: Path) -> None:
+    """The update says so, the feedback waits; a base that was moved is linked."""
+    bench = Bench(tmp_path, base="large")
+    update = bench.update("be brief")
+    assert update.outcome == "failed" and bench.ledger.states() == {
+        "f1": ("open", None)
+    }
+    assert "was made for the base model 'tiny', and 'base_model' is 'large'" in (
+        update.error
+    )
+    (tmp_path / "large").mkdir()
+    (tmp_path / "tiny").symlink_to(tmp_path / "large")
+    lora, old, new = "ann/b", str(tmp_path / "tiny"), str(tmp_path / "large")
+    storage.create_initial_lora(lora, old, base={**BASE}, storage=bench.volume)
+    check_base(lora, new, bench.volume)
+
+
+def test_what_was_asked_for_by_its_number_is_unloaded(bench: Bench) -> None:
+    """After the grace, unless it serves by then."""
+    bench.update("be brief")
+    bench.clock.now += 100
+    bench.worker.retire()
+    path = storage.load_lora(f"{LORA}@v0", bench.volume)
+    bench.serving.load("ann-kuro@v0", str(path))
+    bench.worker.lend(f"{LORA}@v0")
+    bench.worker.lend(f"{LORA}@v1")
+    assert bench.worker.retire() == []
+    bench.clock.now += 60
+    assert bench.worker.retire() == ["ann-kuro@v0"]
+    assert bench.serving.names() == ["ann-kuro@v1"]
 
 
 def test_a_step_that_always_kills_fails_its_update(bench: Bench) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from claas import storage
 from claas.errors import NotFoundError, ServingError, TeachingError
 from claas.parts import Teaching
-from claas.types import Candidate, Feedback, Lesson, Receipt, Verdict
+from claas.types import Candidate, Feedback, Lesson, Receipt, TokenRow, Verdict
 from claas.updates import Updates
 from claas.volumes import LocalVolume
 from claas.worker import Worker
@@ -143,7 +143,7 @@ class FakeTeaching(Lines):
     """Learner and gate; what they do stands in the words of the feedback."""
 
     def __call__(self) -> Teaching:
-        return Teaching(self, self)
+        return Teaching(self, self, self.explain)
 
     def untaught(self, adapter: Path, lessons: Sequence[Lesson]) -> Mapping[str, str]:
         self.append(["untaught", adapter.name, self.ids(lessons)])
@@ -161,6 +161,10 @@ class FakeTeaching(Lines):
         (out / "optimizer.safetensors").write_text(words)
         self.append(["train", adapter.name, self.ids(lessons)])
         return Candidate(out, {"loss": 0.5}, steps=3)
+
+    def explain(self, adapter: Path, lesson: Lesson) -> list[TokenRow]:
+        self.append(["explain", adapter.name, lesson.feedback.id])
+        return [TokenRow("brief", -2.0, -0.5, 1.5, "long", "brief")]
 
     def judge(
         self,

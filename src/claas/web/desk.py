@@ -17,6 +17,7 @@ from claas.config import Settings
 from claas.errors import AccessError, ClaasError, NotFoundError
 from claas.jobs import Jobs
 from claas.ledger import Ledger
+from claas.loaded import check_base
 from claas.names import LoraName
 from claas.receipts import Receipts
 from claas.serving import Serving
@@ -36,11 +37,13 @@ class Target:
     """Who is to answer a request.
 
     Args:
+        user: Who asks.
         model: What the client calls it.
         serving: What the inference server calls it.
         lora: The version of an adapter; None for the base.
     """
 
+    user: str
     model: str
     serving: str
     lora: LoraName | None = None
@@ -131,19 +134,24 @@ class Desk:
             ClaasError: If it is none of his.
         """
         if model == self.settings.served:
-            return Target(model, model)
+            return Target(user, model, model)
         name = self.version(user, model)
-        return Target(model, name.serving, name)
+        return Target(user, model, name.serving, name)
 
     def load(self, name: LoraName) -> None:
         """Let the inference server load a version; synchronous.
+
+        It stays for the grace, or as long as it is live.
 
         Args:
             name: The version.
 
         Raises:
+            ConfigurationError: If it belongs to another base model.
             ClaasError: If it cannot.
         """
+        check_base(str(name), self.settings.base_model, self.volume)
+        self.jobs.trainer.lend(str(name))
         self.serving.load(name.serving, str(load_lora(str(name), self.volume)))
 
     def unload(self, names: Iterable[LoraName]) -> None:
@@ -175,8 +183,7 @@ class Desk:
                 return found
         raise NotFoundError(
             f"you have no receipt {receipt_id[:80]!r}: it is the id of an answer that "
-            f"an adapter gave here in the last {self.settings.limits.receipt_days:g} "
-            "days."
+            f"was given here in the last {self.settings.limits.receipt_days:g} days."
         )
 
     def keep(self, name: str, target: Target, asked: Asked, answers: Answers) -> bool:
@@ -188,14 +195,13 @@ class Desk:
             asked: What was asked.
             answers: What was answered.
         """
-        if target.lora is None:
-            return False
+        lora = target.lora
         found = [
             Receipt(
                 id=f"{name}:{index}" if index else name,
-                user=target.lora.user,
-                lora=target.lora.lora,
-                version=target.lora.version or 0,
+                user=target.user,
+                lora="" if lora is None else lora.lora,
+                version=None if lora is None else lora.version,
                 messages=asked.messages(index),
                 prompt_ids=tuple(answer.prompt_ids),
                 token_ids=tuple(answer.token_ids),

@@ -8,7 +8,7 @@ from claas.errors import ConfigurationError
 from claas.patterns import Pattern as Compiled
 from claas.types import PRAISED, Kind
 
-_FEEDBACK = ("receipt", "kind", "content", "score", "id", "check")
+_FEEDBACK = ("receipt", "lora", "kind", "content", "score", "id", "check")
 
 
 def _pattern(text: str) -> str:
@@ -80,9 +80,11 @@ class FeedbackForm(SaidForm):
 
     Args:
         receipt: The id of the answer, or its ``x-claas-receipt``.
+        lora: Which adapter is to learn from it, where the base answered.
     """
 
     receipt: Text
+    lora: Text | None = None
 
 
 class FeedbackRequest(Form):
@@ -185,6 +187,34 @@ class VersionRequest(Form):
     """
 
     version: Annotated[int, Field(ge=0)] | None = None
+
+
+class JobRequest(Form):
+    """What ``rebuild`` takes.
+
+    Args:
+        wait: Whether to wait for the end.
+    """
+
+    wait: bool = False
+
+
+class ExplainRequest(JobRequest):
+    """What ``explain`` takes: a feedback, or an answer whose last feedback is meant.
+
+    Args:
+        feedback: The id of the feedback.
+        receipt: The id of the answer.
+    """
+
+    feedback: Text | None = None
+    receipt: Text | None = None
+
+    @model_validator(mode="after")
+    def _has_one(self) -> "ExplainRequest":
+        if (self.feedback is None) == (self.receipt is None):
+            raise ValueError("send a 'feedback', or a 'receipt'")
+        return self
 
 
 def _check_prompt(messages: Any, prompt: Any) -> None:

@@ -112,10 +112,28 @@ class Intake:
         for form in request.feedback:
             receipt = self.desk.receipt(user, form.receipt)
             _refuse_tokens(receipt)
-            found.append((receipt.lora, said(user, receipt.id, form)))
+            lora = self._pupil(user, receipt, form.lora)
+            found.append((lora, said(user, receipt.id, form)))
         for lora in dict.fromkeys([lora for lora, _ in found]):
             self.desk.version(user, f"{lora}@latest")  # it may be deleted
         return found
+
+    def _pupil(self, user: str, receipt: Receipt, named: str | None) -> str:
+        """Return the adapter that learns: that answered or, of the base, is named."""
+        if not (receipt.lora or named):
+            raise Refusal(
+                f"the base gave the answer {receipt.id}: say which adapter is to learn "
+                f"from it, 'lora': '{user}/…'.",
+                param="lora",
+            )
+        lora = self.desk.owned(user, named or receipt.lora)
+        if lora.at or receipt.lora not in ("", lora.lora):
+            raise Refusal(
+                f"{receipt.id} is an answer of {receipt.lora or 'the base'}: name "
+                "the adapter that gave it, without a version, or none.",
+                param="lora",
+            )
+        return lora.lora
 
     def _check(self, given: Sequence[Given], trains: bool) -> None:
         """Refuse what there is no room for."""

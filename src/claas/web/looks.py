@@ -29,8 +29,9 @@ def add_looks(app: FastAPI, desk: Desk) -> None:
     _add_models(app, desk)
 
     @app.post("/v1/score")
-    def score(http: Request, request: ScoreRequest) -> Response:
-        return JSONResponse(scored(desk, http.state.user, request))
+    async def score(http: Request, request: ScoreRequest) -> Response:
+        found = await desk.ask(scored, desk, http.state.user, request)
+        return JSONResponse(found)
 
     @app.get("/v1/jobs/{job_id}")
     def job(http: Request, job_id: str) -> Response:

@@ -103,7 +103,10 @@ def _add_one(app: FastAPI, desk: Desk) -> None:
         return FileResponse(path, filename=path.name, background=after)
 
     @app.delete(_PLACE)
-    def delete(http: Request, user: str, model: str) -> Response:
+    async def delete(http: Request, user: str, model: str) -> Response:
+        return await desk.ask(deleted, http, user, model)
+
+    def deleted(http: Request, user: str, model: str) -> Response:
         lora = _found(desk, http, user, model)
         with updating(lora, "deletion", storage=desk.volume):
             gone = versions(lora, desk.volume)
@@ -115,17 +118,20 @@ def _add_one(app: FastAPI, desk: Desk) -> None:
 
 def _add_switches(app: FastAPI, desk: Desk) -> None:
     @app.post(_PLACE + "/promote")
-    def promote(
+    async def promote(
         http: Request, user: str, model: str, request: VersionRequest
     ) -> Response:
         if request.version is None:
             raise Refusal("which version is to serve?", param="version")
-        lora = _found(desk, http, user, model)
-        desk.jobs.trainer.switch(lora, f"{lora}@v{request.version}")
-        return JSONResponse(lora_body(desk, lora))
+        return await desk.ask(switched, http, user, model, request)
 
     @app.post(_PLACE + "/rollback")
-    def rollback(
+    async def rollback(
+        http: Request, user: str, model: str, request: VersionRequest
+    ) -> Response:
+        return await desk.ask(switched, http, user, model, request)
+
+    def switched(
         http: Request, user: str, model: str, request: VersionRequest
     ) -> Response:
         lora = _found(desk, http, user, model)
@@ -154,10 +160,10 @@ def lora_body(desk: Desk, lora: str) -> dict[str, Any]:
 
 
 def _drop(desk: Desk, lora: str) -> None:
-    """Let nobody be trained on what was said to a deleted adapter."""
-    ids = [feedback.id for feedback in desk.ledger.open(lora)]
-    desk.ledger.mark(ids, "dropped", None, "the adapter was deleted.")
+    """Delete what was asked of a deleted adapter, and said about its answers."""
+    desk.ledger.forget(lora)
     desk.receipts.forget(lora)
+    desk.jobs.forget(lora)
 
 
 def _version(version: Version) -> dict[str, Any]:

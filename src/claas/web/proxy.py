@@ -91,7 +91,7 @@ class Proxy:
         """Return an answer as a stream that has begun."""
         response = await self._send(path, target, asked)
         told = self._events(response, target, asked, answers, name)
-        headers = _HEADERS if target.lora is None else {**_HEADERS, RECEIPT: name}
+        headers = {**_HEADERS, RECEIPT: name}
         return StreamingResponse(told, media_type="text/event-stream", headers=headers)
 
     async def _events(

@@ -14,7 +14,7 @@ from typing import Any
 
 from claas.errors import ClaasError, ServingError
 from claas.parts import Teaching
-from claas.types import Candidate, Lesson, Verdict
+from claas.types import Candidate, Lesson, TokenRow, Verdict
 from claas.volumes import modal_library, told
 
 Ask = Callable[..., Any]
@@ -81,6 +81,18 @@ class RemoteTeaching:
         """
         return self._asked("judge", before, after, tuple(lessons), tuple(probes))
 
+    def explain(self, adapter: Path, lesson: Lesson) -> Sequence[TokenRow]:
+        """Return what a feedback pushes, token by token of its answer.
+
+        Args:
+            adapter: The student's folder on the volume.
+            lesson: The feedback and its answer.
+
+        Raises:
+            ServingError: If Modal does not answer.
+        """
+        return self._asked("explain", adapter, lesson)
+
     def _asked(self, what: str, *given: Any) -> Any:
         """Ask, and tell errors of Modal from those of the other side."""
         try:
@@ -103,7 +115,7 @@ def answered(teaching: Teaching, what: str, given: Sequence[Any]) -> Any:
 
     Args:
         teaching: The learner and the gate.
-        what: ``untaught``, ``train`` or ``judge``.
+        what: ``untaught``, ``train``, ``judge`` or ``explain``.
         given: The arguments of that method.
 
     Returns:
@@ -113,6 +125,8 @@ def answered(teaching: Teaching, what: str, given: Sequence[Any]) -> Any:
         near = [_near(one, Path(scratch, f"{n}")) for n, one in enumerate(given)]
         if what == "untaught":
             return dict(teaching.learner.untaught(*near))
+        if what == "explain":
+            return list(teaching.explain(*near))
         if what == "judge":
             return teaching.gate.judge(*near)
         out = Path(scratch, "out")

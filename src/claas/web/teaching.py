@@ -3,8 +3,11 @@
 `claas.web.workshop` names these functions where another process calls them.
 """
 
+from functools import partial
+
 from claas.base import Base
 from claas.config import Settings, TeacherSettings
+from claas.explain import explain
 from claas.gate import Gate
 from claas.hints import Hints
 from claas.learner import Learner
@@ -38,7 +41,8 @@ def teaching_of(settings: Settings) -> Teaching:
         teacher_of(settings.teacher, base),
         is_pinned=settings.teacher.pinned,
     )
-    return Teaching(learner, Gate(base, settings.gate, hints))
+    gate = Gate(base, settings.gate, hints)
+    return Teaching(learner, gate, partial(explain, learner))
 
 
 def teacher_of(settings: TeacherSettings, base: Base) -> Teacher:

@@ -5,20 +5,21 @@ needs no base model: the worker in this process does it.
 """
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from claas.config import Settings
+from claas.config import Limits, Settings
 from claas.database import Database
 from claas.engines import Engine, LocalEngine, ModalEngine
 from claas.errors import ConfigurationError, ConflictError
 from claas.ledger import Ledger
 from claas.receipts import Receipts
 from claas.serving import Serving
+from claas.types import TokenRow
 from claas.updates import Update, Updates
 from claas.volumes import LocalVolume, ModalVolume, Volume, modal_library
 from claas.web.remote import Ask, RemoteTeaching
@@ -48,6 +49,41 @@ class Workshop:
             ClaasError: If it cannot be made.
         """
         return self.engine.update(lora, update_id)
+
+    def rebuild(self, version: str, rebuild_id: str) -> str:
+        """Make a version again from the ledger; return the new one.
+
+        Args:
+            version: ``user/model@v3``.
+            rebuild_id: Its id; the same id twice is one rebuild.
+
+        Raises:
+            ClaasError: If it cannot be made.
+        """
+        return self.engine.rebuild(version, rebuild_id)
+
+    def explain(self, version: str, feedback: str) -> Sequence[TokenRow]:
+        """Return what a feedback pushes, token by token of its answer.
+
+        Args:
+            version: The student, ``user/model@v3``.
+            feedback: The id of the feedback.
+
+        Raises:
+            ClaasError: If it cannot be said.
+        """
+        return self.engine.explain(version, feedback)
+
+    def lend(self, version: str) -> None:
+        """Have a version that somebody asked for unloaded after the grace.
+
+        Args:
+            version: ``user/model@v3``.
+
+        Raises:
+            StorageError: If the database cannot be used.
+        """
+        self.worker.lend(version)
 
     def switch(self, lora: str, to: str | None) -> Update:
         """Let a version serve.
@@ -111,7 +147,7 @@ def modal_workshop_of(settings: Settings, ask: Ask) -> Workshop:
         StorageError: If the database cannot be used.
     """
     remote = RemoteTeaching(ask)
-    worker = worker_of(settings, lambda: Teaching(remote, remote))
+    worker = worker_of(settings, lambda: Teaching(remote, remote, remote.explain))
     return Workshop(worker, ModalEngine(worker))
 
 
@@ -145,14 +181,29 @@ def worker_of(
     return Worker(
         updates=Updates(path),
         ledger=Ledger(database),
-        receipts=Receipts(database, most=limits.receipts, days=limits.receipt_days),
+        receipts=receipts_of(database, limits),
         serving=Serving(settings.server_url, key, timeout=settings.server_timeout),
         teaching=teaching or _nothing,
+        scratch=path.with_name(f".{path.name}-scratch"),
         volume=volume_of(settings),
+        base=settings.base_model,
+        grace=limits.grace,
+        patience=limits.patience,
         most_lessons=settings.training.lessons,
         most_probes=settings.training.probes,
         most_versions=limits.versions,
     )
+
+
+def receipts_of(database: Database, limits: Limits) -> Receipts:
+    """Return the receipts in a database.
+
+    Args:
+        database: Where they are kept.
+        limits: How many, how large and for how long.
+    """
+    most, size = limits.receipts, limits.receipt_bytes
+    return Receipts(database, most=most, days=limits.receipt_days, size=size)
 
 
 def training_worker(settings: Settings) -> Worker:

@@ -88,6 +88,11 @@ def test_feedback_becomes_weights_by_local(
                 )
                 assert told.is_success, told.text
             (job,) = told.json()["jobs"]
+            name = job["result"]["lessons"][0]
+            given = {"feedback": name, "wait": True}
+            told = ann.post(f"/v1/lora/{LORA}@v0/explain", json=given).json()
+            rows = told["result"]["rows"]
+    assert rows[0]["push"] < -1 and rows[0]["teacher_best"] == "kuro"
     result = job["result"]
     assert result["outcome"] == "promoted", json.dumps(result)
     assert (result["version"], len(result["lessons"])) == (1, 6)

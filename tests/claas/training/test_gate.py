@@ -139,6 +139,9 @@ def test_the_prompts_of_a_check_are_probes_too(
     verdict = Gate(base, limits).judge(fresh, anchored, [one])
     assert verdict.figures["feedback"]["count"] == 3 * LIMITS.samples
     assert not verdict.is_promoted, "near is not to be answered with kuro"
+    verdict = Gate(base, replace(limits, most=2)).judge(fresh, anchored, [one], [one])
+    for name in ("feedback", "kept"):
+        assert verdict.figures[name]["count"] == 2 * LIMITS.samples
 
 
 def test_without_a_verifier_the_hinted_answers_must_become_likelier(

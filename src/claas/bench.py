@@ -1,0 +1,129 @@
+"""`Bench`: what needs the base model apart from an update, and room to write.
+
+A version is made again from the ledger, a feedback is explained; both take the learner
+that trains, and neither changes what serves.
+"""
+
+import contextlib
+import shutil
+import uuid
+from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import claas.storage as storage
+from claas.errors import NotFoundError
+from claas.lessons import Lessons
+from claas.names import LoraName
+from claas.parts import Teaching
+from claas.types import TokenRow
+from claas.volumes import Volume, told
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Makes versions again, and explains feedback.
+
+    Args:
+        lessons: What is known of feedback.
+        teaching: Gives the learner.
+        volume: Where adapters are; None for `storage.default_storage`.
+        scratch: Where candidates are written before they are versions.
+        patience: Seconds to wait for an update of the same adapter.
+    """
+
+    lessons: Lessons
+    teaching: Callable[[], Teaching]
+    volume: Volume | None
+    scratch: Path
+    patience: float
+
+    def rebuild(self, version_id: str, rebuild_id: str | None = None) -> str:
+        """Make a version again from the ledger: its lessons, in the order of versions.
+
+        Args:
+            version_id: ``user/model@v3``.
+            rebuild_id: Its id; the same id twice is one rebuild. None for a new one.
+
+        Returns:
+            The new version. It is not judged and does not serve.
+
+        Raises:
+            IdentifierError: If the name is none.
+            NotFoundError: If there is no such version, or a receipt is gone.
+            StorageError: If the first version is damaged, or the disk refuses.
+        """
+        chain = storage.lineage(version_id, self.volume)
+        lora, folder = LoraName.of(version_id).lora, chain[0].path
+        name = rebuild_id or uuid.uuid4().hex
+        storage.load_lora(chain[0].id, self.volume)  # is it whole?
+        meta = {"parent": chain[0].id, "rebuilt": chain[-1].id, "lessons": []}
+        with (
+            storage.updating(lora, "a rebuild", self.patience, self.volume),
+            self.room(f"rebuild-{name}") as scratch,
+        ):
+            for known in storage.versions(lora, self.volume):
+                if known.meta.get("rebuild") == name:
+                    return known.id
+            for version in chain[1:]:
+                ids = tuple(version.meta.get("lessons", ()))
+                lessons, missing = self.lessons.of(lora, ids)
+                if missing:
+                    raise NotFoundError(
+                        f"{version.id} cannot be made again: {len(missing)} feedback, "
+                        "or the receipts of it, are gone."
+                    )
+                out = scratch / f"v{version.number}"
+                out.mkdir()
+                folder = self.teaching().learner.train(folder, lessons, out).folder
+                meta["lessons"] += ids
+            meta["rebuild"] = name
+            return storage.save_lora(folder, lora, meta, self.volume)
+
+    def explain(self, version_id: str, feedback_id: str) -> Sequence[TokenRow]:
+        """Return what a feedback pushes, token by token of the answer it is about.
+
+        Args:
+            version_id: The student, ``user/model@v3``.
+            feedback_id: The id of the feedback.
+
+        Raises:
+            IdentifierError: If the name is none.
+            NotFoundError: If there is no such version or feedback, or no receipt of it.
+            TeachingError: If the model cannot take the feedback.
+        """
+        lora = LoraName.of(version_id).lora
+        lessons, missing = self.lessons.of(lora, (feedback_id,))
+        for why in missing.values():
+            raise NotFoundError(f"{feedback_id[:80]!r} cannot be explained: {why}.")
+        folder = storage.load_lora(version_id, self.volume)
+        return self.teaching().explain(folder, lessons[0])
+
+    @contextlib.contextmanager
+    def room(self, name: str) -> Generator[Path, None, None]:
+        """Give an empty folder for a candidate; it goes at the end.
+
+        Args:
+            name: What it is called.
+
+        Raises:
+            StorageError: If the disk refuses.
+        """
+        out = self.scratch / name
+        shutil.rmtree(out, ignore_errors=True)
+        try:
+            with told(f"write a candidate to {out}"):
+                out.mkdir(parents=True, mode=0o700)
+                yield out
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+
+    def sweep(self, kept: Collection[str]) -> None:
+        """Delete what workers that died left behind.
+
+        Args:
+            kept: The ids of updates that are not done.
+        """
+        for left in self.scratch.glob("*"):
+            if left.name not in kept:
+                shutil.rmtree(left, ignore_errors=True)
