@@ -21,6 +21,7 @@ from butterfly.cluster.members import Member  # noqa: E402
 from butterfly.cluster.node import NodeAgent, NodeOptions  # noqa: E402
 from butterfly.cluster.options import HeadOptions  # noqa: E402
 from butterfly.cluster.roles import Role  # noqa: E402
+from butterfly.communication.codecs import Int8  # noqa: E402
 from butterfly.communication.control import Connection  # noqa: E402
 from butterfly.communication.frames import Frame, Kind  # noqa: E402
 from butterfly.errors import (  # noqa: E402
@@ -41,6 +42,7 @@ from butterfly.partitioning import (  # noqa: E402
     Stage,
     described,
 )
+from butterfly.partitioning.loss import Loss  # noqa: E402
 from butterfly.scheduling import Sequence as Asked  # noqa: E402
 
 T = TypeVar("T")
@@ -221,6 +223,31 @@ def test_a_plan_is_served_as_it_stands(
     counts = [counted(frame) for frame in seen]
     assert max(rows for rows, _ in counts) == 2
     assert max(tokens for rows, tokens in counts if rows) == 3
+
+
+def test_a_codec_is_used_within_its_budget_only(
+    folder: Path, oracle: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head measures what no plan tells; a bad one is refused before any node."""
+
+    async def work(head: Head, nodes: Nodes) -> int:
+        await head.ready(60)
+        assert ranges(head)[0][3] == "int8"
+        return sum(map(len, await answers(head)))
+
+    assert run(told(folder, codec="int8"), "ab", work) == COUNT * len(PROMPTS)
+    decode = Int8.decode
+    bad = lambda self, *given: -decode(self, *given)  # noqa: E731
+    monkeypatch.setattr(Int8, "decode", bad)
+    with pytest.raises(ConfigurationError, match="int8 on 1 link changes"):
+        Head(told(folder, codec="int8"))
+    plan = plan_of(("b", 0, 0), ("a", 1, 3), codecs=["int8"])
+    with pytest.raises(ConfigurationError, match="the budget is 0.01 nats and 97"):
+        Head(told(folder, plan))
+    Head(told(folder, replace(plan, losses=(Loss("int8", 1, 1e-4, 1.0),))))
+    worse = replace(plan, losses=(Loss("int8", 1, 1e-4, 0.96),))
+    with pytest.raises(ConfigurationError, match="keeps 96.0% of the likeliest"):
+        Head(told(folder, worse))
 
 
 def counted(frame: Frame) -> tuple[int, int]:
