@@ -116,11 +116,11 @@ def test_training_examples_end_with_something_better(name: str, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("xllamacpp") is None, reason="needs the embedded model")
 def test_quickstart_answers_reviews_and_writes_a_report(tmp_path: Path) -> None:
-    """The embedded model gets at least 14 of 16 moods right; the report is a page."""
-    output = run_example("01_quickstart.py", tmp_path)
+    """The embedded model gets at least 5 of 6 moods right; the report is a page."""
+    output = run_example("01_quickstart.py", tmp_path, REVIEWS="6")
     assert "mood#1                   llm alias=fast" in output
     right = int(output.split("The mood is right for ")[1].split()[0])
-    assert right >= 14
+    assert right >= 5 and f"for {right} of 6 reviews" in output
     for path in ("mood", "about", "apologise", "thank"):
         assert f"\n  {path:<14}" in output
     report = tmp_path / "quickstart.html"
