@@ -5,11 +5,12 @@
 For each of 16 reviews the pipeline asks at the same time whether the customer is happy
 (a structured answer: one of two words) and which product it is about (an object), then
 branches in plain Python and writes an apology or a thank-you. The report of the first
-run is written to quickstart.html.
+run is written to quickstart.html. REVIEWS=4 reads the first four only.
 """
 
 import asyncio
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -109,6 +110,7 @@ class ReplyToReview(InferenceModule):
 
 async def main() -> None:
     reviews = [json.loads(line) for line in DATA.read_text("utf-8").splitlines()]
+    reviews = reviews[: int(os.environ.get("REVIEWS", len(reviews)))]
     texts = [review["text"] for review in reviews]
     async with Engine(resources(), progress=True) as engine:
         results = await engine.map(ReplyToReview(), texts, record=True)

@@ -12,8 +12,9 @@ holds, it answers from then on. No prompt changed, and no right answer was ever 
 At last another pipeline, whose prompt says the name, asks the same model: `compact`
 tries that prompt without the sentence, and drops it if the answers are as good.
 
-It takes minutes on two cores. STEPS=12 trains for a shorter time; what it starts, it
-ends. `make setup` and `pip install -e '.[butterfly,claas]'` install what it needs.
+It takes minutes on two cores. STEPS=12 trains for a shorter time, TOKENS=12 says less;
+what it starts, it ends. `make setup` and `pip install -e '.[butterfly,claas]'` install
+what it needs.
 """
 
 import asyncio
@@ -42,6 +43,7 @@ from inf_engine.optimization import (
 )
 
 STEPS = int(os.environ.get("STEPS", "20"))
+TOKENS = int(os.environ.get("TOKENS", "24"))
 LORA = "ann/tuned"
 SAID = "Your name is Kuro."
 ASKED = [
@@ -60,7 +62,9 @@ class Assistant(InferenceModule):
     def __init__(self, prompt: Parameter | None = None) -> None:
         super().__init__()
         self.weights = AdapterParameter("tuned", "an assistant who knows its name")
-        self.answer = LLMInference(self.weights, prompt, temperature=0.0, max_tokens=24)
+        self.answer = LLMInference(
+            self.weights, prompt, temperature=0.0, max_tokens=TOKENS
+        )
 
     def forward(self, question: str) -> str:
         return self.answer(question)
@@ -96,8 +100,8 @@ def claas() -> Generator[str]:
     """Give the URL of claas, in front of butterfly, with an adapter that is new."""
     key, inner = secrets.token_hex(16), secrets.token_hex(16)
     os.environ["CLAAS_API_KEY"] = key
-    training = {"steps": STEPS, "tokens": 24, "alpha": 0.0, "lr": 1e-3}
-    short = {"tokens": 24}
+    training = {"steps": STEPS, "tokens": TOKENS, "alpha": 0.0, "lr": 1e-3}
+    short = {"tokens": TOKENS}
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         served = stack.enter_context(

@@ -7,9 +7,14 @@ machine is stopped at the socket, with an error that no code expects or converts
 import ipaddress
 import os
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
+import pytest
+
+if TYPE_CHECKING:
+    from tests.butterfly.nursery import Nursery
 
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
 
@@ -57,3 +62,15 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("same every time")
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Nursery"]:
+    """What starts processes of butterfly, for its tests and for those of claas."""
+    from tests.butterfly.nursery import Nursery  # noqa: PLC0415
+
+    found = Nursery(tmp_path_factory.mktemp("said"))
+    try:
+        yield found
+    finally:
+        found.close()

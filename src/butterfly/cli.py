@@ -16,7 +16,7 @@ from typing import Any
 
 from butterfly.bench import BenchOptions, measure
 from butterfly.cluster.options import SPLITS, HeadOptions
-from butterfly.commands import DTYPES, MEMORY, add_commands
+from butterfly.commands import BUDGET, DTYPES, MEMORY, add_commands
 from butterfly.commands import count as _count
 from butterfly.config import (
     API_KEY,
@@ -134,6 +134,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     add("--api-key", default="", help=f"what clients must send (default: ${API_KEY})")
     _add_limits(parser)
     add("--codec", default="f32", help="how hidden states travel, if no plan says so")
+    add("--codec-budget", **BUDGET)
     add(
         *("--dtype",),
         default="float32",
@@ -310,6 +311,7 @@ def _head_options(
         chunk=args.chunk,
         frames=args.frames,
         codec=args.codec,
+        budget=args.codec_budget,
         dtype=args.dtype,
         reuse=not args.no_reuse,
         split=SPLITS[0] if plan else args.plan,

@@ -6,6 +6,7 @@ Planning is plain Python: torch is loaded only to measure, or to read a checkpoi
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from butterfly.partitioning import (
@@ -19,8 +20,9 @@ from butterfly.partitioning import (
     described,
     partition,
 )
-from butterfly.partitioning.codec import find_codec
+from butterfly.partitioning.codec import F32, find_codec
 from butterfly.partitioning.comparison import compared, ruled
+from butterfly.partitioning.loss import Budget, Loss, worst
 from butterfly.partitioning.planner import OBJECTIVES
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -65,10 +67,24 @@ def _link(text: str) -> Link:
     return Link(trip / 1e3, speed * 1e6 / 8)
 
 
+def _budget(text: str) -> Budget:
+    """Return a budget of nats a token, and of places that stay the same."""
+    kl, top1 = map(float, text.split(":"))
+    if not (kl >= 0 and 0 <= top1 <= 1):
+        raise ValueError
+    return Budget(kl, top1)
+
+
 # what argparse calls them
 count.__name__, size.__name__, _link.__name__ = "positive number", "GB", "MS:MBIT"
+_budget.__name__ = "KL:TOP1"
 MEMORY: dict[str, Any] = {"type": size, "default": 0, "metavar": "GB"}
 MEMORY["help"] = "what it offers (0: all that is free)"
+BUDGET: dict[str, Any] = {"type": _budget, "default": Budget(), "metavar": "KL:TOP1"}
+BUDGET["help"] = (
+    "what lossy codecs may change: the most nats a token, and the least share of "
+    "places with the same likeliest token; inf:0 for anything"
+)
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -91,6 +107,7 @@ def _add_probe(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=count, default=1, help="how many compute")
     add("--memory", **MEMORY)
     add("--dtype", default="float32", choices=DTYPES, help="of the weights")
+    add("--stages", type=count, default=4, help="that codecs are measured for")
     add("--out", metavar="FILE", help="where to write what was measured, for `plan`")
     add("--shape", metavar="FILE", help="where to write the model as numbers, too")
 
@@ -101,6 +118,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--objective", default="throughput", choices=OBJECTIVES, help="what to want")
     add("--codecs", default="f32", help="that links may use, the most exact first")
+    add("--codec-budget", **BUDGET)
     add("--chains", type=count, default=1, help="at most; a head serves one")
     add("--out", metavar="FILE", help="where to write the plan, for `serve --plan`")
 
@@ -148,6 +166,7 @@ def _probe(args: argparse.Namespace) -> int:
         device=args.device,
         threads=args.threads,
         memory=args.memory,
+        stages=args.stages,
     )
     cluster = Cluster((node,))
     if args.shape:
@@ -166,13 +185,17 @@ def _probe(args: argparse.Namespace) -> int:
         f"{head.seconds(1) / layer.seconds(1):.3g} layers; {shape.name} keeps "
         f"{kept:.4g} bytes a token"
     )
+    _print("; ".join([str(loss) for loss in node.losses]))
     return 0
 
 
 def _plan(args: argparse.Namespace) -> int:
     """Plan, and print the plan beside what the rules of others give."""
-    names = [name.strip() for name in args.codecs.split(",")]
-    problem = _problem(args, names)
+    problem, left_out = _kept(
+        _problem(args, [name.strip() for name in args.codecs.split(",")]),
+        args.codec_budget,
+    )
+    names = [codec.name for codec in problem.codecs]
     plan = partition(
         problem.cluster,
         problem.model,
@@ -181,10 +204,33 @@ def _plan(args: argparse.Namespace) -> int:
         objective=args.objective,
         most_chains=args.chains,
     )
+    losses = [_loss(problem, name) for name in names]
+    plan = replace(
+        plan,
+        why=(*plan.why, *left_out),
+        losses=tuple([loss for loss in losses if loss is not None]),
+    )
     if args.out:
         plan.write(args.out)
     _print(f"{plan}\n\n{compared(problem, plan)}")
     return 0
+
+
+def _kept(problem: Problem, budget: Budget) -> tuple[Problem, list[str]]:
+    """Leave out codecs that are not within a budget; say which, and why."""
+    kept, said = [], []
+    for codec in problem.codecs:
+        why = budget.objection(codec.name, _loss(problem, codec.name))
+        kept += [] if why else [codec]
+        said += [f"{codec.name} is left out: {why}"] if why else []
+    return replace(problem, codecs=tuple(kept) or (F32,)), said
+
+
+def _loss(problem: Problem, codec: str) -> Loss | None:
+    """Return what a codec changes on as many links as a chain may have."""
+    links = min(len(problem.cluster.nodes), problem.model.size) - 1
+    told = [loss for node in problem.cluster.nodes for loss in node.losses]
+    return worst(codec, links, told)
 
 
 def _simulate(args: argparse.Namespace) -> int:

@@ -24,6 +24,7 @@ import ast
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,7 @@ class Import:
         return names[0] if names else self.target.split(".")[0]
 
 
+@cache
 def read_package(folder: Path) -> Sources:
     """Return the source of each file, by dotted name; a folder's is ``a.__init__``."""
     files = sorted(folder.rglob("*.py"))
@@ -220,21 +222,32 @@ def statements(body: list[ast.stmt], place: str) -> Iterator[tuple[ast.stmt, str
                 yield from statements(child.body, inside)
 
 
+@cache
+def parsed(text: str) -> ast.Module:
+    """Return the tree of a source; most rules look at the same ones."""
+    return ast.parse(text)
+
+
 def imports_of(sources: Sources) -> list[Import]:
     """Return every import of the package, in order."""
+    return [imp for file, text in sources.items() for imp in imports_in(file, text)]
+
+
+@cache
+def imports_in(file: str, text: str) -> tuple[Import, ...]:
+    """Return the imports of a file, in order."""
     found = []
-    for file, text in sources.items():
-        for node, place in statements(ast.parse(text).body, "top"):
-            if isinstance(node, ast.Import):
-                for alias in node.names:
-                    found.append(Import(file, node.lineno, alias.name, "", place, 0))
-            elif isinstance(node, ast.ImportFrom):
-                target, level = node.module or "", node.level
-                for alias in node.names:
-                    found.append(
-                        Import(file, node.lineno, target, alias.name, place, level)
-                    )
-    return found
+    for node, place in statements(parsed(text).body, "top"):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                found.append(Import(file, node.lineno, alias.name, "", place, 0))
+        elif isinstance(node, ast.ImportFrom):
+            target, level = node.module or "", node.level
+            for alias in node.names:
+                found.append(
+                    Import(file, node.lineno, target, alias.name, place, level)
+                )
+    return tuple(found)
 
 
 def ours(sources: Sources, package: Package = INF_ENGINE) -> list[tuple[Import, str]]:
@@ -380,8 +393,9 @@ def hidden_imports(sources: Sources, package: Package = INF_ENGINE) -> list[str]
         f"{file} line {node.lineno} imports by calling {ast.unparse(node.func)}: "
         "write an import statement"
         for file, text in sources.items()
-        for node in ast.walk(ast.parse(text))
+        for node in ast.walk(parsed(text))
         if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name | ast.Attribute)
         and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__")
     ]
 
@@ -390,7 +404,7 @@ def body_sizes(sources: Sources) -> dict[str, int]:
     """Return the lines of each function's body, its docstring left out."""
     sizes = {}
     for file, text in sources.items():
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(parsed(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 body = node.body
                 if ast.get_docstring(node, clean=False) is not None:

@@ -1,11 +1,7 @@
 """A tiny random model, and `butterfly` as a process."""
 
 import os
-import queue
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,66 +75,6 @@ def make_model(folder: Path, *, template: str = TEMPLATE) -> Path:
     return folder
 
 
-class Program:
-    """`butterfly` with some arguments, as a process.
-
-    Args:
-        arguments: The arguments.
-        environ: More of the environment.
-    """
-
-    def __init__(self, *arguments: str, **environ: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "butterfly", *arguments],
-            env={
-                **os.environ,
-                "PYTHONPATH": str(SOURCE),
-                "OMP_NUM_THREADS": "1",
-                **environ,
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.lines: list[str] = []
-        self._queue: queue.Queue[str | None] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def line(self, part: str, patience: float = 120.0) -> str:
-        """Wait for a line that has some text."""
-        until = time.monotonic() + patience
-        while (left := until - time.monotonic()) > 0:
-            try:
-                line = self._queue.get(timeout=left)
-            except queue.Empty:
-                break
-            assert line is not None, f"the program ended:\n{''.join(self.lines)}"
-            if part in line:
-                return line
-        raise AssertionError(f"no {part!r} in:\n{''.join(self.lines)}")
-
-    def end(self, number: int = signal.SIGINT, patience: float = 20.0) -> int:
-        """Send a signal and wait for the end; return the exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        try:
-            return self.process.wait(patience)
-        finally:
-            if self.process.poll() is None:
-                self.process.kill()
-            self._reader.join(10)
-            if self.process.stdout is not None:
-                self.process.stdout.close()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
-            self._queue.put(line)
-        self._queue.put(None)
-
-
 @dataclass(frozen=True)
 class Server:
     """A server.
@@ -158,18 +94,29 @@ class Server:
     model: Path
 
     @classmethod
-    def begun(cls, nursery: "Nursery", model: str, *given: str, **environ: str) -> Self:
-        """Start a head and two nodes, and wait until they serve."""
+    def begun(
+        cls,
+        nursery: "Nursery",
+        model: str,
+        *given: str,
+        stages: int = 2,
+        **environ: str,
+    ) -> Self:
+        """Start a head and its nodes, and wait until they serve."""
         environ["BUTTERFLY_SECRET"] = SECRET
-        start = "serve", "--model", model, "--stages", "2", "--no-spawn", "--port", "0"
-        head = nursery.start(*start, *given, **environ)
+        start = "serve", "--model", model, "--stages", str(stages), "--no-spawn"
+        head = nursery.start(*start, "--port", "0", *given, **environ)
         url = head.line("will serve").split()[1].removesuffix("/v1")
         place = head.line("waiting for").split("--join ")[1].strip("`")
         found = cls(nursery, head, url, place, Path(model))
-        found.join()
-        found.join()
+        for _ in range(stages):
+            found.join()
         head.line("ready", 300)
         return found
+
+    def end(self) -> None:
+        """End it in order, and its nodes with it."""
+        assert self.head.end(signal.SIGINT) == 130, "Ctrl-C did not end it in order"
 
     def join(self) -> None:
         """Start a node."""

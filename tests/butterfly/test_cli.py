@@ -105,12 +105,16 @@ def test_a_machine_is_measured(
     """Layer times, memory, the head; what `plan` reads, without the model."""
     node, shape = tmp_path / "node.json", tmp_path / "shape.json"
     given = ["probe", "--model", str(model), "--name", "desk", "--dtype", "bfloat16"]
-    given += ["--memory", "0.5"]
+    given += ["--memory", "0.5", "--stages", "2"]
     assert main([*given, "--out", str(node), "--shape", str(shape)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("desk: ") and " keeps 256 bytes a token" in said
     found = Cluster.read(node).nodes[0]
     assert found.name == "desk" and found.memory_bytes == 5e8
+    assert [(loss.codec, loss.links) for loss in found.losses] == [
+        *(("f16", 1), ("int8", 1)),
+    ]
+    assert "\nf16 on 1 link changes " in said
     assert found.head is not None and found.head.row_s > 0 < found.layer.token_s
     assert len(ModelShape.read(shape).layers) == 4
     assert main(["plan", "--model", str(shape), "--cluster", str(node)]) == 0

@@ -79,7 +79,12 @@ class Cluster:
         for _ in range(count - self.state["nodes"]):
             self.nursery.start("node", "--join", self.place, BUTTERFLY_SECRET=SECRET)
         until(lambda: self.state["nodes"] == count)
-        until(lambda: self.state["is_serving"] and len(self.state["stages"]) == 2)
+
+        def serves() -> bool:
+            state = self.state  # looked at once: the next one may be another epoch's
+            return bool(state["is_serving"]) and len(state["stages"]) == 2
+
+        until(serves)
 
     def stream(self, act: Callable[[], object] = int) -> tuple[list[int], str]:
         """Return the tokens of a stream in the middle of which something is done.

@@ -83,8 +83,26 @@ def test_a_closed_end_breaks_the_ring() -> None:
 def test_who_does_not_come_is_missed() -> None:
     """After the patience that was given."""
     store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
-    with pytest.raises(LinkError, match="rank 0 of 2 could not join epoch 3 within"):
+    with pytest.raises(LinkError, match="join epoch 3 within 0.2 s: without rank 1"):
         Ring(store, "x", 3, 0, 2, frame_bytes=64, patience=0.2)
+
+
+def test_nobody_waits_for_a_ring_that_is_needed_no_more() -> None:
+    """However long its patience; who waits is told."""
+    store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+    over, said = threading.Event(), list[str]()
+
+    def join() -> None:
+        with pytest.raises(LinkError) as caught:
+            Ring(store, "x", 3, 0, 2, frame_bytes=64, patience=600.0, over=over)
+        said.append(str(caught.value))
+
+    thread = threading.Thread(target=join)
+    thread.start()
+    store.wait(["x/here/0"])  # it is there, and waits
+    over.set()
+    thread.join(10)
+    assert said and said[0].endswith("the ring is needed no more")
 
 
 def test_an_aborted_end_wakes_all_who_wait_on_it() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,20 +13,24 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import torch.distributed as dist  # noqa: E402
 from tests.butterfly.models import greedy, tiny  # noqa: E402
 from tests.butterfly.server_helpers import until  # noqa: E402
 
 from butterfly.api.state import state_of  # noqa: E402
+from butterfly.cluster.epochs import READY  # noqa: E402
 from butterfly.cluster.head import Head  # noqa: E402
 from butterfly.cluster.members import Member  # noqa: E402
 from butterfly.cluster.node import NodeAgent, NodeOptions  # noqa: E402
 from butterfly.cluster.options import HeadOptions  # noqa: E402
 from butterfly.cluster.roles import Role  # noqa: E402
+from butterfly.communication.codecs import Int8  # noqa: E402
 from butterfly.communication.control import Connection  # noqa: E402
 from butterfly.communication.frames import Frame, Kind  # noqa: E402
 from butterfly.errors import (  # noqa: E402
     ClusterError,
     ConfigurationError,
+    LinkError,
     RequestError,
 )
 from butterfly.partitioning import (  # noqa: E402
@@ -41,6 +46,7 @@ from butterfly.partitioning import (  # noqa: E402
     Stage,
     described,
 )
+from butterfly.partitioning.loss import Loss  # noqa: E402
 from butterfly.scheduling import Sequence as Asked  # noqa: E402
 
 T = TypeVar("T")
@@ -223,6 +229,31 @@ def test_a_plan_is_served_as_it_stands(
     assert max(tokens for rows, tokens in counts if rows) == 3
 
 
+def test_a_codec_is_used_within_its_budget_only(
+    folder: Path, oracle: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head measures what no plan tells; a bad one is refused before any node."""
+
+    async def work(head: Head, nodes: Nodes) -> int:
+        await head.ready(60)
+        assert ranges(head)[0][3] == "int8"
+        return sum(map(len, await answers(head)))
+
+    assert run(told(folder, codec="int8"), "ab", work) == COUNT * len(PROMPTS)
+    decode = Int8.decode
+    bad = lambda self, *given: -decode(self, *given)  # noqa: E731
+    monkeypatch.setattr(Int8, "decode", bad)
+    with pytest.raises(ConfigurationError, match="int8 on 1 link changes"):
+        Head(told(folder, codec="int8"))
+    plan = plan_of(("b", 0, 0), ("a", 1, 3), codecs=["int8"])
+    with pytest.raises(ConfigurationError, match="the budget is 0.01 nats and 97"):
+        Head(told(folder, plan))
+    Head(told(folder, replace(plan, losses=(Loss("int8", 1, 1e-4, 1.0),))))
+    worse = replace(plan, losses=(Loss("int8", 1, 1e-4, 0.96),))
+    with pytest.raises(ConfigurationError, match="keeps 96.0% of the likeliest"):
+        Head(told(folder, worse))
+
+
 def counted(frame: Frame) -> tuple[int, int]:
     """Return how many sequences decode in a frame, and its rows of prompts."""
     own = [s.start >= len(PROMPTS[min(s.lane, 1)]) for s in frame.segments]
@@ -270,18 +301,39 @@ def test_after_a_death_and_a_return(folder: Path, oracle: list[list[int]]) -> No
 def test_a_node_that_is_lost_before_its_ring_is_whole(
     folder: Path, oracle: list[list[int]]
 ) -> None:
-    """The next ring does not wait for what still waits for the last one."""
+    """The next ring does not wait for what still waits for the last one; that ends."""
 
     async def work(head: Head, nodes: Nodes) -> None:
-        nodes.agents["a"]._serve = lambda role: None  # type: ignore[method-assign]
+        nodes.agents["a"]._serve = lambda role, over: None  # type: ignore[method-assign]
         await nodes.until(lambda: nodes.agents["b"]._epoch == 1)
         await asyncio.sleep(0.2)  # both other ranks wait in the store by now
         await nodes.end("a")
         await nodes.until(lambda: head.is_serving)
         assert [one[:3] for one in ranges(head)] == [("b", 0, 4)]
         assert await answers(head) == oracle
+        here = lambda: [thread.name for thread in threading.enumerate()]  # noqa: E731
+        await nodes.until(lambda: not {"joining", "epoch-1"} & set(here()))
 
     run(told(folder), "ab", work)
+
+
+def test_a_node_waits_for_the_others_as_long_as_the_head(
+    folder: Path, oracle: Any
+) -> None:
+    """They may still load their layers."""
+
+    async def work(head: Head, nodes: Nodes) -> None:
+        await head.ready(60)
+        roles = [agent._role for agent in nodes.agents.values() if agent._role]
+        assert [role.patience for role in roles] == [READY, READY]
+
+    run(told(folder), "ab", work)
+    store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+    place = 1, "x", 1, 3, store.port, str(folder)
+    role = Role(*place, 0, 2, lanes=1, positions=8, rows=8, row_bytes=64, patience=0.1)
+    agent = NodeAgent(NodeOptions("127.0.0.1", 1, "s"))
+    with pytest.raises(LinkError, match="within 0.1 s: without rank 0, 2"):
+        agent._serve(role, threading.Event())
 
 
 def test_nodes_measure_themselves_once(folder: Path, oracle: list[list[int]]) -> None:

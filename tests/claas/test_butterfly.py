@@ -11,7 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.butterfly.server_helpers import Program, make_model
+from tests.butterfly.nursery import Nursery
+from tests.butterfly.server_helpers import Server, make_model
 from tests.claas.api_helpers import KEYS, FakeTrainer, serving
 
 from claas.api import create_app
@@ -41,19 +42,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(base: Path) -> Iterator[str]:
+def url(base: Path, nursery: Nursery) -> Iterator[str]:
     """Where butterfly serves it."""
-    program = Program(
-        *("serve", "--model", str(base), "--name", "tiny", "--port", "0"),
-        *("--lanes", "2", "--positions", "256"),
-        BUTTERFLY_API_KEY=KEY,
-    )
-    try:
-        found = program.line("will serve").split()[1]
-        program.line("ready")
-        yield found
-    finally:
-        program.end()
+    given = "--name", "tiny", "--lanes", "2", "--positions", "256"
+    found = Server.begun(nursery, str(base), *given, stages=1, BUTTERFLY_API_KEY=KEY)
+    yield f"{found.url}/v1"
+    found.end()
 
 
 def test_the_circle_up_to_the_worker(url: str, base: Path, tmp_path: Path) -> None:

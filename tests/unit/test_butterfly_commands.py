@@ -10,6 +10,7 @@ import pytest
 from butterfly.cli import _head_options, main, parser_of
 from butterfly.cluster.options import HeadOptions
 from butterfly.partitioning import Cluster, LayerTime, Link, ModelShape, Node, Plan
+from butterfly.partitioning.loss import Budget, Loss
 
 MODEL = ModelShape.uniform(
     "12-layers",
@@ -22,7 +23,11 @@ MODEL = ModelShape.uniform(
     head_cost=4.0,
 )
 FAST, SLOW = LayerTime(1e-3, 1e-5, 1e-5), LayerTime(3e-3, 5e-5, 3e-5)
-NODES = Node("node-1", 1.3e8, FAST), Node("node-2", 1.3e8, SLOW)
+LOSSES = Loss("f16", 3, 1e-7, 1.0), Loss("int8", 3, 2e-4, 0.98)
+NODES = (
+    Node("node-1", 1.3e8, FAST, losses=LOSSES),
+    Node("node-2", 1.3e8, SLOW, losses=(Loss("int8", 1, 0.02, 0.975),)),
+)
 
 
 @pytest.fixture
@@ -70,6 +75,33 @@ def test_the_wishes_reach_the_planner(files: Path) -> None:
     assert len(Plan.read(files / "plan.json").chains) == 2
 
 
+def test_codecs_that_change_too_much_are_left_out(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the worst figures that say something of so many links; the plan says so."""
+    wishes = "--codecs f32,int8 --objective latency --link 5:8 --out plan.json"
+    given = ["plan", *PROBLEM[:-2], *wishes.split()]
+    assert main(given) == 0
+    said = (
+        "why: int8 is left out: int8 on 3 links changes 0.02 nats a token, and keeps "
+        "97.5% of the likeliest tokens: the budget is 0.01 nats and 97.0%"
+    )
+    assert said in capsys.readouterr().out
+    assert Plan.read(files / "plan.json").chains[0].codecs == ("f32",)
+    for budget in ("0.02:0.97", "inf:0"):
+        assert main([*given, "--codec-budget", budget]) == 0
+        plan = Plan.read(files / "plan.json")
+        assert plan.chains[0].codecs == ("int8",) and "left out" not in str(plan)
+        assert plan.losses == (Loss("int8", 3, 0.02, 0.975),)
+    assert main([*given, "--codec-budget", "0.02:0.98"]) == 0
+    assert Plan.read(files / "plan.json").chains[0].codecs == ("f32",)
+    for node in NODES:
+        Cluster((replace(node, losses=()),)).write(files / f"{node.name}.json")
+    assert main([*given, "--codecs", "int8"]) == 0
+    assert "int8 is left out: nobody measured what" in capsys.readouterr().out
+    assert Plan.read(files / "plan.json").chains[0].codecs == ("f32",)
+
+
 def test_a_plan_and_a_rule_are_simulated(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +133,7 @@ def refused(line: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("plan --model nowhere.json --cluster node-1.json", "cannot read nowhere.json"),
         ("plan --model m --cluster node-1.json --link 1:0", "invalid MS:MBIT value"),
         ("plan --model m --cluster node-1.json --link 1", "invalid MS:MBIT value"),
+        ("serve --model m --codec-budget 1:2", "invalid KL:TOP1 value"),
         (
             "plan --model shape.json --cluster node-1.json node-1.json --link 1:1",
             "two nodes are called 'node-1'",
@@ -178,6 +211,7 @@ def test_serve_takes_from_the_plan_what_is_not_said(files: Path) -> None:
         *(16, 1024),
     )
     assert told("").split == "balanced"
+    assert told("--codec-budget 0.5:0.25").budget == Budget(0.5, 0.25)
 
 
 def test_serve_refuses_a_plan_for_other_nodes(

@@ -378,13 +378,14 @@ class Epochs:
             member.prepared = None
             member.connection.send(role.message())
         ring = await joined(
-            lambda: Ring(
+            lambda over: Ring(
                 *(store_of(address, self.store.port), name, self.epoch),
                 *(0, len(roles) + 1),
                 frame_bytes=roles[0].frame_bytes,
                 depth=roles[0].depth,
                 address=address,
                 patience=READY,
+                over=over,
             ),
             self._lost,
         )
@@ -403,7 +404,9 @@ class Epochs:
         adapters = self._adapters.folders
         ranges = self._measured_ranges(split) or [(r.first, r.last) for r in roles]
         return [
-            dataclasses.replace(role, first=first, last=last, adapters=adapters)
+            dataclasses.replace(
+                role, first=first, last=last, adapters=adapters, patience=READY
+            )
             for role, (first, last) in zip(roles, ranges, strict=True)
         ]
 

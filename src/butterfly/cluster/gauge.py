@@ -7,6 +7,7 @@ known while it is here, so that the survivors of a death are planned for at once
 
 import asyncio
 import secrets
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -122,7 +123,10 @@ class Gauge:
     async def _own(self, ring: str, head: Head) -> Link:
         """Measure a link of the head itself."""
         address, port = self._options.address, head.store.port
-        join = lambda: linked(store_of(address, port), ring, 0, address)  # noqa: E731
+
+        def join(over: threading.Event) -> Link:
+            return linked(store_of(address, port), ring, 0, address, over)
+
         work = joined(join, asyncio.Event())
         try:
             return await asyncio.wait_for(work, _PATIENCE)

@@ -45,11 +45,12 @@ def store_of(host: str, port: int) -> dist.TCPStore:
     return dist.TCPStore(host, port, None, False, timedelta(seconds=_PATIENCE))
 
 
-async def joined(join: Callable[[], T], lost: asyncio.Event) -> T:
-    """Join a ring in a thread, which is left behind if a node is lost meanwhile.
+async def joined(join: Callable[[threading.Event], T], lost: asyncio.Event) -> T:
+    """Join a ring in a thread, which ends if a node is lost meanwhile.
 
     Args:
-        join: What joins it, and returns it or what it found there.
+        join: What joins it, and returns it or what it found there; it is given what is
+            set when nobody waits for it any more.
         lost: Set when a node of the ring is gone.
 
     Raises:
@@ -58,11 +59,12 @@ async def joined(join: Callable[[], T], lost: asyncio.Event) -> T:
     """
     loop = asyncio.get_running_loop()
     told: asyncio.Future[T | ButterflyError] = loop.create_future()
+    over = threading.Event()
 
     def work() -> None:
         found: T | ButterflyError
         try:
-            found = join()
+            found = join(over)
         except ButterflyError as exc:
             found = exc
         except (RuntimeError, MemoryError) as exc:  # no room for frames, for example
@@ -81,5 +83,6 @@ async def joined(join: Callable[[], T], lost: asyncio.Event) -> T:
             raise found
         return found
     finally:
+        over.set()
         gone.cancel()
         told.cancel()

@@ -1,5 +1,6 @@
 """What a node answers when the head asks it to measure: itself, or a link."""
 
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
@@ -47,7 +48,13 @@ def answered(
         return {**told, "error": f"{type(exc).__name__}: {exc}"[:500]}
 
 
-def linked(store: Any, name: str, rank: int, address: str) -> Link:
+def linked(
+    store: Any,
+    name: str,
+    rank: int,
+    address: str,
+    over: threading.Event | None = None,
+) -> Link:
     """Measure the link to the other end of a ring of two; both call it.
 
     Args:
@@ -55,6 +62,7 @@ def linked(store: Any, name: str, rank: int, address: str) -> Link:
         name: The ring's random name.
         rank: 0 or 1.
         address: The address of the interface to use.
+        over: As for `Ring`.
 
     Raises:
         LinkError: If the other end does not come, or the link broke.
@@ -65,5 +73,6 @@ def linked(store: Any, name: str, rank: int, address: str) -> Link:
         depth=2,
         address=address,
         patience=_PATIENCE,
+        over=over,
     )
     return link_of(ring, is_first=rank == 0, size=_LARGE)

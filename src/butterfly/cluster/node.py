@@ -75,6 +75,7 @@ class NodeAgent:
         self._stages: dict[tuple[Any, ...], Stage] = {}
         self._loading = threading.Lock()  # nobody loads what another one loads already
         self._is_asleep = False
+        self._over = threading.Event()  # set when the epoch is
         self._loop: asyncio.AbstractEventLoop
         self._connection: Connection
 
@@ -101,6 +102,7 @@ class NodeAgent:
         except (KeyError, TypeError, ValueError) as exc:
             _log.warning("the head sent what is no message: %r", exc)
         finally:
+            self._over.set()
             beats.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await beats
@@ -151,8 +153,10 @@ class NodeAgent:
         if self._worker is not None:
             self._worker.stage = None
             self._worker.ring.abort()
+        self._over.set()
+        self._over = over = threading.Event()
         self._epoch, self._role, self._worker = role.epoch, role, None
-        self._start(self._serve, role)
+        self._start(lambda role: self._serve(role, over), role)
 
     def _start(self, work: Callable[[Role], None], role: Role) -> None:
         """Do work in a thread of its own; tell the head if it fails."""
@@ -249,7 +253,7 @@ class NodeAgent:
             self._worker.stage = self._stage(role)
         self._tell({"event": "awake", "epoch": role.epoch})
 
-    def _serve(self, role: Role) -> None:
+    def _serve(self, role: Role, over: threading.Event) -> None:
         """Load the layers, join the ring, and serve."""
         self._stage(role)
         options = self.options
@@ -259,6 +263,8 @@ class NodeAgent:
             frame_bytes=role.frame_bytes,
             depth=role.depth,
             address=options.address,
+            patience=role.patience,
+            over=over,
         )
         # no name of this thread may keep the layers: it may outlive them
         worker = Worker(self._stage(role), ring, codec=role.codec)

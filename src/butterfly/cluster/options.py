@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from butterfly.partitioning import Plan
+from butterfly.partitioning.loss import Budget
 
 SPLITS = ("balanced", "even", "measured")
 
@@ -26,6 +27,7 @@ class HeadOptions:
         frames: How many frames may be on their way, 0 for what the plan says, else for
             one a stage.
         codec: How hidden states travel; a plan says so for each link.
+        budget: How much a lossy codec may change; more is refused.
         dtype: The format of weights.
         reuse: Whether the beginning of a prompt that is there already is used again.
         split: Who gets which layers: one of `SPLITS`; with a plan it is for those that
@@ -48,6 +50,7 @@ class HeadOptions:
     chunk: int = 0
     frames: int = 0
     codec: str = "f32"
+    budget: Budget = Budget()
     dtype: str = "float32"
     reuse: bool = True
     split: str = "balanced"

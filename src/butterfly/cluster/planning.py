@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from butterfly.cluster.gauge import Gauge, Head
+from butterfly.cluster.losses import must_keep
 from butterfly.cluster.members import Member
 from butterfly.cluster.options import SPLITS, HeadOptions
 from butterfly.cluster.profile import shape_of
@@ -62,7 +63,8 @@ class Planning:
         current: What was decided for the present epoch, None before the first.
 
     Raises:
-        ConfigurationError: If the plan cannot be served, or is for another model.
+        ConfigurationError: If the plan cannot be served, is for another model, or a
+            codec changes too much.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Planning:
         self._gauge = Gauge(options)
         self._measured: tuple[Cluster, Chain] | None = None
         self._chain = _planned(options, self._depth)
+        must_keep(options, checkpoint, self._chain)
 
     def lacks(self, members: Sequence[Member]) -> str:
         """Say which nodes the first epoch waits for; empty if none.

@@ -1,10 +1,13 @@
 """What ``butterfly probe`` measures, and ``butterfly plan`` reads off a checkpoint."""
 
 import socket
+from dataclasses import replace
 
 import torch
 
+from butterfly.cluster.losses import losses_of
 from butterfly.cluster.profile import node_of, shape_of
+from butterfly.communication.codecs import CODECS
 from butterfly.engine.weights import Checkpoint
 from butterfly.partitioning import ModelShape, Node
 
@@ -17,6 +20,7 @@ def probed(
     device: str = "cpu",
     threads: int = 1,
     memory: int = 0,
+    stages: int = 4,
 ) -> tuple[Node, ModelShape]:
     """Return this machine and a model as numbers.
 
@@ -27,6 +31,7 @@ def probed(
         device: Where to compute.
         threads: How many compute.
         memory: Bytes that it offers; 0 for what is free.
+        stages: Of how many stages the chain is for which codecs are measured.
 
     Raises:
         ConfigurationError: If there is no such model.
@@ -34,10 +39,10 @@ def probed(
     torch.set_num_threads(threads)
     checkpoint, kind = Checkpoint.of(model), getattr(torch, dtype)
     own = name or socket.gethostname()
-    return (
-        node_of(own, checkpoint, dtype=kind, device=device, memory=memory),
-        shape_of(checkpoint, dtype=kind),
-    )
+    node = node_of(own, checkpoint, dtype=kind, device=device, memory=memory)
+    lossy, links = [codec.name for codec in CODECS[1:]], stages - 1
+    losses = losses_of(checkpoint, lossy, links, dtype=kind, device=device)
+    return replace(node, losses=losses), shape_of(checkpoint, dtype=kind)
 
 
 def shaped(model: str, dtype: str = "float32") -> ModelShape:

@@ -6,6 +6,7 @@ own; all else happens in the event loop.
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -19,6 +20,8 @@ from butterfly.communication.links import Ring
 from butterfly.engine.sampling import Drawn, unpack
 from butterfly.errors import ButterflyError
 from butterfly.scheduling import Batch, Limits, Scheduler, Sequence
+
+_log = logging.getLogger("butterfly.head")
 
 
 class Pump:
@@ -48,7 +51,7 @@ class Pump:
         self.is_asleep = self.is_retiring = False
         self._broke, self._took, self.patience = broke, took, patience
         self._out: dict[int, tuple[float, int]] = {}  # when, and rows on the ring then
-        self._queues: dict[Sequence, asyncio.Queue[Token | ButterflyError]] = {}
+        self._queues: dict[Sequence, asyncio.Queue[Token | Exception]] = {}
         self._listener: threading.Thread | None = None
         self._news = asyncio.Event()
 
@@ -104,7 +107,7 @@ class Pump:
             self.push()
             while True:
                 told = await queue.get()
-                if isinstance(told, ButterflyError):
+                if isinstance(told, Exception):
                     raise told
                 yield told
                 if told.finish:
@@ -168,6 +171,17 @@ class Pump:
                 )
         except ButterflyError as exc:
             self._broke(ring.epoch, str(exc))
+        self._report_failed()
+
+    def _report_failed(self) -> None:
+        """Tell the clients of sequences that went wrong; others do not notice."""
+        failed, self.scheduler.failed = self.scheduler.failed, []
+        for sequence in failed:
+            if sequence.failure is not None and sequence in self._queues:
+                _log.error(
+                    "a sequence was ended by %s", type(sequence.failure).__name__
+                )
+                self._queues[sequence].put_nowait(sequence.failure)
 
     def _listen(self, ring: Ring, loop: asyncio.AbstractEventLoop) -> None:
         """Take results off the ring, in a thread of their own."""
@@ -211,7 +225,7 @@ class Pump:
         """Tell the clients of a frame what it brought."""
         for sequence, part in zip(batch.sequences, batch.segments, strict=True):
             queue = self._queues.get(sequence)
-            if queue is None:
+            if queue is None or sequence.failure is not None:
                 continue
             told = drawn.get(part.lane, Drawn(part.lane, None))
             is_output = told.token is not None and sequence.finish != "stop"

@@ -38,6 +38,7 @@ class Role:
         extra: The most bytes that a segment has besides: the tokens it may draw,
             and what was said before.
         adapters: The numbers and folders of adapters.
+        patience: Seconds to wait for the others, who may still load their layers.
     """
 
     epoch: int
@@ -57,6 +58,7 @@ class Role:
     dtype: str = "float32"
     extra: int = 8192
     adapters: tuple[tuple[int, str], ...] = ()
+    patience: float = 60.0
 
     @property
     def frame_bytes(self) -> int:

@@ -12,6 +12,8 @@ is out of time makes gloo close every connection of its group.
 """
 
 import contextlib
+import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +28,8 @@ from butterfly.errors import LinkError
 
 _FOREVER = timedelta(days=365)
 _MOMENT = timedelta(milliseconds=1)
+_LOOK = 0.02  # seconds between two looks for the others
+_MOST_MEETING = 60.0  # seconds for connections, once all are there
 _FRAMES, _NOTHING = 0, 1  # tags: nobody ever sends with the second
 
 
@@ -57,9 +61,10 @@ class Ring:
         depth: How many receives are posted.
         address: The address of the interface to use.
         patience: Seconds to wait for the others to join.
+        over: Set when nobody needs the ring any more: the wait for the others ends.
 
     Raises:
-        LinkError: If the others did not join in time.
+        LinkError: If the others did not join in time, or nobody needs the ring.
     """
 
     def __init__(
@@ -74,16 +79,19 @@ class Ring:
         depth: int = 4,
         address: str = "127.0.0.1",
         patience: float = 60.0,
+        over: threading.Event | None = None,
     ) -> None:
         self.epoch = epoch
         self.sent, self.received = Traffic(), Traffic()
         self._after, self._before = (rank + 1) % size, (rank - 1) % size
         gloo: Any = dist.ProcessGroupGloo
         options = gloo._Options()
-        options._timeout = timedelta(seconds=patience)
+        options._timeout = timedelta(seconds=min(patience, _MOST_MEETING))
         options._devices = [gloo.create_device(hostname=address)]
+        own = dist.PrefixStore(name, store)
         try:
-            self._group = gloo(dist.PrefixStore(name, store), rank, size, options)
+            _gather(own, rank, size, patience, over or threading.Event())
+            self._group = gloo(own, rank, size, options)
         except RuntimeError as exc:
             raise LinkError(
                 f"rank {rank} of {size} could not join epoch {epoch} within "
@@ -173,6 +181,19 @@ class Ring:
         return LinkError(
             f"the link to rank {peer} broke in epoch {self.epoch}: {_first_line(exc)}"
         )
+
+
+def _gather(
+    store: Any, rank: int, size: int, patience: float, over: threading.Event
+) -> None:
+    """Wait until all ranks are there: in gloo itself nobody could be woken."""
+    store.set(f"here/{rank}", b"")
+    until = time.monotonic() + patience
+    while away := [k for k in range(size) if not store.check([f"here/{k}"])]:
+        if over.wait(_LOOK):
+            raise RuntimeError("the ring is needed no more")
+        if time.monotonic() > until:
+            raise RuntimeError(f"without rank {', '.join(map(str, away))}")
 
 
 def _first_line(exc: BaseException) -> str:

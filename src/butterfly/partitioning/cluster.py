@@ -21,6 +21,7 @@ from butterfly.partitioning.form import (
     read_json,
     write_json,
 )
+from butterfly.partitioning.loss import Loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +57,14 @@ class Node:
         memory_bytes: What weights and KV cache may take.
         layer: What a layer of cost 1 takes.
         head: What the head takes; None: `ModelShape.head_cost` layers.
+        losses: What codecs change, as it was measured there.
     """
 
     name: str
     memory_bytes: float
     layer: LayerTime
     head: LayerTime | None = None
+    losses: tuple[Loss, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a node without memory, or one that takes no time."""
@@ -233,4 +236,7 @@ def _node(data: Any, where: str) -> Node:
     head = data.get("head")
     layer = build(LayerTime, data["layer"], f"{where}.layer")
     time = None if head is None else build(LayerTime, head, f"{where}.head")
-    return build(Node, {**data, "layer": layer, "head": time}, where)
+    told = enumerate(data.get("losses", ()))
+    losses = tuple(build(Loss, one, f"{where}.losses[{i}]") for i, one in told)
+    made = {"layer": layer, "head": time, "losses": losses}
+    return build(Node, {**data, **made}, where)

@@ -1,7 +1,7 @@
 """Wire formats as numbers: how many bytes a row of hidden states takes on a link.
 
 Whether a lossy one may be used is not known here: who plans names the formats that
-kept within their measured budget, the most exact first.
+kept within their measured `Budget`, the most exact first.
 """
 
 from dataclasses import dataclass

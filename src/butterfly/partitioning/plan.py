@@ -8,6 +8,7 @@ from typing import Any
 from butterfly.errors import ConfigurationError
 from butterfly.partitioning.chain import Chain
 from butterfly.partitioning.form import build, check, read_json, write_json
+from butterfly.partitioning.loss import Loss
 from butterfly.partitioning.problem import Problem, gigabytes
 from butterfly.partitioning.simulator import Outcome
 
@@ -26,6 +27,7 @@ class Plan:
         binds: What keeps each chain from being faster.
         why: How the plan was found.
         lane_tokens: Tokens that a lane holds; 0: not said.
+        losses: What the codecs that were allowed change.
     """
 
     model: str
@@ -37,6 +39,7 @@ class Plan:
     binds: tuple[str, ...]
     why: tuple[str, ...] = ()
     lane_tokens: int = 0
+    losses: tuple[Loss, ...] = ()
 
     @property
     def tokens_per_s(self) -> float:
@@ -98,7 +101,8 @@ class Plan:
             ConfigurationError: Something is missing, unknown or does not fit.
         """
         known = cls.__dataclass_fields__
-        needed = [name for name in known if name not in ("why", "lane_tokens")]
+        optional = "why", "lane_tokens", "losses"
+        needed = [name for name in known if name not in optional]
         check(data, "the plan", needed, known)
         chains = tuple(
             Chain.from_json(chain, f"chains[{i}]")
@@ -109,6 +113,10 @@ class Plan:
             "outcome": build(Outcome, data["outcome"], "outcome"),
             "binds": tuple(data["binds"]),
             "why": tuple(data.get("why", ())),
+            "losses": tuple(
+                build(Loss, loss, f"losses[{i}]")
+                for i, loss in enumerate(data.get("losses", ()))
+            ),
         }
         return build(cls, {**data, **made}, "the plan")
 

@@ -101,6 +101,7 @@ class Scheduler:
         self._adapters = [0] * lanes
         self._flying: dict[int, Batch] = {}
         self._step = self._number = 0
+        self.failed: list[Sequence] = []  # whose clients are still to be told
 
     @property
     def lanes(self) -> int:
@@ -174,25 +175,28 @@ class Scheduler:
     def plan(self) -> Batch | None:
         """Return what travels in the next frame; None if nothing can.
 
-        It counts as on its way until `settle`.
+        It counts as on its way until `settle`. A sequence that cannot be sent is ended,
+        and is one of `failed`.
         """
-        if len(self._flying) >= self.frames:
-            return None
-        self._admit()
-        chosen = [(s, 1) for s in self._decoding()] + self._prompts()
-        if not chosen:
-            return None
-        chosen.sort(key=lambda pair: pair[0].lane or 0)
-        segments = [self._segment(*pair) for pair in chosen]
-        self._sent(chosen)
+        segments: dict[Sequence, Segment] = {}
+        while not segments:
+            if len(self._flying) >= self.frames:
+                return None
+            self._admit()
+            chosen = [(s, 1) for s in self._decoding()] + self._prompts()
+            if not chosen:
+                return None
+            chosen.sort(key=lambda pair: pair[0].lane or 0)
+            segments = self._segments(chosen)
+        self._sent([pair for pair in chosen if pair[0] in segments])
         tokens = [
-            t
-            for (s, _), part in zip(chosen, segments, strict=True)
-            for t in s.part(part.start, part.start + part.length)
+            token
+            for sequence, part in segments.items()
+            for token in sequence.part(part.start, part.start + part.length)
         ]
         self._step += 1
-        owners = tuple([s for s, _ in chosen])
-        batch = Batch(self._step, tuple(segments), tuple(tokens), owners)
+        owners = tuple(segments)
+        batch = Batch(self._step, tuple(segments.values()), tuple(tokens), owners)
         self._flying[batch.step] = batch
         for sequence in owners:
             sequence.step = batch.step
@@ -209,6 +213,8 @@ class Scheduler:
     def settle(self, step: int, drawn: dict[int, int | None]) -> Batch:
         """Take what came back for a frame.
 
+        A sequence that cannot take its token is ended, and is one of `failed`.
+
         Args:
             step: The number of the frame.
             drawn: The token that was drawn in each lane that had one.
@@ -221,7 +227,7 @@ class Scheduler:
             sequence.flying -= 1
             token = drawn.get(part.lane)
             if token is not None and not sequence.finish:
-                sequence.take(token)
+                self._take(sequence, token)
             if sequence.finish and not sequence.flying:
                 self._release(sequence)
         return batch
@@ -250,6 +256,29 @@ class Scheduler:
         self._adapters = [0] * count
 
     # -- inside -----------------------------------------------------------------
+
+    def _take(self, sequence: Sequence, token: int) -> None:
+        """Give a sequence its token."""
+        try:
+            sequence.take(token)
+        except Exception as exc:  # noqa: BLE001 - its client is told
+            self._fail(sequence, exc)
+
+    def _segments(self, chosen: list[tuple[Sequence, int]]) -> dict[Sequence, Segment]:
+        """Return what travels of each sequence; one that cannot be sent is ended."""
+        found = {}
+        for sequence, rows in chosen:
+            try:
+                found[sequence] = self._segment(sequence, rows)
+            except Exception as exc:  # noqa: BLE001 - its client is told
+                self._fail(sequence, exc)
+        return found
+
+    def _fail(self, sequence: Sequence, failure: Exception) -> None:
+        """End a sequence for which something went wrong; nobody else notices."""
+        sequence.failure = failure
+        self.failed.append(sequence)
+        self.abort(sequence)
 
     def _queue(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
@@ -350,6 +379,8 @@ class Scheduler:
                 self.reused += sequence.computed
                 if not sequence.output:
                     sequence.reused = sequence.computed
+            if sequence.penalties is not None and end == sequence.length:
+                sequence.heard = len(sequence.output)  # its past is in the frame
             sequence.computed, sequence.is_begun = end, True
 
     def _segment(self, sequence: Sequence, rows: int) -> Segment:

@@ -46,6 +46,7 @@ class Sequence:
         flying: How many frames with rows of it are on their way.
         step: The last frame that rows of it were in.
         finish: Why it ended, empty while it runs: ``stop``, ``length``, ``abort``.
+        failure: What went wrong when its next token was to be drawn, or was.
         reused: How many tokens of the prompt had their keys and values already.
         number: The order in which sequences came.
     """
@@ -68,6 +69,7 @@ class Sequence:
     flying: int = 0
     step: int = 0
     finish: str = ""
+    failure: Exception | None = None
     reused: int = 0
     number: int = 0
 
@@ -103,12 +105,10 @@ class Sequence:
         self.is_begun, self.flying, self.heard = False, 0, -1
 
     def past(self) -> bytes:
-        """Return what the last stage must know to draw, and count it as told."""
+        """Return what the last stage must know to draw."""
         if self.penalties is None:
             return b""
-        told = Past.of(self.penalties, self.heard, self.prompt, self.output)
-        self.heard = len(self.output)
-        return told.encode()
+        return Past.of(self.penalties, self.heard, self.prompt, self.output).encode()
 
     def take(self, token: int) -> None:
         """Take a token that was drawn, and end if it is the last one.

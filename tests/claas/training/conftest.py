@@ -3,6 +3,8 @@
 Importing torch and transformers takes seconds, so this process does it once.
 """
 
+import fcntl
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +21,17 @@ collect_ignore_glob = ["test_*.py"] if MISSING else []
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained model on disk."""
+    """The trained model on disk; test processes that run side by side share it."""
     from tests.claas.training.tiny import make_tiny  # noqa: PLC0415
 
-    return make_tiny(tmp_path_factory.mktemp("models") / "tiny")
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    with (root / "tiny.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = root / "tiny-model"
+        if not folder.is_dir():
+            make_tiny(root / "tiny-made").rename(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

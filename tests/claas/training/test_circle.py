@@ -15,7 +15,8 @@ import httpx
 import pytest
 import torch
 from pydantic import SecretStr
-from tests.butterfly.server_helpers import Program
+from tests.butterfly.nursery import Nursery
+from tests.butterfly.server_helpers import Server
 from tests.claas.api_helpers import KEYS, serving
 from tests.claas.training.lessons import lesson, nears, pairs
 
@@ -41,19 +42,14 @@ GATE = {"tokens": 8, "unrelated": tuple(question for question, _ in nears(20, se
 
 
 @pytest.fixture(scope="module")
-def url(tiny_folder: Path) -> Iterator[str]:
+def url(tiny_folder: Path, nursery: Nursery) -> Iterator[str]:
     """Where butterfly serves the tiny model."""
-    program = Program(
-        *("serve", "--model", str(tiny_folder), "--name", "tiny", "--port", "0"),
-        *("--lanes", "4", "--positions", "64"),
-        BUTTERFLY_API_KEY=KEY,
+    given = "--name", "tiny", "--lanes", "4", "--positions", "64"
+    found = Server.begun(
+        nursery, str(tiny_folder), *given, stages=1, BUTTERFLY_API_KEY=KEY
     )
-    try:
-        found = program.line("will serve").split()[1]
-        program.line("ready")
-        yield found
-    finally:
-        program.end()
+    yield f"{found.url}/v1"
+    found.end()
 
 
 def settings_of(folder: Path, base: Path, url: str, **training: Any) -> Settings:
