@@ -262,6 +262,7 @@ class FakeTrainer:
         results: What the next updates say; promoted where there is none.
         gate: What an update waits for.
         calls: What was asked of it.
+        lent: The versions that were loaded because a client asked for them.
         retired: Whether it was asked to unload what is old.
     """
 
@@ -269,6 +270,7 @@ class FakeTrainer:
     results: list[Any] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
+    lent: list[str] = field(default_factory=list)
     retired: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -301,7 +303,7 @@ class FakeTrainer:
 
     def lend(self, version: str) -> None:
         """Take note of it."""
-        self.calls.append(("lend", version))
+        self.lent.append(version)
 
     def switch(self, lora: str, to: str | None) -> Any:
         """Switch."""

@@ -199,7 +199,7 @@ def test_an_adapter_of_another_base_is_not_loaded(
     assert "was made for the base model" in found.json()["error"]["message"]
     assert claas.upstream.adapters == {}
     assert ann.post("/v1/chat/completions", json=ASK).status_code == 200
-    assert ("lend", "ann/bot@v0") in claas.trainer.calls
+    assert "ann/bot@v0" in claas.trainer.lent
 
 
 def test_a_server_that_was_started_anew_is_given_its_adapters(
