@@ -64,6 +64,9 @@ class Engine:
         timeout: Seconds that one run may take, None for no limit.
         retries: Tries after the first, or a `RetryPolicy`; None for what each endpoint
             says. It wins over the endpoint's.
+        hedge: The share of requests that may be sent a second time because they take
+            longer than 95 in 100 did: 0.05 for one in twenty. The first answer wins,
+            and both are paid for. None for what each endpoint says, which is 0.
         observers: Callables that take one frozen event each (see
             `inf_engine.execution.events`).
         progress: True for a progress bar, False for none, None for one where stderr
@@ -97,11 +100,12 @@ class Engine:
         max_inflight: int | None = None,
         timeout: float | None = None,
         retries: int | RetryPolicy | None = None,
+        hedge: float | None = None,
         observers: Iterable[Observer] = (),
         progress: bool | None = None,
         identity: Identity | None = None,
     ) -> None:
-        self.settings = ExecutionSettings(timeout=timeout, retries=retries)
+        self.settings = ExecutionSettings(timeout=timeout, retries=retries, hedge=hedge)
         listeners = _checked(max_inflight, observers, progress)
         manager = (
             resources
@@ -138,7 +142,7 @@ class Engine:
 
         Args:
             **settings: ``priority``, ``timeout``, ``node_timeout``, ``errors``,
-                ``retries``.
+                ``retries``, ``hedge``.
 
         Raises:
             ConfigurationError: If a name or a value is wrong.

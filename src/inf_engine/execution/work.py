@@ -21,6 +21,7 @@ from inf_engine.execution.replay import Replay
 from inf_engine.execution.settings import ExecutionSettings
 from inf_engine.graph import GraphNode
 from inf_engine.record import Call, cost_of
+from inf_engine.resources.job import Job
 from inf_engine.resources.ledger import Reuse
 from inf_engine.resources.manager import ResourceManager
 from inf_engine.types import LLMResponse, Usage
@@ -140,6 +141,7 @@ class Work:
     def received(
         self,
         job: Any,
+        attempt: Job,
         outcome: LLMResponse | BaseException,
         reused: Reuse | None = None,
         kept: Usage | None = None,
@@ -153,9 +155,9 @@ class Work:
             job.request,
             response,
             error,
-            job.since - self.began,
-            self._loop.time() - job.since,
-            job.waited,
+            attempt.since - self.began,
+            self._loop.time() - attempt.since,
+            attempt.waited,
             reused,
             kept or Usage(),
         )
@@ -166,7 +168,7 @@ class Work:
     ) -> None:
         """Note an answer that was paid for before, and what it took then."""
         self._note_start(job.node, job.since)
-        self.received(job, response, source, kept)
+        self.received(job, job, response, source, kept)
 
     def limit(self, node: GraphNode, expire: Callable[[], None]) -> None:
         """Let a node expire `node_timeout` after its first request left."""
