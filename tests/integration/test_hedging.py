@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.engine_helpers import Ask, virtually
+from tests.integration.engine_helpers import Ask, Flow, virtually
 from tests.integration.limit_helpers import arrivals, endpoint, reached
 
 from inf_engine import Budget, ConfigurationError, Engine, ExecutionSettings
 from inf_engine.execution.events import Event, NodeStarted
-from inf_engine.journal import JournalStore
+from inf_engine.journal import JournalStore, decode_response
 from inf_engine.resources.latency import ENOUGH, Latencies
 from inf_engine.resources.manager import ResourceManager
 from inf_engine.testing import LoopbackServer
+from inf_engine.types import LLMRequest, LLMResponse, Usage
 
 WARM = 30  # inputs until there are enough answers to compare with
 EVERY, SLOW = 33, 20.0
@@ -107,6 +108,85 @@ def test_a_hedge_goes_to_another_deployment() -> None:
     assert max(took) < SLOW / 2
     assert one.count + two.count == books.tries == 200 + books.hedges
     assert two.count > 100
+
+
+def test_the_share_is_a_cap() -> None:
+    """Three in a hundred are late, and one in a hundred is sent again."""
+    server = LoopbackServer(latency=tail)
+    _, books = served(reached({"m": endpoint(hedge=0.01)}, one=server), 600)
+    assert 0 < books.hedges <= 6
+
+
+def test_what_was_given_up_counts_among_the_latencies() -> None:
+    """Or the percentile would be that of winners only, and fall with every hedge."""
+    server = LoopbackServer(latency=tail)
+    manager = reached({"m": endpoint(hedge=0.05)}, one=server)
+    _, books = served(manager, 200)
+    latencies: Any = manager._deployments[0].latencies
+    assert sum(seconds > 1.0 for seconds in latencies._last) >= books.hedges > 0
+
+
+class Stubborn:
+    """A client that, when cancelled, takes half a second more and answers."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def complete(self, request: LLMRequest) -> LLMResponse:
+        self.count += 1
+        number = self.count
+        try:
+            await asyncio.sleep(SLOW if number == WARM + 1 else 1.0)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.5)
+        return LLMResponse(f"answer {number}", usage=Usage(1, 2, 3))
+
+
+def test_an_answer_that_comes_too_late_is_paid_for_and_not_used(tmp_path: Path) -> None:
+    """It is in the books, and neither in the record nor in the journal."""
+    client, path = Stubborn(), tmp_path / "run.db"
+    manager = reached({"m": endpoint(hedge=1.0)}, one=LoopbackServer())
+    manager._deployments[0].client = client
+
+    async def main() -> Any:
+        async with Engine(manager, progress=False, journal=path) as engine:
+            for index in range(WARM):
+                await engine.run(Ask(), str(index))
+            record = await engine.record(twice, "late")
+        return record, engine.statistics().total
+
+    twice = Flow(lambda flow, text: flow.llm(flow.llm(text)))
+    record, books = virtually(main)
+    late, last = record.nodes[-2:]
+    assert late.output == f"answer {WARM + 2}"
+    assert (len(late.calls), len(last.calls), record.usage.requests) == (1, 1, 2)
+    assert (books.requests, books.tries, books.in_flight) == (WARM + 3, WARM + 3, 0)
+    with JournalStore(path, read_only=True) as store:
+        texts = [decode_response(store.get(row.key) or "").text for row in store.rows()]
+    assert texts[WARM:] == [late.output, last.output]
+
+
+def test_a_hedge_that_the_budget_has_no_room_for_holds_up_nobody() -> None:
+    """A request of 1000 tokens is late; small ones go on beside its reservation."""
+    server = LoopbackServer(
+        latency=lambda index, body: SLOW if body.get("max_tokens") else 1.0
+    )
+    manager = reached({"m": endpoint(hedge=1.0)}, one=server)
+
+    async def main() -> float:
+        budget = Budget(tokens=1500)
+        async with Engine(manager, progress=False, budget=budget) as engine:
+            for index in range(WARM):
+                await engine.run(Ask(max_tokens=None), str(index))
+            late = asyncio.ensure_future(engine.run(Ask(max_tokens=1000), "late"))
+            await asyncio.sleep(3.0)
+            await engine.run(Ask(), "small")
+            at = asyncio.get_running_loop().time()
+            await late
+        return at
+
+    at = virtually(main)
+    assert at == WARM + 4.0
 
 
 def test_an_endpoint_that_gets_slow_as_a_whole_is_not_sent_twice_as_much() -> None:

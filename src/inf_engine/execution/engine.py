@@ -18,6 +18,7 @@ from inf_engine.execution.recall import Identity
 from inf_engine.execution.run import Run
 from inf_engine.execution.scheduler import Scheduler
 from inf_engine.execution.settings import ErrorPolicy, ExecutionSettings
+from inf_engine.execution.telemetry import wanted
 from inf_engine.execution.tokens import TokenStream
 from inf_engine.record import RunRecord
 from inf_engine.resources.budget import Budget
@@ -73,6 +74,9 @@ class Engine:
             is a terminal and there is more than one input.
         identity: Gives what stands for an input in the journal, called with the
             inputs; for inputs that are not plain values.
+        telemetry: True for spans and metrics of OpenTelemetry, False for none, None
+            for them where the process has set a tracer or meter provider before (see
+            `inf_engine.execution.telemetry`).
 
     Raises:
         ConfigurationError: If the resources or a setting are wrong.
@@ -104,9 +108,11 @@ class Engine:
         observers: Iterable[Observer] = (),
         progress: bool | None = None,
         identity: Identity | None = None,
+        telemetry: bool | None = None,
     ) -> None:
         self.settings = ExecutionSettings(timeout=timeout, retries=retries, hedge=hedge)
         listeners = _checked(max_inflight, observers, progress)
+        listeners += wanted(telemetry)
         manager = (
             resources
             if isinstance(resources, ResourceManager)

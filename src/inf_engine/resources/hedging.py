@@ -10,7 +10,7 @@ cancelled, and booked as unknown: whoever cancels does not learn what it cost.
   and a hedge takes 1. The credit is capped, so that an endpoint which gets slow as a
   whole is not sent twice as much.
 * There is no hedge before there are 20 answers to compare with, none of a streamed
-  request, none while the alias is down, none that would not fit into the budget.
+  request, none that does not fit into the budget beside all that is in flight.
 * If the first request fails while its hedge is on the wire, the job waits for that; if
   the hedge fails, too, the job goes on as if there had been none. A hedge is never
   tried again.
@@ -79,12 +79,10 @@ class Hedging:
 
     Args:
         manager: The `ResourceManager`, the road that hedges go, too.
-        routes: Its `Routes`.
     """
 
-    def __init__(self, manager: Any, routes: Any) -> None:
+    def __init__(self, manager: Any) -> None:
         self._manager = manager
-        self._routes = routes
         self._credit: dict[str, float] = {}
         self._ending: dict[asyncio.Task[None], None] = {}
 
@@ -153,21 +151,13 @@ class Hedging:
 
     def _send(self, hedge: Hedge) -> None:
         """Put a hedge in line, unless there is a reason against it."""
-        job, alias = hedge.first, hedge.first.alias
-        now, latencies = job.loop.time(), job.deployment.latencies
-        if job.since + latencies.p95 > now:  # answers take longer by now
-            hedge.timer = job.loop.call_at(job.since + latencies.p95, self._send, hedge)
-            return
-        route = self._routes[alias]
+        job, spending = hedge.first, self._manager.spending
         hedge.deployment, hedge.config = job.deployment, job.config
-        if (
-            self._credit[alias] < _WHOLE
-            or route.is_down(now)
-            or not self._manager.spending.allows(hedge, now)
-        ):
+        has_credit = self._credit[job.alias] >= _WHOLE
+        if not has_credit or not spending.allows(hedge, job.loop.time()):
             job.partner = None
             return
-        self._credit[alias] -= 1.0
+        self._credit[job.alias] -= 1.0
         hedge.has_paid = True
         self._manager.submit(hedge)
 

@@ -78,7 +78,7 @@ class ResourceManager:
         self.spending = Spending()
         self._routes = Routes(bound(resources), self._deployment)
         self._deployments = self._routes.deployments
-        self._hedging = Hedging(self, self._routes)
+        self._hedging = Hedging(self)
 
     @property
     def aliases(self) -> tuple[str, ...]:
