@@ -27,7 +27,6 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -52,16 +51,18 @@ _OTHER = "_OTHER"
 Attributes = dict[str, Any]
 
 
-@dataclass(slots=True)
 class _RunSpans:
     """The spans of one run that goes on.
 
     `began` is the wall-clock time, in ns, of zero on the loop's clock.
     """
 
-    span: Any
-    began: int
-    nodes: dict[str, Any] = field(default_factory=dict)
+    __slots__ = ("began", "nodes", "span")
+
+    def __init__(self, span: Any, began: int) -> None:
+        self.span = span
+        self.began = began
+        self.nodes: dict[str, Any] = {}
 
     def at(self, seconds: float) -> int:
         """Return a time of the loop's clock as ns of the wall clock."""
