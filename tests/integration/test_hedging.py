@@ -335,7 +335,7 @@ def test_a_streamed_request_is_not_hedged() -> None:
         def observer(event: Event) -> None:
             events.append(event)
 
-        observer.wants_tokens = wants  # type: ignore[attr-defined]  # ty: ignore[unresolved-attribute]
+        vars(observer).update(wants_tokens=wants)
         _, books = served(manager, WARM + 5, observers=[observer])
         assert (books.hedges == 0) is wants
     starts = [event for event in events if isinstance(event, NodeStarted)]
