@@ -53,7 +53,7 @@ PROVIDER_TOWER = ("clients", "resources", "journal")
 
 LATE = (
     *("aiohttp", "anthropic", "httpx", "openai", "rich", "tenacity", "xllamacpp"),
-    *("genai_prices", "sqlite3", "tensorboard"),
+    *("genai_prices", "mlflow", "opentelemetry", "sqlite3", "tensorboard"),
     *("pydantic", "pydantic_core", "typing_extensions"),  # they come together
     *("yaml", "urllib.request", "email.utils"),
 )

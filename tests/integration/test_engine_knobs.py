@@ -38,9 +38,10 @@ from inf_engine.journal import JournalStore
 
 
 def test_every_setting_has_a_test_here_or_beside() -> None:
-    """Priority: test_engine_run; timeouts and errors: test_engine_failures."""
+    """Or in test_engine_run, test_engine_failures, test_hedging."""
     names = [field.name for field in dataclasses.fields(ExecutionSettings)]
-    assert names == ["priority", "timeout", "node_timeout", "errors", "retries"]
+    wanted = ["priority", "timeout", "node_timeout", "errors", "retries", "hedge"]
+    assert names == wanted
 
 
 @pytest.mark.parametrize(

@@ -274,10 +274,10 @@ class Listener(Job):
 
     told: list[Any]
 
-    def sent(self) -> None:
+    def sent(self, attempt: Job) -> None:
         self.told.append("sent")
 
-    def received(self, outcome: Any) -> None:
+    def received(self, attempt: Job, outcome: Any) -> None:
         self.told.append(outcome)
 
     def ended(self, outcome: Any) -> None:

@@ -8,13 +8,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from tests.integration.trainer_helpers import Plain, World, examples, ladder
+from tests.integration.scalar_helpers import Curve, check, fitted
 
-from inf_engine import Engine, UsageError
-from inf_engine.optimization import TensorBoard, Trainer
-
-Curve = list[tuple[int, float]]
-TRAIN, VAL = examples(16), examples(8, first=100)
+from inf_engine import UsageError
+from inf_engine.optimization import TensorBoard
 
 
 class FileWriter:
@@ -50,25 +47,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard.summary", summary)
 
 
-def fitted(callback: Any, val: Any = VAL, die_at: int = 0, **options: Any) -> Any:
-    """Train; with `die_at` the observer after this one ends it at that event."""
-    world = World()
-    seen: list[Any] = []
-
-    def dies(event: Any) -> None:
-        seen.append(event)
-        if len(seen) == die_at:
-            raise KeyboardInterrupt
-
-    async def body(engine: Engine) -> Any:
-        parts = (world.module, Plain(), ladder(world.module, engine))
-        options.setdefault("rollouts", 80)
-        trainer = Trainer(*parts, engine=engine, callbacks=[callback, dies], **options)
-        return await trainer.fit(TRAIN, val)
-
-    return world.run(body), seen
-
-
 def curves(path: Path) -> dict[str, Curve]:
     """Return what the stand-in wrote to a file, by tag."""
     found: dict[str, Curve] = {}
@@ -76,28 +54,6 @@ def curves(path: Path) -> dict[str, Curve]:
         tag, step, value = json.loads(line)
         found.setdefault(tag, []).append((step, value))
     return found
-
-
-def check(found: dict[str, Curve], result: Any, seen: list[Any]) -> None:
-    """Check the curves of a training against what its observers saw."""
-    assert set(found) == {
-        *("score/train", "score/val", "score/best", "epoch"),
-        *("decision/accepted", "decision/rejected", "decision/gain"),
-    }
-    ours = [e for e in seen if type(e).__name__ == "Evaluated"]
-    mine = [(e.rollouts, e.mean) for e in ours if e.split == "val"]
-    assert found["score/val"] == [(step, pytest.approx(mean)) for step, mean in mine]
-    assert len(found["score/train"]) == len(ours) - len(mine)
-    assert found["score/best"][-1] == (
-        result.rollouts,
-        pytest.approx(result.score.mean),
-    )
-    decisions = result.history.decisions
-    last = [found[f"decision/{name}"][-1][1] for name in ("accepted", "rejected")]
-    assert sum(last) == len(decisions)
-    assert len(found["decision/gain"]) == last[0]
-    assert found["epoch"][0][0] == 0
-    assert result.score.mean > result.baseline.mean
 
 
 @pytest.mark.usefixtures("fake")

@@ -46,7 +46,10 @@ class NodeJob(Job):
         work = run.work
         delta, retries = work.delta(node), work.settings.retries
         alias, request = node.target.alias, talk.request
-        super().__init__(alias, request, order, retries, delta, context, node.path)
+        super().__init__(
+            *(alias, request, order, retries, delta, context, node.path),
+            work.settings.hedge,
+        )
         self.inside = context
         self.run = run
         self.node = node
@@ -57,17 +60,17 @@ class NodeJob(Job):
         self.kept: LLMResponse | JournalError | None = None
         self.waits = False
 
-    def sent(self) -> None:
+    def sent(self, attempt: Job) -> None:
         """Note when the request leaves; with it the time of the node begins to run."""
         work, node = self.run.work, self.node
         if work.settings.node_timeout is not None:
             work.limit(node, partial(_expired, self.run, node))
-        work.sent(node, self.since)
+        work.sent(node, attempt.since)
 
-    def received(self, outcome: LLMResponse | BaseException) -> None:
+    def received(self, attempt: Job, outcome: LLMResponse | BaseException) -> None:
         """Note the answer or the error, and how long it took; keep an answer."""
         work = self.run.work
-        work.received(self, outcome)
+        work.received(self, attempt, outcome)
         if work.memory is not None and isinstance(outcome, LLMResponse):
             try:
                 self.kept = work.memory.memory.keep(self, outcome, self.stored)

@@ -18,6 +18,7 @@ from inf_engine.execution.recall import Identity
 from inf_engine.execution.run import Run
 from inf_engine.execution.scheduler import Scheduler
 from inf_engine.execution.settings import ErrorPolicy, ExecutionSettings
+from inf_engine.execution.telemetry import wanted
 from inf_engine.execution.tokens import TokenStream
 from inf_engine.record import RunRecord
 from inf_engine.resources.budget import Budget
@@ -64,12 +65,18 @@ class Engine:
         timeout: Seconds that one run may take, None for no limit.
         retries: Tries after the first, or a `RetryPolicy`; None for what each endpoint
             says. It wins over the endpoint's.
+        hedge: The share of requests that may be sent a second time because they take
+            longer than 95 in 100 did: 0.05 for one in twenty. The first answer wins,
+            and both are paid for. None for what each endpoint says, which is 0.
         observers: Callables that take one frozen event each (see
             `inf_engine.execution.events`).
         progress: True for a progress bar, False for none, None for one where stderr
             is a terminal and there is more than one input.
         identity: Gives what stands for an input in the journal, called with the
             inputs; for inputs that are not plain values.
+        telemetry: True for spans and metrics of OpenTelemetry, False for none, None
+            for them where the process has set a tracer or meter provider before (see
+            `inf_engine.execution.telemetry`).
 
     Raises:
         ConfigurationError: If the resources or a setting are wrong.
@@ -97,12 +104,15 @@ class Engine:
         max_inflight: int | None = None,
         timeout: float | None = None,
         retries: int | RetryPolicy | None = None,
+        hedge: float | None = None,
         observers: Iterable[Observer] = (),
         progress: bool | None = None,
         identity: Identity | None = None,
+        telemetry: bool | None = None,
     ) -> None:
-        self.settings = ExecutionSettings(timeout=timeout, retries=retries)
+        self.settings = ExecutionSettings(timeout=timeout, retries=retries, hedge=hedge)
         listeners = _checked(max_inflight, observers, progress)
+        listeners += wanted(telemetry)
         manager = (
             resources
             if isinstance(resources, ResourceManager)
@@ -138,7 +148,7 @@ class Engine:
 
         Args:
             **settings: ``priority``, ``timeout``, ``node_timeout``, ``errors``,
-                ``retries``.
+                ``retries``, ``hedge``.
 
         Raises:
             ConfigurationError: If a name or a value is wrong.

@@ -126,7 +126,7 @@ class Scheduler:
         run = Run(program, args, kwargs, work, ended, check_output)
         self._alive[run] = None
         if tell is not None:
-            tell(RunStarted(number, work.began))
+            tell(RunStarted(number, work.began, type(program.module).__name__))
         run.start()
         return run
 

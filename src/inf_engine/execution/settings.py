@@ -24,6 +24,9 @@ class ExecutionSettings:
             ``"collect"`` finishes independent work first, and gives `Result`s.
         retries: Tries after the first one, or a `RetryPolicy`; None for what the
             endpoint says. 0 is none at all; else refusals by a rate limit do not count.
+        hedge: The share of requests, from 0 to 1, that may be sent a second time
+            because they take longer than 95 in 100 did; None for what the endpoint
+            says.
 
     Raises:
         ConfigurationError: If a value is of the wrong type or out of range.
@@ -34,6 +37,7 @@ class ExecutionSettings:
     node_timeout: float | None = None
     errors: ErrorPolicy = "raise"
     retries: int | RetryPolicy | None = None
+    hedge: float | None = None
 
     def __post_init__(self) -> None:
         if not _is_number(self.priority, whole=True):
@@ -48,6 +52,12 @@ class ExecutionSettings:
         if self.errors not in ("raise", "collect"):
             raise ConfigurationError(
                 f"errors must be 'raise' or 'collect', not {self.errors!r}."
+            )
+        share = self.hedge
+        if share is not None and not (_is_number(share) and 0 <= share <= 1):
+            raise ConfigurationError(
+                "hedge must be a share of requests from 0 to 1 (0.05 for one in "
+                f"twenty), or None for the endpoint's own, not {share!r}."
             )
         tries = self.retries
         if tries is None or isinstance(tries, RetryPolicy):

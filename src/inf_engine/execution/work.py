@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from inf_engine.dispatch import dispatcher
-from inf_engine.errors import (
-    DeadlineError,
-)
+from inf_engine.errors import AnswerError, DeadlineError
 from inf_engine.execution.events import (
+    Answer,
     Event,
     NodeFinished,
     NodeStarted,
     TokenDelta,
+    TryFinished,
 )
 from inf_engine.execution.forwards import FiberPool
 from inf_engine.execution.recall import RunMemory
@@ -21,6 +21,8 @@ from inf_engine.execution.replay import Replay
 from inf_engine.execution.settings import ExecutionSettings
 from inf_engine.graph import GraphNode
 from inf_engine.record import Call, cost_of
+from inf_engine.resources.hedging import Hedge
+from inf_engine.resources.job import Job
 from inf_engine.resources.ledger import Reuse
 from inf_engine.resources.manager import ResourceManager
 from inf_engine.types import LLMResponse, Usage
@@ -140,11 +142,14 @@ class Work:
     def received(
         self,
         job: Any,
+        attempt: Job,
         outcome: LLMResponse | BaseException,
         reused: Reuse | None = None,
         kept: Usage | None = None,
     ) -> None:
         """Note how a try ended, or that its answer was there before."""
+        if self._tell is not None and reused is None:
+            self._tell(self._try_finished(job, attempt, outcome))
         response = outcome if isinstance(outcome, LLMResponse) else None
         error = outcome if isinstance(outcome, Exception) else None
         if response is None and error is None:
@@ -153,20 +158,42 @@ class Work:
             job.request,
             response,
             error,
-            job.since - self.began,
-            self._loop.time() - job.since,
-            job.waited,
+            attempt.since - self.began,
+            self._loop.time() - attempt.since,
+            attempt.waited,
             reused,
             kept or Usage(),
         )
         self.entries[job.node.index].calls += (call,)
+
+    def _try_finished(
+        self, job: Any, attempt: Job, outcome: LLMResponse | BaseException
+    ) -> TryFinished:
+        """Return what is told of a try, without any text."""
+        error = None if isinstance(outcome, LLMResponse) else outcome
+        paid = error.response if isinstance(error, AnswerError) else outcome
+        config, at = attempt.config, self._loop.time()
+        return TryFinished(
+            run=self.number,
+            node=job.node.name,
+            alias=attempt.alias,
+            at=at,
+            seconds=at - attempt.since,
+            waited=attempt.waited,
+            provider="" if config is None else config.provider,
+            model=attempt.request.model or ("" if config is None else config.model),
+            base_url="" if config is None else config.base_url,
+            answer=_answer(paid) if isinstance(paid, LLMResponse) else None,
+            error=error,
+            is_hedge=isinstance(attempt, Hedge),
+        )
 
     def reused(
         self, job: Any, response: LLMResponse, source: Reuse, kept: Usage
     ) -> None:
         """Note an answer that was paid for before, and what it took then."""
         self._note_start(job.node, job.since)
-        self.received(job, response, source, kept)
+        self.received(job, job, response, source, kept)
 
     def limit(self, node: GraphNode, expire: Callable[[], None]) -> None:
         """Let a node expire `node_timeout` after its first request left."""
@@ -246,6 +273,12 @@ class Work:
     def _teller(self, node: GraphNode, tell: Tell) -> Callable[[str], None]:
         number, name, loop = self.number, node.name, self._loop
         return lambda text: tell(TokenDelta(number, name, text, loop.time()))
+
+
+def _answer(response: LLMResponse) -> Answer:
+    """Return what is told of an answer."""
+    usage, cost = response.usage, response.cost
+    return Answer(response.model, response.id, response.finish_reason, usage, cost)
 
 
 def call_plain(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:

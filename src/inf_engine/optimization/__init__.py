@@ -31,6 +31,7 @@ from inf_engine.optimization.intervals import Interval
 from inf_engine.optimization.joint import JointOptimizer, JointStep, Recurrence
 from inf_engine.optimization.judging import LLMJudge
 from inf_engine.optimization.loss import Loss, VerifierLoss
+from inf_engine.optimization.mlflow import MLflow
 from inf_engine.optimization.notes import Evidence, Note
 from inf_engine.optimization.optimizer import Optimizer
 from inf_engine.optimization.ranking import ComparisonLoss, RankingLoss
@@ -75,6 +76,7 @@ __all__ = [
     "LLMJudge",
     "LinearEdits",
     "Loss",
+    "MLflow",
     "Matches",
     "MaxLength",
     "Note",

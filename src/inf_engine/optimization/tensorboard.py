@@ -1,39 +1,17 @@
-"""`TensorBoard`: the curves of a training, for those who look at them there.
+"""`TensorBoard`: the curves of a training (`scalars.py`) in a folder that it reads.
 
-An observer of a `Trainer` as any other. The steps are rollouts, the scores from 0 to 1:
-
-================  ===================================================================
-score/train       of each evaluation on training examples
-score/val         of each candidate on the held-out examples that it has seen
-score/best        of the best candidate, where it is decided (held-out, if there are)
-decision/gain     of each accepted candidate over its parents
-decision/accepted how many there were until then; decision/rejected likewise
-epoch             how many times the training examples were gone through
-================  ===================================================================
-
-Only numbers are written: no prompt, no answer. The folder can be that of an earlier
-training; one that is resumed says the same again.
+The folder can be that of an earlier training.
 """
 
-import math
 import os
 from pathlib import Path
 from typing import Any
 
 from inf_engine.errors import UsageError
-from inf_engine.optimization.search import Candidate
-from inf_engine.optimization.trajectory import (
-    CandidateAccepted,
-    CandidateRejected,
-    Evaluated,
-    StepStarted,
-    TrainingEvent,
-    TrainingFinished,
-    TrainingStarted,
-)
+from inf_engine.optimization.scalars import Scalars
 
 
-class TensorBoard:
+class TensorBoard(Scalars):
     """Writes the scalars of a training: ``Trainer(..., callbacks=[TensorBoard(dir)])``.
 
     Args:
@@ -45,6 +23,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
+        super().__init__()
         self.folder = Path(folder)
         try:
             from tensorboard import summary  # noqa: PLC0415 # ty: ignore
@@ -63,73 +42,28 @@ class TensorBoard:
             ) from exc
         self._make: Any = summary.Writer
         self._writer: Any = None
-        self._begin("train")
 
-    def __call__(self, event: TrainingEvent) -> None:
-        """Write what an event tells.
+    def open(self) -> None:
+        """Begin a file."""
+        self._writer = self._make(str(self.folder))
+
+    def write(self, tag: str, value: float, step: int) -> None:
+        """Add a point to a curve.
 
         Args:
-            event: What happened.
+            tag: The curve.
+            value: The number.
+            step: How many rollouts there have been.
         """
-        if isinstance(event, TrainingStarted):
-            self.close()
-            self._writer = self._make(str(self.folder))
-            self._begin("val" if event.val_size else "train")
-            self._best = event.start
-        if self._writer is None:
-            return
-        if isinstance(event, StepStarted):
-            self._write(event, "epoch", event.epoch)
-        elif isinstance(event, Evaluated):
-            self._evaluated(event)
-        elif isinstance(event, CandidateAccepted | CandidateRejected):
-            self._decided(event)
-        elif isinstance(event, TrainingFinished):
-            self._best = event.best
-            self._write_best(event)
-            self.close()
-            return
+        self._writer.add_scalar(tag, value, step=step)
+
+    def flush(self) -> None:
+        """Write what waits to the file."""
         self._writer.flush()
 
     def close(self) -> None:
         """Finish the file; a training that has ended did so already."""
+        super().close()
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
-
-    def _begin(self, gate: str) -> None:
-        """Forget the training before."""
-        self._gate = gate
-        self._best: Candidate | None = None
-        self._means: dict[str, float] = {}
-        self._counts = {"accepted": 0, "rejected": 0}
-
-    def _evaluated(self, event: Evaluated) -> None:
-        scores = [score for score in event.scores.values() if score is not None]
-        if event.mean is not None and event.split == self._gate:
-            self._means[event.candidate.digest] = event.mean
-        if event.split == "train" and scores:
-            self._write(event, "score/train", math.fsum(scores) / len(scores))
-        elif event.split == "val" and event.mean is not None:
-            self._write(event, "score/val", event.mean)
-        if event.candidate == self._best:
-            self._write_best(event)
-
-    def _decided(self, event: CandidateAccepted | CandidateRejected) -> None:
-        name = "accepted" if isinstance(event, CandidateAccepted) else "rejected"
-        self._counts[name] += 1
-        self._write(event, f"decision/{name}", self._counts[name])
-        if isinstance(event, CandidateAccepted):
-            self._write(event, "decision/gain", event.verdict.gain.mean)
-            if event.is_best:
-                self._best = event.candidate
-                self._write_best(event)
-
-    def _write_best(self, event: Any) -> None:
-        mean = None if self._best is None else self._means.get(self._best.digest)
-        if mean is not None:
-            self._write(event, "score/best", mean)
-
-    def _write(self, event: Any, tag: str, value: float) -> None:
-        """Write a number at the count of rollouts that an event has."""
-        self._writer.add_scalar(tag, float(value), step=event.rollouts)

@@ -24,7 +24,7 @@ DEFAULT_KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 _LOCAL_ONLY = ("context", "threads")
 _REMOTE_ONLY = ("base_url", "api_key_env")
-_OF_ALIAS = ("retries", "fallbacks", "deployments")
+_OF_ALIAS = ("retries", "hedge", "fallbacks", "deployments")
 _LONGEST_ECHO = 30
 _LONGEST_TIMEOUT = 1e9
 _LONGEST_NUMBER = 10**15
@@ -254,6 +254,15 @@ def _positive(what: str, most: float = sys.float_info.max) -> Callable[[Any], st
     return check
 
 
+def _share(value: Any) -> str:
+    """Check a part of all requests."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return not_a("a share of requests, e.g. 0.05 for one in twenty", value)
+    if 0 <= value <= 1:  # NaN is not
+        return ""
+    return f"has to be a share from 0 (none) to 1, not {_number(value)}"
+
+
 def _count(least: int) -> Callable[[Any], str]:
     """Return a check for whole numbers."""
 
@@ -315,6 +324,7 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "price": _optional(_price),
     "fallbacks": _fallbacks,
     "deployments": _deployments,
+    "hedge": _share,
 }
 
 FIELDS = tuple(_CHECKS)

@@ -63,13 +63,17 @@ class EndpointConfig:
         fallbacks: Aliases that are tried in this order when this one has failed for
             good.
         deployments: Several places that answer for this alias: tables of the fields
-            above but for ``retries`` and ``fallbacks``, which belong to the alias.
+            above but for ``retries``, ``hedge`` and ``fallbacks``, which belong to the
+            alias.
             What a table leaves out it takes from this endpoint, whose own ``model``
             and ``base_url`` are then only defaults, and whose limits hold for each
             deployment. A table of another provider does not take ``base_url``,
             ``api_key_env``, ``context`` and ``threads``. Kept as complete
             `EndpointConfig`s; one that is given must be complete, and gets the
             ``retries`` of this endpoint.
+        hedge: The share of requests, 0.05 for one in twenty, that may be sent a second
+            time because they take longer than 95 in 100 did; 0 for none. See
+            `inf_engine.resources.hedging`.
 
     Raises:
         ConfigurationError: If a value cannot be right.
@@ -89,6 +93,7 @@ class EndpointConfig:
     price: Price | None = None
     fallbacks: tuple[str, ...] = ()
     deployments: tuple["EndpointConfig", ...] = ()
+    hedge: float = 0.0
 
     def __post_init__(self) -> None:
         values = _plain({field: getattr(self, field) for field in FIELDS})
@@ -261,7 +266,7 @@ def _plain(values: Mapping[Any, Any]) -> dict[Any, Any]:
 def _table(deployment: EndpointConfig) -> dict[str, Any]:
     """Return a deployment as a table that leaves nothing out."""
     table = {field: getattr(deployment, field) for field in FIELDS}
-    del table["retries"]
+    del table["retries"], table["hedge"]
     for field in ("fallbacks", "deployments"):
         if not table[field]:
             del table[field]
@@ -277,6 +282,7 @@ def _normal(values: Mapping[str, Any]) -> dict[str, Any]:
         "api_key_env": values["api_key_env"] or DEFAULT_KEYS.get(provider, ""),
         "base_url": values["base_url"].rstrip("/"),
         "timeout": float(values["timeout"]),
+        "hedge": float(values["hedge"]),
         "requests_per_minute": _float(values["requests_per_minute"]),
         "tokens_per_minute": _float(values["tokens_per_minute"]),
         "price": Price.of(price) if isinstance(price, Mapping) else price,

@@ -31,6 +31,7 @@ from inf_engine.resources.config import EndpointConfig
 from inf_engine.resources.estimate import TokenEstimator
 from inf_engine.resources.gate import Gate
 from inf_engine.resources.job import Job
+from inf_engine.resources.latency import Latencies
 from inf_engine.resources.limits import FIRST_FLIGHT, RateLimits
 from inf_engine.resources.window import ConcurrencyWindow
 from inf_engine.types import LLMResponse
@@ -56,6 +57,7 @@ class Deployment:
     Attributes:
         in_use: How many requests are in flight.
         seconds: How long an answer takes, smoothed; 0.0 before the first.
+        latencies: How long the last answers took; None until somebody hedges.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Deployment:
         self.estimator = TokenEstimator()
         self.in_use = 0
         self.seconds = 0.0
+        self.latencies: Latencies | None = None
         self.gate = Gate(self.ready_at, partial(start, self), self.slots, pump)
 
     def __repr__(self) -> str:
@@ -165,6 +168,8 @@ class Deployment:
         if self.window is not None:
             self.window.answered(self.in_use, job.since, now)
         took = now - job.since
+        if self.latencies is not None:
+            self.latencies.add(took)
         self.seconds += (took - self.seconds) * (_SMOOTHING if self.seconds else 1.0)
         self.in_use -= 1
 

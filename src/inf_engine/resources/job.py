@@ -8,8 +8,9 @@
 
 A job that failed in a way that may pass is PAUSED until a moment, without a slot, and
 then WAITING again, in front of all others of its priority. Nothing sleeps meanwhile:
-a pause is one timer. One that waits for the answer of an equal job is FOLLOWING, and
-not on the road.
+a pause is one timer. One whose try failed while its hedge (`hedging.py`) is on the
+wire is PAUSED, too, until that has ended. One that waits for the answer of an equal
+job is FOLLOWING, and not on the road.
 """
 
 import asyncio
@@ -69,6 +70,8 @@ class Job:
         delta: Called with each piece of text; None not to stream.
         context: What the client runs in, None for the context of the submitter.
         origin: The module that asks, for the books.
+        hedge: The share of requests that may be sent twice, None for what the endpoint
+            says.
 
     Attributes:
         state: Where it is.
@@ -88,6 +91,8 @@ class Job:
         reservation: What a budget keeps for it.
         deployment: What it was granted to, None before that.
         config: That deployment as the alias describes it, None for a client.
+        partner: The other request for the same answer: its hedge, or what it is the
+            hedge of; None if there is none.
         turn: How many times it was put in line; an older place in line is void.
         task: What is on the wire, None if nothing is.
         timer: What ends its pause.
@@ -95,8 +100,9 @@ class Job:
 
     __slots__ = (
         *("ahead", "alias", "booked", "config", "context", "delta", "deployment"),
-        *("estimate", "failed_at", "failures", "first_sent", "lines", "loop"),
-        *("order", "origin", "passed", "request", "reservation", "retries", "since"),
+        *("estimate", "failed_at", "failures", "first_sent", "hedge", "lines", "loop"),
+        *("order", "origin", "partner", "passed", "request", "reservation"),
+        *("retries", "since"),
         *("state", "task", "timer", "tries", "turn", "waited"),
     )
 
@@ -109,6 +115,7 @@ class Job:
         delta: Callable[[str], None] | None = None,
         context: Context | None = None,
         origin: str = "",
+        hedge: float | None = None,
     ) -> None:
         self.alias = alias
         self.request = request
@@ -117,6 +124,8 @@ class Job:
         self.delta = delta
         self.context = context
         self.origin = origin
+        self.hedge = hedge
+        self.partner: Job | None = None
         self.state = JobState.WAITING
         self.tries = 0
         self.turn = 0
@@ -136,11 +145,20 @@ class Job:
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
 
-    def sent(self) -> None:
-        """Take note: the request leaves. Called for each try."""
+    def sent(self, attempt: "Job") -> None:
+        """Take note: the request leaves. Called for each try.
 
-    def received(self, outcome: LLMResponse | BaseException) -> None:
-        """Take note of how a try ended."""
+        Args:
+            attempt: What leaves: the job itself, or its hedge.
+        """
+
+    def received(self, attempt: "Job", outcome: LLMResponse | BaseException) -> None:
+        """Take note of how a try ended.
+
+        Args:
+            attempt: What had left: the job itself, or its hedge.
+            outcome: How it ended.
+        """
 
     def ended(self, outcome: LLMResponse | BaseException) -> None:
         """Take over the answer, or why there is none; called once."""

@@ -30,7 +30,7 @@ class _Tally:
         *("requests", "tries", "failures", "unknown", "unknown_tokens"),
         *("input", "output", "cached", "reasoning", "cache_written"),
         *("priced", "unpriced", "at_most"),
-        *("waited", "wired", "journal_hits", "cache_hits"),
+        *("waited", "wired", "journal_hits", "cache_hits", "hedges"),
     )
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class _Tally:
         self.cache_written = 0
         self.priced = self.unpriced = self.at_most = 0
         self.waited = self.wired = 0.0
-        self.journal_hits = self.cache_hits = 0
+        self.journal_hits = self.cache_hits = self.hedges = 0
 
 
 class Ledger:
@@ -69,6 +69,15 @@ class Ledger:
             path: The path of the module that asked; empty if none did.
         """
         self._tallies[alias, path].tries += 1
+
+    def hedged(self, alias: str, path: str) -> None:
+        """Book that the try which leaves is the second one of a request.
+
+        Args:
+            alias: The alias that was asked for.
+            path: The path of the module that asked; empty if none did.
+        """
+        self._tallies[alias, path].hedges += 1
 
     def answered(
         self,
@@ -185,4 +194,5 @@ def _sum(tallies: list[_Tally]) -> Statistics:
         wire_seconds=math.fsum(t.wired for t in tallies),
         journal_hits=sum(t.journal_hits for t in tallies),
         cache_hits=sum(t.cache_hits for t in tallies),
+        hedges=sum(t.hedges for t in tallies),
     )

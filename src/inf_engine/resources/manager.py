@@ -15,6 +15,8 @@ endpoint                   it yet; without one the job has ended
 any other exception        the job has ended
 =========================  =======================================================
 
+A request that takes too long may be sent a second time (`hedging.py`).
+
 Deciding is plain synchronous code; a task exists only while a request is on the wire.
 """
 
@@ -37,6 +39,7 @@ from inf_engine.resources.binding import bound
 from inf_engine.resources.budget import Budget
 from inf_engine.resources.config import EndpointConfig
 from inf_engine.resources.deployment import Deployment
+from inf_engine.resources.hedging import Hedging
 from inf_engine.resources.job import Job, JobState, Order
 from inf_engine.resources.retry import (
     Failure,
@@ -75,6 +78,7 @@ class ResourceManager:
         self.spending = Spending()
         self._routes = Routes(bound(resources), self._deployment)
         self._deployments = self._routes.deployments
+        self._hedging = Hedging(self)
 
     @property
     def aliases(self) -> tuple[str, ...]:
@@ -164,6 +168,8 @@ class ResourceManager:
 
     def cancel(self, job: Job) -> None:
         """Take a job off the road; it is not told. Its task may still be ending."""
+        if job.partner is not None:
+            self._hedging.forget(job)
         state, job.state = job.state, JobState.CANCELLED
         if state is JobState.WAITING:
             for deployment in job.lines:
@@ -215,6 +221,7 @@ class ResourceManager:
         order: Order = Order(),  # noqa: B008 - immutable
         retries: int | RetryPolicy | None = None,
         delta: Callable[[str], None] | None = None,
+        hedge: float | None = None,
     ) -> LLMResponse:
         """Send a request and return its answer.
 
@@ -225,13 +232,16 @@ class ResourceManager:
             retries: Tries after the first, or a policy; None for what the endpoint
                 says.
             delta: Called with each piece of text; None not to stream.
+            hedge: The share of requests that may be sent twice; None for what the
+                endpoint says.
 
         Raises:
             UnknownAliasError: If the alias is not bound.
             EndpointError: If the last try failed.
         """
         self.check(alias)
-        job = _Awaited(alias, request, order, retries, delta, copy_context())
+        given = alias, request, order, retries, delta, copy_context(), "", hedge
+        job = _Awaited(*given)
         self.submit(job)
         try:
             return await job.outcome
@@ -247,6 +257,7 @@ class ResourceManager:
         Raises:
             Exception: The first failure, once all others are closed.
         """
+        await self._hedging.aclose()
         each = [client for d in self._deployments for client in d.clients]
         clients = {id(client): client for client in each}
         failures = []
@@ -308,7 +319,10 @@ class ResourceManager:
         if job.first_sent is None:
             job.first_sent = job.since
         self.spending.sent(job)
-        job.sent()
+        job.sent(job)
+        share = self._routes[job.alias].hedge if job.hedge is None else job.hedge
+        if share:
+            self._hedging.watch(job, share)
         outcome: LLMResponse | BaseException
         try:
             client = deployment.client_of(job.config)
@@ -337,18 +351,24 @@ class ResourceManager:
             deployment.failed(job, outcome, now)
             if deployment.is_down(now) and not was_down:
                 self._evacuate(deployment, now)
-        job.received(outcome)
-        if job.state is not JobState.CANCELLED:
-            self._go_on(job, outcome, now)
+        if job.state is not JobState.ENDED:  # or its hedge was faster
+            job.received(job, outcome)
+        if job.state is JobState.ON_WIRE:
+            if job.partner is None or not self._hedging.settled(job, outcome, now):
+                self.go_on(job, outcome, now)
         if isinstance(outcome, LLMResponse):
             self.pump()
         else:  # in a turn: a failure may make others unwanted
             deployment.gate.wake()
 
-    def _go_on(
-        self, job: Job, outcome: LLMResponse | BaseException, now: float
-    ) -> None:
-        """Try again, try another alias, or end."""
+    def go_on(self, job: Job, outcome: LLMResponse | BaseException, now: float) -> None:
+        """Try again, try another alias, or end; for those that have ended a try.
+
+        Args:
+            job: The job.
+            outcome: How its try ended.
+            now: Seconds on the loop's clock.
+        """
         try:
             if isinstance(outcome, EndpointError):
                 if self._try_again(job, outcome, now):

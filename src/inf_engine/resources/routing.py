@@ -29,6 +29,7 @@ class Route:
         configs: Each of these as the alias describes it, None for a client.
         retries: Tries after the first.
         fallbacks: The aliases to try when it has failed.
+        hedge: The share of requests that may be sent twice.
     """
 
     alias: str
@@ -36,6 +37,7 @@ class Route:
     configs: tuple[EndpointConfig | None, ...] = (None,)
     retries: int = _RETRIES
     fallbacks: tuple[str, ...] = ()
+    hedge: float = 0.0
 
     def config_of(self, deployment: Deployment) -> EndpointConfig | None:
         """Return a deployment of it as the alias describes it."""
@@ -73,6 +75,7 @@ class Routes:
                     config.each,
                     config.retries,
                     config.fallbacks,
+                    config.hedge,
                 )
 
     def __iter__(self) -> Iterator[str]:

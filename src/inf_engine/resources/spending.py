@@ -101,6 +101,13 @@ class Spending:
         """Book a try that leaves."""
         self.ledger.sent(job.alias, job.origin)
 
+    def allows(self, job: Job, now: float) -> bool:
+        """Say whether a budget leaves room for a job beside all that is reserved."""
+        if self.account is None:
+            return True
+        tokens, usd = _at_most(job)
+        return self.account.fits(now=now, tokens=tokens, usd=usd or 0.0)
+
     # -- after it -------------------------------------------------------------------
 
     def answered(self, job: Job, response: LLMResponse, now: float) -> LLMResponse:

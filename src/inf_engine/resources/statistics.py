@@ -34,6 +34,8 @@ class Statistics:
         wire_seconds: Time on the wire, summed over tries.
         journal_hits: Answers that came from the journal; they were no tries.
         cache_hits: Answers that came from the cache; they were no tries.
+        hedges: Tries that were the second for the same answer, because the first took
+            long; counted in `tries`, too.
     """
 
     requests: int = 0
@@ -53,6 +55,7 @@ class Statistics:
     wire_seconds: float = 0.0
     journal_hits: int = 0
     cache_hits: int = 0
+    hedges: int = 0
 
     def __add__(self, other: "Statistics") -> "Statistics":
         return Statistics(*map(add, _values(self), _values(other)))
@@ -143,6 +146,10 @@ def _remarks(total: Statistics) -> list[str]:
     lines = []
     if total.in_flight:
         lines.append(f"In flight: {total.in_flight:,}.")
+    if total.hedges:
+        lines.append(
+            f"Tries that were hedges, the second for one answer: {total.hedges:,}."
+        )
     if total.unpriced:
         lines.append(
             f"Answers without a known price, not in the cost: {total.unpriced:,}. "
