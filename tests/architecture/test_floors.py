@@ -40,7 +40,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
     3: ("graph", "svg", "report", "containers", "functional"),
     4: ("tracing", "record"),
     5: ("execution", "optimization"),
-    6: ("__init__", "__main__", "cli", "testing"),
+    6: ("serving", "testing"),
+    7: ("__init__", "__main__", "cli"),
 }
 
 USER_TOWER = (
@@ -51,7 +52,16 @@ USER_TOWER = (
 PROVIDER_TOWER = ("clients", "resources", "journal")
 
 LATE = (
-    *("aiohttp", "anthropic", "httpx", "openai", "rich", "tenacity", "xllamacpp"),
+    *(
+        "aiohttp",
+        "aiohttp.web",
+        "anthropic",
+        "httpx",
+        "openai",
+        "rich",
+        "tenacity",
+        "xllamacpp",
+    ),
     *("genai_prices", "sqlite3", "tensorboard"),
     *("pydantic", "pydantic_core", "typing_extensions"),  # they come together
     *("yaml", "urllib.request", "email.utils"),

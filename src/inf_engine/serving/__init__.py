@@ -1,0 +1,1 @@
+"""Serving: a module behind HTTP, and pages about what it does."""
