@@ -1,0 +1,128 @@
+"""``inf-engine serve``: a real process, its signals, and what it refuses to start."""
+
+import asyncio
+import signal
+from collections.abc import Generator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from tests.integration.cli_helpers import (
+    PIPES,
+    Shell,
+    child,
+    environ,
+    resources,
+    shell_in,
+)
+
+from inf_engine.testing import LoopbackServer
+
+SERVE = "serve pipes_of_cli:Ask --resources r.toml --port 0"
+
+
+@pytest.fixture
+def shell(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Generator[Shell]:
+    """A folder with modules, and the command line in it."""
+    with shell_in(tmp_path, monkeypatch, capsys) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--host 0.0.0.0", "may be reached from other machines, and there is no API"),
+        ("--api-key-env NO_SUCH_KEY", "the variable NO_SUCH_KEY holds no API key"),
+        ("--reports nowhere", "nowhere is no folder"),
+        ("--set alias=other", "other"),
+        ("--port 99999", "cannot listen at 127.0.0.1 port 99999"),
+        ("--max-inflight 0", "--max-inflight"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(
+    shell: Shell, more: str, message: str
+) -> None:
+    """With exit code 2 and a message, before anything is served."""
+    assert shell(f"{SERVE} {more}") == 2
+    assert message in shell.err
+    assert "Traceback" not in shell.err
+
+
+def test_a_service_that_is_told_to_end_finishes_first(tmp_path: Path) -> None:
+    """SIGTERM: the run under way is answered, then the process ends with 0."""
+
+    async def main(upstream: LoopbackServer) -> None:
+        process, url = await started(tmp_path, upstream, "--api-key-env SERVE_KEY")
+        assert url.startswith("http://127.0.0.1:")
+        async with aiohttp.ClientSession() as session:
+            headers = {"Authorization": "Bearer s3cret"}
+            asked = asyncio.create_task(
+                session.post(f"{url}/v1/run", json={"inputs": "hi"}, headers=headers)
+            )
+            await arrived(upstream)
+            process.send_signal(signal.SIGTERM)
+            async with await asked as reply:
+                assert (await reply.json())["output"] == "HI"
+            _, err = await process.communicate()
+            assert process.returncode == 0, err
+            assert b"stopping: 1 run under way" in err
+            assert b"s3cret" not in err
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await session.get(url)
+
+    with LoopbackServer(lambda body: "HI", latency=1.0) as upstream:
+        asyncio.run(within(main(upstream)))
+
+
+def test_the_end_of_the_grace_cancels(tmp_path: Path) -> None:
+    """The client is told with 503, and the exit code is that of the signal."""
+
+    async def main(upstream: LoopbackServer) -> None:
+        process, url = await started(tmp_path, upstream, "--grace 0.1")
+        async with aiohttp.ClientSession() as session:
+            asked = asyncio.create_task(
+                session.post(f"{url}/v1/run", json={"inputs": "hi"})
+            )
+            await arrived(upstream)
+            process.send_signal(signal.SIGTERM)
+            async with await asked as reply:
+                assert reply.status == 503
+        _, err = await process.communicate()
+        assert process.returncode == 128 + signal.SIGTERM, err
+
+    with LoopbackServer(latency=60.0) as upstream:
+        asyncio.run(within(main(upstream)))
+
+
+async def within(work: object) -> None:
+    """Do something within a minute."""
+    async with asyncio.timeout(60):
+        await work  # type: ignore[misc]
+
+
+async def arrived(upstream: LoopbackServer) -> None:
+    """Wait until a request has arrived upstream."""
+    while not upstream.requests:  # noqa: ASYNC110 - nothing tells of it
+        await asyncio.sleep(0.01)
+
+
+async def started(
+    folder: Path, upstream: LoopbackServer, more: str
+) -> tuple[asyncio.subprocess.Process, str]:
+    """Start a service; return it, and where it is."""
+    (folder / "r.toml").write_text(resources(upstream))
+    (folder / "pipes_of_cli.py").write_text(PIPES)
+    process = await asyncio.create_subprocess_exec(
+        *child(*SERVE.split(), *more.split()),
+        cwd=folder,
+        env={**environ(), "SERVE_KEY": "s3cret"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    line = (await process.stderr.readline()).decode()
+    assert line.startswith("serving Ask at "), line
+    return process, line.split()[-1]
