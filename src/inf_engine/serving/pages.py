@@ -130,14 +130,15 @@ def _facts(service: Service) -> list[tuple[str, str, str]]:
     """Return the figures of a service: name, value, and what to know about it."""
     book, total = service.runs, service.engine.statistics().total
     unpriced = counted(total.unpriced, "answer") + " without a price"
+    cost = usd_text(total.cost if total.cost or not total.unpriced else None)
     more = f"{book.outcomes['cancelled']:,} cancelled"
     return [
         ("Under way", f"{len(book.alive):,}", f"of {book.most:,} at most"),
         ("Done", f"{book.outcomes['done']:,}", ""),
         ("Failed", f"{book.outcomes['failed']:,}", more),
         ("Requests", f"{total.requests:,}", f"{total.failures:,} failed"),
-        ("Tokens", f"{total.input_tokens:,}", f"{total.output_tokens:,} written"),
-        ("Cost", usd_text(total.cost), unpriced if total.unpriced else ""),
+        ("Tokens in", f"{total.input_tokens:,}", f"{total.output_tokens:,} out"),
+        ("Cost", cost, unpriced if total.unpriced else ""),
     ]
 
 
