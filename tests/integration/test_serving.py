@@ -5,7 +5,6 @@ import base64
 import json
 from typing import Any
 
-import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.integration.serving_helpers import (
@@ -20,6 +19,8 @@ from tests.integration.serving_helpers import (
 
 from inf_engine import Budget
 from inf_engine.errors import EndpointServerError
+from inf_engine.serving import Access
+from inf_engine.serving.exchange import Refused, Request
 
 
 def test_a_run_gives_output_usage_and_cost() -> None:
@@ -152,7 +153,8 @@ def test_a_batch_gives_a_line_for_each() -> None:
         lines.sort(key=lambda line: line["index"])
         assert [line.get("output") for line in lines] == ["SAY A", None, "SAY C"]
         assert lines[1]["error"]["code"] == "endpoint_failed"
-        assert [line["usage"]["requests"] for line in lines] == [1, 0, 1]
+        assert lines[0]["usage"]["requests"] == 1
+        assert [line["run"] for line in lines] == ["1", "2", "3"]
 
     def answer(request: Any) -> Any:
         is_b = request.prompt == "Say b"
@@ -236,10 +238,15 @@ def test_a_client_that_leaves_cancels_its_run(path: str) -> None:
         messages = [{"role": "user", "content": "a"}]
         chat = {"model": "Ask", "messages": messages, "stream": True}
         body = chat if "chat" in path else {"inputs": ["a"]}
-        async with aiohttp.ClientSession() as session:
-            post = asyncio.create_task(session.post(server.http.url + path, json=body))
-            await gate.came.wait()
-            post.cancel()
+
+        async def ask() -> None:
+            async with server.session.post(server.http.url + path, json=body) as reply:
+                await reply.read()
+
+        asking = asyncio.create_task(ask())
+        await gate.came.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
         await until(lambda: gate.cancelled == 1)
         await until(lambda: not server.service.runs.alive)
         assert server.service.runs.outcomes["cancelled"] == 1
@@ -269,6 +276,14 @@ def test_the_key_is_asked_for() -> None:
         assert found["output"] == "SAY A"
 
     served(Ask(), check, key="s3cret")
+
+
+@pytest.mark.parametrize("given", ["Bearer \udcff", "Basic /w==", "Bearer", ""])
+def test_strange_keys_are_wrong_keys(given: str) -> None:
+    """Bytes that are no text, and nothing at all."""
+    with pytest.raises(Refused, match="missing or wrong") as caught:
+        Access("key").check(Request("GET", "/", headers={"authorization": given}))
+    assert caught.value.status == 401
 
 
 def test_without_a_key_a_foreign_name_is_refused() -> None:
@@ -342,8 +357,26 @@ def test_cancelled_runs_tell_their_clients() -> None:
     async def check(server: Server) -> None:
         run = asyncio.create_task(server.run("a"))
         await server.client.came.wait()
-        server.service.cancel_all()
+        server.service.stop()
         status, found = await run
         assert (status, found["error"]["code"]) == (503, "stopping")
 
     served(Ask(), check, Gate())
+
+
+def test_a_batch_begins_no_run_after_the_end() -> None:
+    """Inputs that were not begun get an error each, and cost nothing."""
+
+    async def check(server: Server) -> None:
+        body = {"inputs": list("abc")}
+        url = f"{server.http.url}/v1/batch"
+        batch = asyncio.create_task(server.session.post(url, json=body))
+        await server.client.came.wait()
+        server.service.stop()
+        async with await batch as reply:
+            lines = [json.loads(line) async for line in reply.content]
+        assert {line["error"]["code"] for line in lines} == {"stopping"}
+        assert len(lines) == 3
+        assert len(server.client.requests) == 1
+
+    served(Ask(), check, Gate(), most_runs=1)

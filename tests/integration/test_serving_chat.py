@@ -1,6 +1,7 @@
 """A module as a model: OpenAI's own client against the service."""
 
 import asyncio
+import json
 from typing import Any
 
 import openai
@@ -14,6 +15,8 @@ from tests.integration.serving_helpers import (
 )
 
 from inf_engine.errors import EndpointServerError
+from inf_engine.serving.chat import Chat
+from inf_engine.serving.exchange import Request
 
 HELLO: Any = [
     {"role": "system", "content": "ignored"},
@@ -146,6 +149,27 @@ def test_a_stream_that_breaks_says_so() -> None:
         assert server.service.runs.outcomes["failed"] == 1
 
     served(Ask(), check, engine={"retries": 0})
+
+
+def test_a_stream_that_nobody_reads_is_cancelled() -> None:
+    """Also when the client has left before the first event was sent."""
+
+    async def check(server: Server) -> None:
+        async def stream(_: Any) -> Any:
+            yield "one"
+            await asyncio.Event().wait()
+
+        server.client.stream = stream
+        body = {"model": "Ask", "messages": HELLO, "stream": True}
+        sent = json.dumps(body).encode()
+        headers = {"content-type": "application/json"}
+        request = Request("POST", "/v1/chat/completions", headers=headers, body=sent)
+        reply = await Chat(server.service).complete(request)
+        assert not isinstance(reply.body, bytes)
+        await reply.body.aclose()
+        assert server.service.runs.outcomes["cancelled"] == 1
+
+    served(Ask(), check)
 
 
 def test_the_key_is_openais() -> None:

@@ -89,7 +89,7 @@ async def _finish(
     both = {answered, hurried}
     await asyncio.wait(both, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
     is_answered = answered.done()
-    service.cancel_all()
+    service.stop()
     if not is_answered:
         await asyncio.wait([answered], timeout=1)  # the clients are told
     for task in both:

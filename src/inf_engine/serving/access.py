@@ -27,7 +27,7 @@ class Access:
     """
 
     def __init__(self, key: str | None) -> None:
-        self._key = None if key is None else key.encode()
+        self._key = None if key is None else key.encode(errors="surrogateescape")
 
     def check(self, request: Request) -> None:
         """Let a request pass.
@@ -58,7 +58,7 @@ def _given(request: Request) -> bytes | None:
     """Return the key that came with a request."""
     kind, _, value = request.headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
-        return value.strip().encode()
+        return value.strip().encode(errors="surrogateescape")
     if kind.lower() != "basic" or request.method not in ("GET", "HEAD"):
         return None
     try:

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from inf_engine.serving.exchange import Refused, Reply, Request, failed
@@ -62,8 +62,9 @@ class Chat:
         run = self._service.begin(self._args(fields.get("messages")), tokens=streams)
         headers = {"x-run": run.name}
         if streams:
-            events = await _started(self._events(run, _wants_usage(fields)))
-            return Reply(events, kind="text/event-stream", headers=headers)
+            events = self._events(run, _wants_usage(fields))
+            started = _Started(await anext(events), events)
+            return Reply(started, kind="text/event-stream", headers=headers)
         text = text_of(await self._service.output(run))
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
@@ -185,19 +186,20 @@ def _event(body: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(body).encode() + b"\n\n"
 
 
-async def _started(
-    events: AsyncGenerator[bytes, None],
-) -> AsyncGenerator[bytes, None]:
-    """Wait for the first event, so that what fails before it has a status."""
-    first = await anext(events)
+class _Started:
+    """Events of which the first has come, so that what failed before has a status."""
 
-    async def all_of_them() -> AsyncGenerator[bytes, None]:
-        async with contextlib.aclosing(events):
-            yield first
-            async for event in events:
-                yield event
+    def __init__(self, first: bytes, events: AsyncGenerator[bytes, None]) -> None:
+        self._first, self._events = first, events
 
-    return all_of_them()
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._first
+        async for event in self._events:
+            yield event
+
+    async def aclose(self) -> None:
+        """End the events, also if nobody has asked for the first one."""
+        await self._events.aclose()
 
 
 def _wants_usage(fields: dict[str, Any]) -> bool:

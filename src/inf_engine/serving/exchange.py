@@ -1,9 +1,9 @@
 """`Request`, `Reply`, `Refused`: HTTP as the service sees it, without a server."""
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from inf_engine.errors import (
     AnswerError,
@@ -74,6 +74,18 @@ class Request:
         return found
 
 
+class Pieces(Protocol):
+    """What comes piece by piece, e.g. from an async generator."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the pieces."""
+        ...
+
+    def aclose(self) -> Coroutine[Any, Any, None]:
+        """End what gives them; also before the first one was taken."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What a client gets.
@@ -85,7 +97,7 @@ class Reply:
         headers: Further headers.
     """
 
-    body: bytes | AsyncGenerator[bytes, None]
+    body: bytes | Pieces
     status: int = 200
     kind: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -7,11 +7,11 @@ client leaves, the task that answers it is cancelled, and with that its run.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from inf_engine.errors import UsageError
-from inf_engine.serving.exchange import Refused, Reply, Request
+from inf_engine.serving.exchange import Pieces, Refused, Reply, Request
 
 logger = logging.getLogger("inf_engine")
 
@@ -133,7 +133,7 @@ class HttpServer:
 
     async def _send(self, raw: Any, reply: Reply) -> Any:
         """Send a reply; one that comes in pieces is closed when nobody reads on."""
-        headers = {**reply.headers, "Content-Type": reply.kind}
+        headers = {"Server": "inf-engine", **reply.headers, "Content-Type": reply.kind}
         if isinstance(reply.body, bytes):
             return self._web.Response(
                 body=reply.body, status=reply.status, headers=headers
@@ -143,7 +143,7 @@ class HttpServer:
     async def _stream(
         self,
         raw: Any,
-        pieces: AsyncGenerator[bytes, None],
+        pieces: Pieces,
         status: int,
         headers: dict[str, str],
     ) -> Any:

@@ -4,6 +4,7 @@ They have no script: while something goes on, the browser is told to fetch the p
 again. Everything a model or a user wrote passes through `escape`.
 """
 
+import reprlib
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -170,7 +171,7 @@ def _row(run: ServedRun) -> str:
 
 def _preview(args: tuple[object, ...]) -> str:
     """Return the beginning of the inputs, on one line."""
-    texts = [arg if isinstance(arg, str) else repr(arg) for arg in args]
+    texts = [arg if isinstance(arg, str) else reprlib.repr(arg) for arg in args]
     line = " ".join(" · ".join(text[: 2 * _PREVIEW] for text in texts).split())
     return line if len(line) <= _PREVIEW else f"{line[:_PREVIEW]} …"
 

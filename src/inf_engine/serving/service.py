@@ -14,6 +14,7 @@ from inf_engine.serving.exchange import Refused, Reply, Request, failed
 from inf_engine.serving.runs import RunBook, ServedRun
 
 MOST_INPUTS = 10_000
+STOPPING = "the server stops. Ask again later."
 
 
 class Service:
@@ -44,6 +45,7 @@ class Service:
         self.name = name or type(module).__name__
         self.runs = RunBook(most_runs, keep_runs)
         self.shape = CallShape(module)
+        self._is_stopped = False
 
     async def run(self, request: Request) -> Reply:
         """Answer ``POST /v1/run``: one input, one output.
@@ -88,8 +90,10 @@ class Service:
             tokens: Whether its text is wanted as it is written.
 
         Raises:
-            Refused: If there is no room.
+            Refused: If there is no room, or the server stops.
         """
+        if self._is_stopped:
+            raise Refused(STOPPING, 503, code="stopping")
         if self.runs.is_full:
             raise Refused(
                 f"{self.runs.most} runs are under way, and no more may be. Try again.",
@@ -118,11 +122,12 @@ class Service:
         finally:
             self.runs.end(run)
 
-    def cancel_all(self) -> None:
-        """Cancel all runs."""
+    def stop(self) -> None:
+        """Cancel all runs, and begin no more."""
+        self._is_stopped = True
         for run in list(self.runs.alive.values()):
             if run.live is not None:
-                run.live.cancel(EngineStateError("the server stops. Ask it later."))
+                run.live.cancel(EngineStateError(STOPPING))
 
     def row(self, value: Any, param: str = "inputs") -> tuple[Any, ...]:
         """Return the inputs that a JSON value stands for.
@@ -162,13 +167,14 @@ class Service:
     async def _line(self, index: int, args: tuple[Any, ...]) -> bytes:
         """Run one input of a batch when there is room; return its line."""
         await self.runs.room()
-        run = self.begin(args)
-        head = {"index": index, "run": run.name}
+        line: dict[str, Any] = {"index": index}
         try:
+            run = self.begin(args)
+            line["run"] = run.name
             output = await self.output(run)
-            return written({**head, "output": output, **spent(run)}) + b"\n"
+            return written({**line, "output": output, **spent(run)}) + b"\n"
         except Refused as exc:
-            return written({**head, **exc.body, **spent(run)}) + b"\n"
+            return written({**line, **exc.body}) + b"\n"
 
 
 def spent(run: ServedRun) -> dict[str, Any]:
