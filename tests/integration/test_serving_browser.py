@@ -64,9 +64,9 @@ async def browser_in(folder: Path) -> AsyncGenerator[Browser]:
     assert CHROMIUM is not None
     options = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run")
     where = ("--remote-debugging-port=0", f"--user-data-dir={folder}")
-    quiet = {"stdout": asyncio.subprocess.DEVNULL, "stderr": asyncio.subprocess.DEVNULL}
+    quiet = asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(
-        CHROMIUM, *options, *where, "about:blank", **quiet
+        CHROMIUM, *options, *where, "about:blank", stdout=quiet, stderr=quiet
     )
     try:
         told = folder / "DevToolsActivePort"

@@ -95,6 +95,10 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(do=serve)
+    parser.epilog = (
+        "exit codes: 0 all was answered, 2 wrong usage or setup, 130 or 143 "
+    )
+    parser.epilog += "if the end of --grace, or a second signal, cancelled something"
     _add_target(parser)
     add = parser.add_argument
     add("--resources", required=True, metavar="FILE", help="TOML, YAML or JSON")
