@@ -23,7 +23,7 @@ from inf_engine.svg import graph_svg
 from inf_engine.template import Hole, Template
 from inf_engine.types import LLMRequest, LLMResponse, Message, Usage
 
-Outcome = Literal["done", "failed", "cancelled"]
+Outcome = Literal["done", "failed", "cancelled", "running", "waiting"]
 ValueOf = Callable[[GraphNode], Any]
 Inputs: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -90,7 +90,7 @@ class NodeRecord:
 
     Args:
         node: The node of the graph.
-        outcome: How it ended.
+        outcome: How it ended; in a run that goes on, ``running`` or ``waiting``.
         args: Its positional inputs as filled in, empty if it never started.
         kwargs: Its keyword inputs, likewise.
         output: What it gave, None unless it is done.

@@ -125,18 +125,20 @@ def write_report(record: RecordShape, path: Path) -> None:
     write_private(path, report_html(record).encode())
 
 
-def report_html(record: RecordShape) -> str:
+def report_html(record: RecordShape, *, above: str = "", running: bool = False) -> str:
     """Return the page about a run as text.
 
     Args:
         record: What happened.
+        above: Markup that stands above all, e.g. a link back.
+        running: Whether the run still goes on.
     """
     critical = frozenset(node.node.index for node in record.critical_path())
     shown = _shown(record.nodes, MOST_CARDS, critical)
     ids = {node.node.index: f"n{node.node.index}" for node in shown}
-    parts = [_header(record, ids), _in_and_out(record), _graph(record, critical, ids)]
-    parts += [_timeline(record, critical, ids), _aliases(record)]
-    parts.append(_cards(record, shown, ids))
+    parts = [above, _header(record, ids, running), _in_and_out(record, running)]
+    parts += [_graph(record, critical, ids), _timeline(record, critical, ids)]
+    parts += [_aliases(record), _cards(record, shown, ids)]
     style = STYLE + timeline.STYLE + cards.STYLE
     body = f"<main>{''.join(parts)}</main>"
     return page(f"{record.module} · inf-engine", style, body)
@@ -152,8 +154,9 @@ def _shown(
     return sorted(called[:most], key=lambda n: n.node.index)
 
 
-def _header(record: RecordShape, ids: dict[int, str]) -> str:
+def _header(record: RecordShape, ids: dict[int, str], running: bool) -> str:
     outcome = "done" if record.error is None else "failed"
+    outcome = "running" if running else outcome
     facts = "".join(
         f"<div><dt>{name}</dt><dd>{value}<small>{more}</small></dd></div>"
         for name, value, more in _facts(record)
@@ -236,7 +239,7 @@ def _anchor(title: str) -> str:
     return title.lower().replace(" ", "-")
 
 
-def _in_and_out(record: RecordShape) -> str:
+def _in_and_out(record: RecordShape, running: bool) -> str:
     named = [(f"Input {number}", value) for number, value in enumerate(record.args, 1)]
     if len(named) == 1:
         named = [("Input", record.args[0])]
@@ -249,6 +252,8 @@ def _in_and_out(record: RecordShape) -> str:
     output = value_block(record.output)
     if record.error is not None:
         output = '<p class="none">none: the run failed</p>'
+    elif running:
+        output = '<p class="none">none yet: the run goes on</p>'
     body = f'<div class="panel">{given}</div>'
     body += f'<div class="panel"><h3>Output</h3>{output}</div>'
     return _section("In and out", f'<div class="pair">{body}</div>')

@@ -41,7 +41,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
     3: ("graph", "svg", "report", "containers", "functional"),
     4: ("tracing", "record"),
     5: ("execution", "optimization"),
-    6: ("__init__", "__main__", "cli", "testing"),
+    6: ("serving", "testing"),
+    7: ("__init__", "__main__", "cli"),
 }
 
 USER_TOWER = (
@@ -52,8 +53,8 @@ USER_TOWER = (
 PROVIDER_TOWER = ("clients", "resources", "journal")
 
 LATE = (
-    *("aiohttp", "anthropic", "httpx", "openai", "rich", "tenacity", "xllamacpp"),
-    *("genai_prices", "mlflow", "opentelemetry", "sqlite3", "tensorboard"),
+    *("aiohttp", "aiohttp.web", "anthropic", "httpx", "openai", "rich", "tenacity"),
+    *("genai_prices", "mlflow", "opentelemetry", "sqlite3", "tensorboard", "xllamacpp"),
     *("pydantic", "pydantic_core", "typing_extensions"),  # they come together
     *("yaml", "urllib.request", "email.utils"),
 )

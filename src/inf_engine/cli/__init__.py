@@ -1,7 +1,8 @@
-"""The command line: ``inf-engine run``, ``graph``, ``journal``, ``check``.
+"""The command line: ``inf-engine run``, ``serve``, ``graph``, ``journal``, ``check``.
 
 Exit codes: 0 all is well, 1 inputs failed (or endpoints, or journals differ), 2 wrong
-usage or setup, with a message and no traceback, 130 after Ctrl-C, 143 after SIGTERM.
+usage or setup, with a message and no traceback, 130 after Ctrl-C, 143 after SIGTERM
+(of ``serve`` only if something under way was cancelled, else 0).
 """
 
 import os

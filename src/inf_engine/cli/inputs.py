@@ -1,121 +1,21 @@
 """`InputFile`: a JSONL file as the inputs of a batch.
 
-What a line means, for a forward with the parameters ``left`` and ``right``:
-
-- an array gives the inputs by position: ``["a", "b"]``;
-- an object gives them by keyword: ``{"left": "a", "right": "b"}``; a key that is no
-  parameter is an error, so that a misspelled one is told before it is paid for;
-- anything else is the only input: a text, a number.
-
-An object of other keys is the only input where nothing else can be meant: forward has
-no parameters with names (``*texts``), or has one only and says that it takes an object
-(annotated ``dict``, ``Mapping``, a TypedDict, ``object`` or ``Any``). Everywhere else,
-an only input that is itself an array or an object is put into an array:
-``[["a", "b"]]``, ``[{"any": "keys"}]``.
-
-Empty lines are passed over. Parameters that a line leaves out have their default, and
-it is part of the input: each input is the whole call, and has the same identity
-whatever the other lines give.
+What a line means is told in `inf_engine.execution.lines`.
 
 The file is read twice: first to check all of it, before anything is paid, then line by
 line as the batch goes on, so that it may be of any size.
 """
 
-import inspect
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, is_typeddict
+from typing import Any
 
-from inf_engine.containers import Sequential
-from inf_engine.errors import UsageError, known_names
-from inf_engine.module import InferenceModule
+from inf_engine.errors import UsageError
+from inf_engine.execution.lines import CallShape, LineError, Row
 
 _MOST_PROBLEMS = 10
-_Kind = inspect.Parameter
-
-Row = tuple[Any, ...]
-
-
-class LineError(ValueError):
-    """A line that gives no input."""
-
-
-class CallShape:
-    """What a module takes, and how the value of a line becomes that.
-
-    Args:
-        module: The module.
-
-    Raises:
-        UsageError: If its forward takes nothing, or something by keyword only.
-    """
-
-    def __init__(self, module: InferenceModule) -> None:
-        name = type(module).__name__
-        self._signature = _signature_of(module)
-        parameters = self._signature.parameters.values()
-        by_place = (_Kind.POSITIONAL_ONLY, _Kind.POSITIONAL_OR_KEYWORD)
-        self._names = [p.name for p in parameters if p.kind in by_place]
-        self._by_keyword = [p for p in parameters if p.kind == _Kind.KEYWORD_ONLY]
-        self.varies = any(p.kind == _Kind.VAR_POSITIONAL for p in parameters)
-        self._takes_objects = self._only_takes_objects()
-        if not self._names and not self.varies:
-            raise UsageError(
-                f"the forward of {name} takes no inputs by position, so there is "
-                "nothing to run on a file of inputs: give it a parameter."
-            )
-        for parameter in self._by_keyword:
-            if parameter.default is _Kind.empty:
-                raise UsageError(
-                    f"the forward of {name} needs {parameter.name!r} by keyword, but "
-                    "inputs are given by position: move it before the '*'."
-                )
-
-    def row(self, value: Any) -> Row:
-        """Return the inputs that the value of a line stands for.
-
-        Args:
-            value: The JSON value.
-
-        Raises:
-            LineError: If they do not fit.
-        """
-        args, kwargs = self._call(value)
-        try:
-            bound = self._signature.bind(*args, **kwargs)
-        except TypeError as exc:
-            takes = str(self._signature).split(" ->")[0]
-            raise LineError(f"{exc}; forward takes {takes}. Give that") from exc
-        bound.apply_defaults()
-        return bound.args
-
-    def _call(self, value: Any) -> tuple[list[Any], dict[str, Any]]:
-        """Return the inputs that a line gives by position and by keyword."""
-        if isinstance(value, list):
-            return value, {}
-        if not isinstance(value, dict):
-            return [value], {}
-        foreign = [key for key in value if key not in self._names]
-        if self._takes_objects and len(foreign) == len(value):
-            return [value], {}
-        if foreign:
-            raise LineError(
-                f"{_cut(foreign[0])} is no parameter that forward takes by position; "
-                f"{known_names(foreign[0], self._names)}. Correct the key, or put the "
-                "object into an array, [{...}], to give it as the only input"
-            )
-        return [], value
-
-    def _only_takes_objects(self) -> bool:
-        """Say whether an object of other keys can be nothing but the only input."""
-        if not self._names:
-            return True
-        if len(self._names) > 1 or self.varies or self._by_keyword:
-            return False
-        return _may_be_object(self._signature.parameters[self._names[0]].annotation)
 
 
 class InputFile:
@@ -263,40 +163,6 @@ class _Column:
 
     def __next__(self) -> Any:
         return self._file.value(self._place)
-
-
-def _signature_of(module: InferenceModule) -> inspect.Signature:
-    """Return what a module takes; a Sequential takes what its first step takes."""
-    for _ in module.modules():  # no more often, should a Sequential be its own step
-        steps = list(module.children())
-        if type(module).forward is not Sequential.forward or not steps:
-            break
-        module = steps[0]
-    if module.leaf and inspect.ismethod(getattr(module, "build_request", None)):
-        prompt = _Kind("prompt", _Kind.POSITIONAL_OR_KEYWORD)
-        return inspect.Signature([prompt])
-    try:
-        return inspect.signature(module.forward, eval_str=True)
-    except Exception:  # noqa: BLE001 - an annotation that names nothing
-        return inspect.signature(module.forward)
-
-
-def _may_be_object(annotation: Any) -> bool:
-    """Say whether an annotation tells that a JSON object is welcome."""
-    if annotation is Any or annotation is object or is_typeddict(annotation):
-        return True
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _may_be_object(get_args(annotation)[0])
-    if origin in (Union, UnionType):
-        return any(map(_may_be_object, get_args(annotation)))
-    kind = origin or annotation
-    return isinstance(kind, type) and issubclass(kind, Mapping)
-
-
-def _cut(key: str) -> str:
-    """Return a key of a line as a message may show it."""
-    return repr(key) if key.isidentifier() and len(key) <= 40 else "a key"
 
 
 def _listed(problems: list[str]) -> str:

@@ -7,14 +7,10 @@ leaves ``NAME.partial`` behind, and the next run writes it anew, whole. Files ha
 """
 
 import contextlib
-import json
 import os
 from pathlib import Path
-from typing import Any
 
-from inf_engine.errors import ExecutionError, UsageError
-from inf_engine.execution.batch import Result
-from inf_engine.schema import jsonable
+from inf_engine.errors import UsageError
 
 
 class OutputFile:
@@ -95,48 +91,6 @@ class OutputFile:
             f"cannot write the outputs to {self.partial}: {exc.strerror}. Give --out a "
             "file in a folder that exists and has room."
         )
-
-
-def line_of(result: Result) -> tuple[str, BaseException | None]:
-    """Return the line of a result, and the error that it tells of.
-
-    Args:
-        result: What one input gave.
-
-    Returns:
-        ``{"index", "output"}`` or ``{"index", "error": {"type", "message"}}`` as JSON,
-        and None or the error; an output that JSON cannot carry is one too.
-    """
-    error = result.error
-    if error is None:
-        try:
-            return _json({"index": result.index, "output": result.output}), None
-        except (TypeError, ValueError, RecursionError) as exc:
-            kind = type(result.output).__name__
-            error = UsageError(
-                f"the output, a {kind}, cannot be written as JSON ({exc}). Return "
-                "texts, numbers, lists, dicts, dataclasses or pydantic models."
-            )
-    told = {"type": kind_of(error), "message": str(error)}
-    return _json({"index": result.index, "error": told}), error
-
-
-def kind_of(error: BaseException) -> str:
-    """Return the name of what went wrong: for a node that failed, of its cause."""
-    if isinstance(error, ExecutionError) and error.cause is not None:
-        return kind_of(error.cause)
-    return type(error).__name__
-
-
-def _json(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=jsonable)
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half a character, which JSON can escape
-        return json.dumps(value, allow_nan=False, default=jsonable)
-    return text
 
 
 def same_file(one: str, other: str) -> bool:

@@ -7,7 +7,9 @@ from inf_engine.cli.check import check
 from inf_engine.cli.graph import graph
 from inf_engine.cli.journal import diff_journals, export_journal, show_journal
 from inf_engine.cli.run import run
+from inf_engine.cli.serve import serve
 from inf_engine.journal.rows import LIBRARY
+from inf_engine.serving.http import MOST_BYTES
 
 _TARGET = "package.module:Class, or a function that returns a module"
 _EXIT = (
@@ -47,6 +49,7 @@ def parser_of(prog: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     options: dict[str, Any] = {"parents": [common], "allow_abbrev": False}
     _add_run(commands.add_parser("run", help="run a module over inputs", **options))
+    _add_serve(commands.add_parser("serve", help="a module over HTTP", **options))
     _add_graph(commands.add_parser("graph", help="print a module's graph", **options))
     _add_journal(commands.add_parser("journal", help="look at a journal"), options)
     _add_check(commands.add_parser("check", help="call each endpoint", **options))
@@ -88,6 +91,29 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--budget-seconds", type=float, metavar="S", help="send nothing after it")
     add("--trace", metavar="FILE", help="write a Chrome trace, e.g. for Perfetto")
     add("--no-progress", action="store_true", help="show no progress bar")
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(do=serve)
+    parser.epilog = (
+        "exit codes: 0 all was answered, 2 wrong usage or setup, 130 or 143 "
+    )
+    parser.epilog += "if the end of --grace, or a second signal, cancelled something"
+    _add_target(parser)
+    add = parser.add_argument
+    add("--resources", required=True, metavar="FILE", help="TOML, YAML or JSON")
+    add("--host", default="127.0.0.1", help="the address to listen at (127.0.0.1)")
+    add("--port", type=_count, default=8000, help="the port (8000), 0 for any")
+    add("--api-key-env", metavar="NAME", help="the variable with the clients' key")
+    add("--name", help="what clients call the module; its class if left out")
+    add("--reports", metavar="FOLDER", help="HTML reports to browse beside the runs")
+    add("--keep-runs", type=_count, default=100, metavar="N", help="to look at (100)")
+    add("--max-inflight", type=_some, default=64, metavar="N", help="runs at once (64)")
+    add("--max-bytes", type=_some, default=MOST_BYTES, metavar="N", help="of a request")
+    add("--timeout", type=_seconds, metavar="S", help="the most seconds of a run")
+    add("--grace", type=_seconds, default=30.0, metavar="S", help="to finish in (30)")
+    add("--cache", metavar="FILE", help="reuse answers of equal requests")
+    add("--budget-usd", type=float, metavar="X", help="the most to spend, in USD")
 
 
 def _add_graph(parser: argparse.ArgumentParser) -> None:
@@ -140,6 +166,11 @@ def _count(text: str) -> int:
     return number
 
 
+def _some(text: str) -> int:
+    """Return a whole number from 1."""
+    return _count(text) if text.strip() != "0" else _count("-1")
+
+
 def _seconds(text: str) -> float:
     """Return a positive number of seconds."""
     number = float(text)
@@ -148,4 +179,5 @@ def _seconds(text: str) -> float:
     return number
 
 
-_count.__name__, _seconds.__name__ = "number", "number of seconds"  # for argparse
+_count.__name__, _some.__name__ = "number", "number from 1"
+_seconds.__name__ = "number of seconds"  # for argparse

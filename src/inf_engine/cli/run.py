@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from inf_engine.cli.console import say
-from inf_engine.cli.inputs import CallShape, InputFile
+from inf_engine.cli.inputs import InputFile
 from inf_engine.cli.interrupts import Interrupts
 from inf_engine.cli.logs import LogObserver
-from inf_engine.cli.outputs import OutputFile, kind_of, line_of, same_file
+from inf_engine.cli.outputs import OutputFile, same_file
 from inf_engine.cli.summary import counted, summary
 from inf_engine.cli.target import load_module
 from inf_engine.errors import JournalError, UsageError
@@ -31,6 +31,7 @@ from inf_engine.execution.batch import Result
 from inf_engine.execution.chrome import ChromeTraceFile
 from inf_engine.execution.engine import Engine
 from inf_engine.execution.events import Event, RunStarted
+from inf_engine.execution.lines import CallShape, kind_of, line_of
 from inf_engine.module import InferenceModule
 from inf_engine.resources.budget import Budget
 from inf_engine.resources.statistics import Statistics

@@ -22,6 +22,13 @@ _OUTCOMES: dict[NodeState, Outcome] = {
     NodeState.DONE: "done",
     NodeState.FAILED: "failed",
 }
+_NOT_ASKED: tuple[Outcome, ...] = ("cancelled", "waiting")
+_UNTIL_NOW: dict[NodeState, Outcome] = {
+    **_OUTCOMES,
+    NodeState.PENDING: "waiting",
+    NodeState.READY: "waiting",
+    NodeState.RUNNING: "running",
+}
 
 
 def failure_of(run: Any, node: GraphNode) -> BaseException:
@@ -79,7 +86,9 @@ def keep_record(run: Any, error: BaseException) -> None:
 def record_of(run: Any) -> RunRecord:
     """Return what has happened in a run until now."""
     work, state = run.work, run.state
-    nodes = tuple([_node_record(work, state, node) for node in state.nodes])
+    goes_on = run.error is None and not run.finished
+    outcomes = _UNTIL_NOW if goes_on else _OUTCOMES
+    nodes = tuple([_node_record(work, state, node, outcomes) for node in state.nodes])
     return RunRecord(
         module=type(run.program.module).__name__,
         args=run.args,
@@ -93,11 +102,16 @@ def record_of(run: Any) -> RunRecord:
     )
 
 
-def _node_record(work: Work, state: ExecutionState, node: GraphNode) -> NodeRecord:
+def _node_record(
+    work: Work,
+    state: ExecutionState,
+    node: GraphNode,
+    outcomes: dict[NodeState, Outcome],
+) -> NodeRecord:
     entry = work.entries.get(node.index, Entry())
-    outcome = _OUTCOMES.get(state.states[node.index], "cancelled")
+    outcome = outcomes.get(state.states[node.index], "cancelled")
     value_of = lambda dep: state.values[dep.index]  # noqa: E731
-    inputs = _inputs(node, value_of) if outcome != "cancelled" else None
+    inputs = _inputs(node, value_of) if outcome not in _NOT_ASKED else None
     args, kwargs = inputs or ((), {})
     is_call = node.kind == "llm"
     ended = work.now() if entry.ended is None else entry.ended

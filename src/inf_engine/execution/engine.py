@@ -5,6 +5,7 @@ import contextlib
 import copy
 import inspect
 from collections.abc import AsyncGenerator, Iterable
+from functools import partial
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
 
 from inf_engine.errors import ConfigurationError
@@ -12,6 +13,7 @@ from inf_engine.execution.batch import Result
 from inf_engine.execution.books import record_of
 from inf_engine.execution.events import Observer
 from inf_engine.execution.home import Home
+from inf_engine.execution.live import LiveRun
 from inf_engine.execution.memory import Memory
 from inf_engine.execution.progress import ProgressDisplay
 from inf_engine.execution.recall import Identity
@@ -142,6 +144,19 @@ class Engine:
     def resources(self) -> ResourceManager:
         """The manager that binds the aliases."""
         return self._scheduler.manager
+
+    def check(self, module: Any) -> None:
+        """Make sure that a module can be run here; nothing is sent.
+
+        Args:
+            module: The module.
+
+        Raises:
+            ModuleError: If it is not a module.
+            ConfigurationError: If an alias is bound to nothing, or a key is not set.
+            EngineStateError: If the engine is closed, or not here at home.
+        """
+        self._scheduler.program(module)
 
     def using(self, **settings: Any) -> Self:
         """Return a view of this engine with other `ExecutionSettings`.
@@ -310,6 +325,32 @@ class Engine:
         finally:
             task.cancel()
             await asyncio.wait([task])
+
+    def start(
+        self,
+        module: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        *,
+        tokens: bool = False,
+    ) -> LiveRun:
+        """Start a run on the running loop, to look at while it goes on.
+
+        Args:
+            module: The module.
+            args: Its positional inputs.
+            kwargs: Its keyword inputs.
+            tokens: Whether endpoints are asked to stream, for `LiveRun.pieces`.
+
+        Raises:
+            ConfigurationError: If an alias cannot be called.
+            EngineStateError: If the engine is closed, or not here at home.
+        """
+        program = self._scheduler.program(module)
+        begin = partial(
+            self._scheduler.start, program, args, kwargs or {}, self.settings
+        )
+        return LiveRun(begin, tokens=tokens)
 
     @overload
     def run_sync(

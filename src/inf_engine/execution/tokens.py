@@ -15,11 +15,17 @@ from inf_engine.graph import GraphNode
 
 
 class TokenStream:
-    """An observer of one run, and an async iterator over the text of its output."""
+    """An observer of one run, and an async iterator over the text of its output.
+
+    Args:
+        strict: Whether to refuse an output that is not the text of one model call;
+            else such a one is not handed out before its end.
+    """
 
     wants_tokens = True
 
-    def __init__(self) -> None:
+    def __init__(self, *, strict: bool = True) -> None:
+        self._strict = strict
         self._node: GraphNode | None = None
         self._texts: dict[str, str] = {}
         self._given = ""
@@ -38,6 +44,8 @@ class TokenStream:
         if isinstance(output, str):
             output = _writer(output, run) or output
         if not _is_text_call(output):
+            if not self._strict:
+                return
             raise TypeError(
                 "stream_tokens needs a module whose output is the text of one model "
                 f"call, not {_described(output)}. Return that call's output itself, or "
@@ -77,6 +85,10 @@ class TokenStream:
         """Note that the run has ended."""
         if not task.cancelled():
             task.exception()  # or asyncio reports it when nobody asks
+        self.close()
+
+    def close(self) -> None:
+        """Let the iterator end."""
         self._pieces.put_nowait(None)
 
     def _hand_out(self) -> None:

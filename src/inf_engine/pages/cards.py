@@ -36,7 +36,8 @@ border:1px solid var(--line);overflow-wrap:anywhere}
 .tag.llm{background:var(--node);border-color:transparent}
 .badge{font-weight:600}.badge.done{color:var(--ok);border-color:currentColor}
 .badge.failed{color:var(--err);border-color:currentColor}
-.badge.cancelled{color:var(--soft);border-color:currentColor}
+.badge.cancelled,.badge.waiting{color:var(--soft);border-color:currentColor}
+.badge.running{color:var(--accent);border-color:currentColor}
 .sides{display:grid;gap:0 24px;grid-template-columns:minmax(0,1fr)}
 @media (min-width:900px){.sides.two{grid-template-columns:minmax(0,1fr) minmax(0,1fr)}}
 .calls{margin:4px 0 0;padding:0;list-style:none;border-left:2px solid var(--line)}

@@ -21,6 +21,7 @@ MOST_ITEMS = 500
 
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
 _CONTROLS |= dict.fromkeys((*range(128, 160), 65534, 65535), 65533)
+_CONTROLS |= dict.fromkeys((0x202D, 0x202E), 65533)  # they turn letters around
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
 _ESCAPES: dict[int, int | str] = {**_CONTROLS, 0x7F: 0x2421}
 _ESCAPES |= {ord(letter): entity for letter, entity in _ENTITIES.items()}
@@ -49,7 +50,8 @@ class Piece:
 def escape(text: str) -> str:
     """Return text that is safe in HTML and SVG, also between double quotes.
 
-    Control characters become their pictures, what no page can hold becomes U+FFFD.
+    Control characters become their pictures; what no page can hold becomes U+FFFD, and
+    so does what shows letters in another order than they are in (U+202D, U+202E).
     """
     text = _SURROGATES.sub("\ufffd", text.replace("\r\n", "\n"))
     return text.translate(_ESCAPES)
