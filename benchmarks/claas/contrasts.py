@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from claas.base import Base, Sampled
+from claas.base import Base
 from claas.sdpo_loss import compute_sdpo_loss
 from claas.teacher import SelfTeacher, Tops
 
@@ -84,7 +84,7 @@ LOSSES: Mapping[str, Loss] = {
 }
 
 
-class SampledTeacher:
+class SampledTeacher(SelfTeacher):
     """The hinted base, asked about the tokens of the answers only.
 
     Args:
@@ -94,7 +94,7 @@ class SampledTeacher:
     """
 
     def __init__(self, base: Base, *, is_asked: bool = True) -> None:
-        self._base = base
+        super().__init__(base)
         self._is_asked = is_asked
 
     def tops(
@@ -111,21 +111,8 @@ class SampledTeacher:
             told = self._base.logprobs(rows, None)
         return Tops(told[..., None], rows.answers[..., None])
 
-    def sample(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        most: int,
-        temperature: float,
-        seed: int,
-    ) -> list[Sampled] | None:
-        """See `claas.teacher.Teacher`."""
-        return self._base.sample(
-            prompts, None, most=most, temperature=temperature, seed=seed
-        )
 
-
-class LiveTeacher(SampledTeacher):
+class LiveTeacher(SelfTeacher):
     """The adapter in training, hinted, as it is at each step."""
 
     def tops(
