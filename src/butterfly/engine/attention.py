@@ -83,17 +83,31 @@ class Rows:
             torch.tensor(places, device=device),
         )
 
-    def mask(self, number: int, window: int | None) -> torch.Tensor | None:
-        """Return the mask of a group, `[lanes, 1, length, reach]`; None for no mask.
+    def mask(
+        self, number: int, window: int | None, shared: int, dtype: torch.dtype
+    ) -> torch.Tensor | None:
+        """Return what is added to the scores of a group; None for nothing.
+
+        It is made once for all layers, in the form that they add.
 
         Args:
             number: The place of the group.
             window: How many positions back are seen, None for all.
+            shared: How many heads share a key-value head.
+            dtype: Of the scores.
+
+        Returns:
+            0 or -inf, `[lanes, 1, shared x length, reach]`; of one row
+            `[lanes, 1, 1, reach]`.
         """
         key = number, window
         if key not in self.masks:
-            mask = _mask(self.groups[number], window)
-            self.masks[key] = None if mask is None else mask.to(self.lane.device)
+            seen = _seen(self.groups[number], window)
+            if seen is not None:
+                seen = seen.repeat(1, 1, shared if seen.shape[2] > 1 else 1, 1)
+                hidden = torch.zeros(seen.shape, dtype=dtype)
+                seen = hidden.masked_fill_(~seen, -torch.inf).to(self.lane.device)
+            self.masks[key] = seen
         return self.masks[key]
 
 
@@ -157,12 +171,10 @@ def attend(
         (first, last), (low, high) = group.rows, group.lanes
         asked = query[0, :, first:last].unflatten(0, (keys.shape[1], shared))
         k, v = keys[low:high, :, : group.reach], values[low:high, :, : group.reach]
-        mask = rows.mask(number, sliding_window)
+        mask = rows.mask(number, sliding_window, shared, query.dtype)
         # [kv heads, shared, rows, size] -> [lanes, kv heads, shared x length, size]
         lanes = high - low
         asked = asked.unflatten(2, (lanes, group.length)).movedim(2, 0).flatten(2, 3)
-        if mask is not None:
-            mask = mask.repeat(1, 1, shared if group.length > 1 else 1, 1)
         found = _weighed(asked, k, v, mask, scaling, softcap)
         found = found.unflatten(2, (shared, group.length)).permute(0, 3, 1, 2, 4)
         out[first:last] = found.flatten(0, 1).flatten(1, 2)
@@ -183,11 +195,11 @@ def _weighed(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     scores = torch.tanh(query @ key.transpose(-1, -2) * scale / softcap) * softcap
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
+        scores = scores + mask
     return scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value
 
 
-def _mask(group: Group, window: int | None) -> torch.Tensor | None:
+def _seen(group: Group, window: int | None) -> torch.Tensor | None:
     """Return which positions each row sees, None if all see all."""
     reach = group.reach
     if group.length == 1 and len(set(group.starts)) == 1:
