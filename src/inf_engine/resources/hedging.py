@@ -28,6 +28,7 @@ from inf_engine.types import LLMResponse
 
 MOST_CREDIT = 10.0
 _OUT = JobState.GRANTED, JobState.ON_WIRE
+_LATE = 1e-3  # seconds after the p95: what takes just as long is no straggler
 _WHOLE = 1.0 - 1e-9
 
 
@@ -103,7 +104,7 @@ class Hedging:
         after = deployment.latencies.p95
         if after is not None:
             hedge = job.partner = Hedge(job, self)
-            hedge.timer = job.loop.call_at(job.since + after, self._send, hedge)
+            hedge.timer = job.loop.call_at(job.since + after + _LATE, self._send, hedge)
 
     def left(self, hedge: Hedge) -> None:
         """Book that a hedge leaves."""
