@@ -126,7 +126,13 @@ class World:
             constraints=options.pop("constraints", ()),
         )
         high = options.pop("high", 1.0)
-        weights = AdapterOptimizer(params, url=URL, transport=self.server, high=high)
+        weights = AdapterOptimizer(
+            params,
+            url=URL,
+            transport=self.server,
+            high=high,
+            check=options.pop("check", None),
+        )
         examples = options.pop("examples", [(text, "Kuro") for text in ASKED])
         loss = VerifierLoss(lambda output, target: target in output)
         return JointOptimizer(
@@ -257,6 +263,15 @@ def test_what_was_said_in_all_steps_is_sent_and_nothing_else() -> None:
     assert [text for _, text in critiques] == [NAMED] * 4
     assert [receipt for receipt, _ in critiques][:2] == ["r1", "r2"]
     assert len({receipt for receipt, _ in critiques}) == 4
+
+
+def test_the_lessons_carry_the_check_of_the_optimizer() -> None:
+    """Those of earlier steps and praise, too."""
+    world = World()
+    world.lived(3, check={"required": "Kuro"})
+    [body] = world.server.bodies
+    checks = [row.get("check") for row in body["feedback"]]
+    assert checks == [{"required": "Kuro"}] * len(checks)
 
 
 def test_praise_alone_trains_nothing() -> None:

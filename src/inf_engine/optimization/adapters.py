@@ -222,7 +222,7 @@ class AdapterOptimizer(Optimizer):
         """
         waiting = self.adapters
         notes = [note for parameter in waiting for note in parameter.feedback]
-        lessons = lessons_of(notes, self.high, self.check)
+        lessons = lessons_of(notes, self.high)
         taught = {lesson.receipt for lesson in lessons}
         lost = sum(not taught & {e.answer for e in note.evidence} for note in notes)
         step = await self.teach(lessons)
@@ -234,14 +234,19 @@ class AdapterOptimizer(Optimizer):
         """Send lessons, and wait for the updates; without any nothing is sent.
 
         Args:
-            lessons: What is said of answers, as `lessons_of` makes it of notes. The
-                notes that wait on the adapters are left alone.
+            lessons: What is said of answers, as `lessons_of` makes it of notes; one
+                without a check gets the optimizer's. The notes that wait on the
+                adapters are left alone.
 
         Raises:
             TrainingError: If the server refuses.
             EndpointError: If it cannot be reached or does not answer in time.
             ConfigurationError: If the key's variable is empty.
         """
+        lessons = [
+            lesson if lesson.check is not None else replace(lesson, check=self.check)
+            for lesson in lessons
+        ]
         told = await self._send(lessons) if lessons else {}
         self.steps += 1
         updates = [_update_of(job) for job in told.get("jobs", ())]
@@ -294,11 +299,7 @@ class AdapterOptimizer(Optimizer):
         return _read(answer.status, answer.body, url)
 
 
-def lessons_of(
-    notes: Iterable[Note],
-    high: float = 1.0,
-    check: Mapping[str, Any] | None = None,
-) -> list[Lesson]:
+def lessons_of(notes: Iterable[Note], high: float = 1.0) -> list[Lesson]:
     """Return what notes say of each answer, each said once, in order.
 
     Where the output of the call was the output of the run and it is known what that
@@ -307,7 +308,6 @@ def lessons_of(
     Args:
         notes: Notes with evidence.
         high: The score of an answer that needs no change.
-        check: How the server can see whether an answer follows what is said.
     """
     found: dict[tuple[str, str, str], Lesson] = {}
     for note in notes:
@@ -315,7 +315,7 @@ def lessons_of(
             lesson = _lesson(note, evidence, high)
             if lesson is not None:
                 key = (lesson.receipt, lesson.kind, lesson.content)
-                found.setdefault(key, replace(lesson, check=check))
+                found.setdefault(key, lesson)
     return list(found.values())
 
 
