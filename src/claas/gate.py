@@ -283,34 +283,34 @@ class _Look:
         self, probes: Sequence[Probe], hinted: Sequence[Sampled], *, is_alone: bool
     ) -> _Checked:
         """Return how much likelier the hinted model's answers have become."""
-        settings, base = self._settings, self._base
-        some = [probe for probe in probes for _ in range(settings.samples)]
-        plain = [self._asked(p, p.messages) for p in some]
-        answers = [answer.token_ids for answer in hinted]
-        old, new = (likelihoods(base, plain, answers, name) for name in self._names)
-        change = mean_change(old, new, settings.confidence)
+        change, gain = self._likelier(probes, hinted), self._settings.gain
         way = "it is judged by log probabilities alone: " if is_alone else ""
         text = (
             f"nothing can verify this feedback; {way}the hinted model's answers became "
             f"{change.change:+.3f} nats a token likelier (at least {change.low:+.3f})"
         )
-        good = change.low > settings.gain
-        return _Checked("margin", change, settings.gain, good, text)
+        return _Checked("margin", change, gain, change.low > gain, text)
 
     def _remembered(self, probes: Sequence[Probe]) -> _Checked:
         """Return how likely what earlier feedback asked for still is."""
-        settings, base = self._settings, self._base
-        some = [probe for probe in probes for _ in range(settings.samples)]
-        plain = [self._asked(p, p.messages) for p in some]
-        answers = [answer.token_ids for answer in self._hinted(probes)]
-        old, new = (likelihoods(base, plain, answers, name) for name in self._names)
-        change = mean_change(old, new, settings.confidence)
+        change = self._likelier(probes, self._hinted(probes))
+        least = -self._settings.loss
         text = (
             "nothing can verify some earlier feedback; what the hinted model answers "
             f"became {change.change:+.3f} nats a token likelier"
         )
-        good = change.change >= -settings.loss
-        return _Checked("remembered", change, -settings.loss, good, text)
+        return _Checked("remembered", change, least, change.change >= least, text)
+
+    def _likelier(self, probes: Sequence[Probe], hinted: Sequence[Sampled]) -> Change:
+        """Return how much likelier answers to probes have become, nats a token."""
+        settings = self._settings
+        asked = [self._asked(probe, probe.messages) for probe in probes]
+        plain = [tokens for tokens in asked for _ in range(settings.samples)]
+        answers = [answer.token_ids for answer in hinted]
+        old, new = (
+            likelihoods(self._base, plain, answers, name) for name in self._names
+        )
+        return mean_change(old, new, settings.confidence)
 
     def _asked(
         self, probe: Probe, messages: Sequence[Mapping[str, Any]]

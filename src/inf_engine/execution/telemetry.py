@@ -127,7 +127,7 @@ class Telemetry:
             told(event)
 
     def _run_started(self, event: RunStarted) -> None:
-        began = time.time_ns() - int(event.at * _NANOS)
+        now = time.time_ns()
         attributes = {
             "gen_ai.operation.name": "invoke_workflow",
             "gen_ai.workflow.name": event.module,
@@ -136,9 +136,9 @@ class Telemetry:
         span = self._tracer.start_span(
             f"invoke_workflow {event.module}",
             attributes=attributes,
-            start_time=began + int(event.at * _NANOS),
+            start_time=now,
         )
-        self._runs[event.run] = _RunSpans(span, began)
+        self._runs[event.run] = _RunSpans(span, now - int(event.at * _NANOS))
 
     def _node_started(self, event: NodeStarted) -> None:
         run = self._runs.get(event.run)

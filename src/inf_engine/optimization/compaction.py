@@ -16,10 +16,10 @@ from typing import Any
 
 from inf_engine.errors import UsageError
 from inf_engine.optimization.acceptance import Gate, Verdict
-from inf_engine.optimization.edits import plain, sentences_in
+from inf_engine.optimization.edits import plain
 from inf_engine.optimization.groups import Held
 from inf_engine.optimization.intervals import Interval, mean_interval
-from inf_engine.optimization.pruning import without
+from inf_engine.optimization.pruning import droppable, without
 from inf_engine.optimization.trial import Outcome, Trial
 
 _FREE: Mapping[str, Any] = {"constraints": ()}
@@ -174,12 +174,7 @@ def sentences_of(texts: Mapping[str, Held]) -> list[str]:
     Args:
         texts: The texts.
     """
-    each = [
-        sentence
-        for held in texts.values()
-        for sentence in sentences_in(held.parameter.value)[1:]
-    ]
-    return [found for found in dict.fromkeys(map(plain, each)) if found]
+    return droppable(held.parameter.value for held in texts.values())
 
 
 def check_least(least: Any) -> float:

@@ -18,7 +18,7 @@ sentences are left out, and the scores say whether they were missed.
 - The first sentence of a text stays: it says what the text is for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from inf_engine.optimization.edits import plain, sentences_in
@@ -129,8 +129,7 @@ class Pruning:
     def _sentences(self, candidate: Candidate) -> list[str]:
         """Return the sentences that may be left out, each once."""
         texts = [candidate.values[name] for name in self._names]
-        each = [s for t in texts if isinstance(t, str) for s in sentences_in(t)[1:]]
-        return [sentence for sentence in dict.fromkeys(map(plain, each)) if sentence]
+        return droppable(text for text in texts if isinstance(text, str))
 
     def _without(self, candidate: Candidate, sentences: set[str]) -> Candidate:
         """Return a candidate whose texts leave sentences out."""
@@ -139,6 +138,19 @@ class Pruning:
         return candidate.with_values(
             {name: without(text, sentences) for name, text in texts.items()}
         )
+
+
+def droppable(texts: Iterable[str]) -> list[str]:
+    """Return the sentences that may be left out: all but the first of each text.
+
+    Args:
+        texts: The texts.
+
+    Returns:
+        Each sentence once, as `plain` gives it.
+    """
+    each = [sentence for text in texts for sentence in sentences_in(text)[1:]]
+    return [sentence for sentence in dict.fromkeys(map(plain, each)) if sentence]
 
 
 def without(text: str, sentences: set[str]) -> str:
