@@ -90,11 +90,12 @@ def test_who_does_not_come_is_missed() -> None:
 def test_nobody_waits_for_a_ring_that_is_needed_no_more() -> None:
     """However long its patience; who waits is told."""
     store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+    own = dist.TCPStore("127.0.0.1", store.port, None, False)  # a wait locks its client
     over, said = threading.Event(), list[str]()
 
     def join() -> None:
         with pytest.raises(LinkError) as caught:
-            Ring(store, "x", 3, 0, 2, frame_bytes=64, patience=600.0, over=over)
+            Ring(own, "x", 3, 0, 2, frame_bytes=64, patience=600.0, over=over)
         said.append(str(caught.value))
 
     thread = threading.Thread(target=join)
