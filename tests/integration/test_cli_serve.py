@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import shutil
 import signal
+import ssl
+import subprocess
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,10 @@ from tests.integration.cli_helpers import (
 from inf_engine.testing import LoopbackServer
 
 HI = {"inputs": "hi"}
+CERTIFICATE = (
+    "openssl req -x509 -nodes -newkey rsa:2048 -days 2 -keyout key.pem -out cert.pem "
+    "-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+).split()
 SERVE = "serve pipes_of_cli:Ask --resources r.toml --port 0"
 
 
@@ -45,6 +52,9 @@ def shell(
         ("--port 99999", "cannot listen at 127.0.0.1 port 99999"),
         ("--max-inflight 0", "--max-inflight"),
         ("--budget-usd 1", "a budget in usd needs a price"),
+        ("--tls-key r.toml", "--tls-key needs --tls-cert"),
+        ("--tls-cert r.toml", "cannot read a certificate and its key from r.toml"),
+        ("--tls-cert none.pem --tls-key k.pem", "from none.pem, k.pem: [Errno 2]"),
     ],
 )
 def test_what_cannot_be_served_is_refused(
@@ -122,6 +132,40 @@ def test_options_reach_what_they_are_for(tmp_path: Path) -> None:
 
     with LoopbackServer(lambda body: "HI") as upstream:
         asyncio.run(within(main(upstream)))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
+def test_https_and_the_timeout_of_a_run(tmp_path: Path) -> None:
+    """Who trusts the certificate is answered, with 504 when the run takes too long."""
+    subprocess.run(CERTIFICATE, cwd=tmp_path, check=True, capture_output=True)
+    more = "--tls-cert cert.pem --tls-key key.pem --timeout 0.1"
+    trusting = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+
+    async def main(upstream: LoopbackServer) -> None:
+        async with started(tmp_path, upstream, more) as (process, url):
+            assert url.startswith("https://127.0.0.1:")
+            async with aiohttp.ClientSession(url) as session:
+                asked = session.post("/v1/run", json=HI, ssl=trusting)
+                async with asked as reply:
+                    assert reply.status == 504
+                    assert "0.1 s" in (await reply.json())["error"]["message"]
+                with pytest.raises(aiohttp.ClientConnectorCertificateError):
+                    await session.get("/health")
+            process.send_signal(signal.SIGTERM)
+            _, err = await process.communicate()
+            assert process.returncode == 0, err
+
+    with LoopbackServer(latency=60.0) as upstream:
+        asyncio.run(within(main(upstream)))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the key")
+def test_a_key_with_a_password_is_refused_at_once(shell: Shell, tmp_path: Path) -> None:
+    """OpenSSL does not ask at the terminal."""
+    made = [*CERTIFICATE[:3], "-passout", "pass:hush", *CERTIFICATE[4:]]
+    subprocess.run(made, cwd=tmp_path, check=True, capture_output=True)
+    assert shell(f"{SERVE} --tls-cert cert.pem --tls-key key.pem") == 2
+    assert "the key has a password" in shell.err
 
 
 def test_the_end_of_the_grace_cancels(tmp_path: Path) -> None:

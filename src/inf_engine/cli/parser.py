@@ -105,6 +105,8 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     add("--host", default="127.0.0.1", help="the address to listen at (127.0.0.1)")
     add("--port", type=_count, default=8000, help="the port (8000), 0 for any")
     add("--api-key-env", metavar="NAME", help="the variable with the clients' key")
+    add("--tls-cert", metavar="FILE", help="the certificate (PEM), for HTTPS")
+    add("--tls-key", metavar="FILE", help="its key, if it is in a file of its own")
     add("--name", help="what clients call the module; its class if left out")
     add("--reports", metavar="FOLDER", help="HTML reports to browse beside the runs")
     add("--keep-runs", type=_count, default=100, metavar="N", help="to look at (100)")

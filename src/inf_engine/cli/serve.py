@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ipaddress
 import os
+import ssl
 from typing import Any
 
 from inf_engine.cli.console import say
@@ -62,7 +63,11 @@ async def _serve(
         engine.check(module)
         site = Site(service, access, reports)
         server = HttpServer(
-            site.answer, host=args.host, port=args.port, most_bytes=args.max_bytes
+            site.answer,
+            host=args.host,
+            port=args.port,
+            most_bytes=args.max_bytes,
+            tls=_tls(args),
         )
         stop, twice = asyncio.Event(), asyncio.Event()
         with Interrupts(stop.set, twice.set) as interrupts:
@@ -113,6 +118,29 @@ def _key(args: argparse.Namespace) -> str | None:
     if not key:
         raise UsageError(f"the variable {name} holds no API key. Set it.")
     return key
+
+
+def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:
+    """Return the certificate and its key, None for HTTP."""
+    if args.tls_cert is None:
+        if args.tls_key is not None:
+            raise UsageError("--tls-key needs --tls-cert, the certificate it is of.")
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(args.tls_cert, args.tls_key, password=_no_password)
+    except (OSError, ValueError) as exc:
+        files = ", ".join(filter(None, (args.tls_cert, args.tls_key)))
+        raise UsageError(
+            f"cannot read a certificate and its key from {files}: {exc}. Both are PEM; "
+            "the key has no password, and may be in the certificate's file."
+        ) from exc
+    return context
+
+
+def _no_password() -> str:
+    """Keep OpenSSL from asking at the terminal."""
+    raise ValueError("the key has a password")
 
 
 def _is_this_machine(host: str) -> bool:

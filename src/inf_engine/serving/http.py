@@ -7,6 +7,7 @@ client leaves, the task that answers it is cancelled, and with that its run.
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ class HttpServer:
         host: The address.
         port: The port, 0 for any.
         most_bytes: The largest body of a request.
+        tls: The certificate and its key, for HTTPS; None for HTTP.
     """
 
     def __init__(
@@ -37,10 +39,12 @@ class HttpServer:
         host: str = "127.0.0.1",
         port: int = 0,
         most_bytes: int = MOST_BYTES,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._answer = answer
         self._host, self.port = host, port
         self._most_bytes = most_bytes
+        self._tls = tls
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._runner: Any = None
         self._site: Any = None
@@ -50,7 +54,7 @@ class HttpServer:
     def url(self) -> str:
         """Where it is."""
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self.port}"
+        return f"http{'s' if self._tls else ''}://{host}:{self.port}"
 
     async def start(self) -> None:
         """Listen.
@@ -66,7 +70,9 @@ class HttpServer:
         )
         self._runner = aiohttp.web.ServerRunner(server, shutdown_timeout=_END_SECONDS)
         await self._runner.setup()
-        self._site = aiohttp.web.TCPSite(self._runner, self._host, self.port)
+        self._site = aiohttp.web.TCPSite(
+            self._runner, self._host, self.port, ssl_context=self._tls
+        )
         try:
             await self._site.start()
         except (OSError, OverflowError) as exc:
