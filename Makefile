@@ -92,9 +92,9 @@ dist: $(VENV)/has-core ## make the wheel and the source archive, try the wheel i
 	@rm -rf dist
 	@$(PY) -m build --outdir dist . >build.log 2>&1 || { cat build.log >&2; exit 1; }
 	@rm build.log
-	@$(MAKE) dist-check VENV=build/clean
+	@$(MAKE) dist-check VENV=.venv-dist
 	@if python3.13 -c '' 2>/dev/null; then \
-		$(MAKE) dist-check PYTHON=python3.13 VENV=build/clean-3.13; fi
+		$(MAKE) dist-check PYTHON=python3.13 VENV=.venv-dist-3.13; fi
 
 # The wheel alone, where neither this folder nor what was installed for it can be seen.
 dist-check: private PY := $(CURDIR)/$(VENV)/bin/python
@@ -107,7 +107,7 @@ dist-check:
 		REVIEWS=1 $(PY) $(CURDIR)/examples/01_quickstart.py
 
 clean: ## remove what was made here, .venv included
-	rm -rf .venv .venv-3.13 build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*
+	rm -rf .venv .venv-3.13 .venv-dist* build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # $(call install,ARGS): into $(VENV), with uv if it is here or can be had, else with pip.
