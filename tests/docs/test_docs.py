@@ -7,16 +7,15 @@ word ``python`` a block may say
 - ``no-run``: an illustration that cannot run; there are few of them;
 - ``local``: needs the embedded model, passed over where xllamacpp is not installed.
 
-``title="NAME"``, which the site shows above a block, is the only word that its
-renderer knows. A Python block whose title is a library of ``benchmarks/peers/needs`` is
-a program of that one: the blocks of a page with the same title are one program, run by
-the interpreter in ``.venv-peers/NAME`` (`make docs-peers` makes it) at the place of the
-last of them, where what the page has set up still stands; without that environment its
-test is skipped.
+A Python block whose ``title="NAME"``, which the site shows above it, is a library of
+``benchmarks/peers/needs`` is a program of that one. The blocks of a page with the same
+title are one program, run by the interpreter in ``.venv-peers/NAME`` (`make docs-peers`
+makes it) at the place of the last of them, where what the page has set up still stands;
+without that environment its test is skipped.
 
-A block of another language with ``file=NAME``, or with a file's name as its title, is
-written to that file first, and a block inside an HTML comment runs too: readers do not
-see it. Blocks with ``>>>`` are doctests.
+A block of another language marked ``file=NAME`` is written to that file first, and a
+block inside an HTML comment runs too: readers do not see it. Blocks with ``>>>`` are
+doctests.
 """
 
 import ast
@@ -106,23 +105,12 @@ class Block:
         return self.text.lstrip().startswith(">>>")
 
     @property
-    def title(self) -> str:
-        """What stands above the block."""
-        return self._said("title")
-
-    @property
-    def file(self) -> str:
-        """The name of the file that the block is; empty if it is none."""
-        named = self.title if re.fullmatch(r"[\w.-]+\.\w+", self.title) else ""
-        return self._said("file") or ("" if self.is_python else named)
-
-    @property
     def peer(self) -> str:
         """The other library whose program it is; empty if it is one of ours."""
-        name = self.title.lower()
+        name = self.said("title").lower()
         return name if self.is_python and name in PEERS else ""
 
-    def _said(self, word: str) -> str:
+    def said(self, word: str) -> str:
         """Return what a word of the block is said to be."""
         said = [w for w in self.words[1:] if w.startswith(f"{word}=")]
         return said[0].partition("=")[2] if said else ""
@@ -212,8 +200,8 @@ def run_document(path: Path, peer: str = "", python: Path | None = None) -> int:
     theirs = [block for block in blocks if python and block.peer == peer]
     with asyncio.Runner() as loop:
         for block in blocks:
-            if block.file:
-                Path(block.file).write_text(block.text, "utf-8")
+            if file := block.said("file"):
+                Path(file).write_text(block.text, "utf-8")
             if python and block in theirs[-1:]:
                 run_peer(theirs, str(path), python)
             if is_passed_over(block):
@@ -310,7 +298,7 @@ def test_blocks_share_names_and_may_await(empty_folder: Path) -> None:
 
 
 TWO_LIBRARIES = """
-```toml title="some.toml"
+```toml file=some.toml
 key = 1
 ```
 ```python
