@@ -61,7 +61,9 @@ def test_requests_are_exact() -> None:
     books.keep(first[2])
     books.reserve(now=100)
     books.reserve(now=100)
-    with pytest.raises(BudgetExceededError, match="asks for 1 request, but of 5 requ"):
+    with pytest.raises(
+        BudgetExceededError, match="1 request, but the limit is 5 requests: 3 requ"
+    ):
         books.reserve(now=100)
     assert books.spent.requests == 3
     assert books.spent.reserved_requests == 2
@@ -75,7 +77,7 @@ def test_a_refusal_says_it_all() -> None:
     books.reserve(now=100, tokens=1_500)
     message = (
         "the budget does not allow the next request: it asks for up to 1,200 tokens, "
-        "but of 10,000 tokens there are 7,000 tokens spent, 500 tokens perhaps spent "
+        "but the limit is 10,000 tokens: 7,000 tokens spent, 500 tokens perhaps spent "
         "on lost answers, 1,500 tokens reserved for requests in flight. It was not "
         "sent. Raise the limit (Budget(tokens=...)), or ask for fewer max_tokens."
     )
@@ -90,8 +92,8 @@ def test_a_refusal_names_every_limit() -> None:
     with pytest.raises(BudgetExceededError) as caught:
         books.reserve(now=110.04, usd=0.0625)
     message = str(caught.value)
-    assert "asks for 1 request, but of 1 request there are 1 request spent" in message
-    assert "asks for up to $0.0625, but of $0.25 there are $0.20 spent" in message
+    assert "asks for 1 request, but the limit is 1 request: 1 request spent" in message
+    assert "asks for up to $0.0625, but the limit is $0.25: $0.20 spent" in message
     assert "10.0 of 10 seconds are over" in message
     assert "Raise the limit (Budget(requests=..., usd=..., seconds=...))" in message
 
@@ -171,7 +173,9 @@ def test_money_is_added_exactly() -> None:
     for _ in range(10):
         books.settle(books.reserve(now=100, usd=0.1), 1, 0.1)
     assert books.spent.usd == 1.0
-    with pytest.raises(BudgetExceededError, match=r"to \$0.000001, but of \$1.00 ther"):
+    with pytest.raises(
+        BudgetExceededError, match=r"\$0.000001, but the limit is \$1.00: "
+    ):
         books.reserve(now=100, usd=1e-6)
 
 

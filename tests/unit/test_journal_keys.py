@@ -154,7 +154,7 @@ def test_what_is_not_known(value: Any, said: str) -> None:
     """Anything else is refused, with its type, its place and the fix."""
     with pytest.raises(JournalError, match=said) as caught:
         one(value)
-    assert "identity= function" in str(caught.value)
+    assert "Engine, or its map or stream, an identity= function" in str(caught.value)
     assert "secret" not in str(caught.value)
 
 

@@ -134,10 +134,10 @@ class RunMemory:
         assert journal is not None
         if not _is_json(value):
             raise JournalError(
-                f"{node} gave a {type(value).__name__} that holds more than JSON "
-                "values, and @op(journal=True) keeps JSON values only: return str, "
-                "numbers, bool, None, and lists and dicts of them, or leave journal "
-                "out."
+                f"{node} gave a value of type {type(value).__name__} that holds more "
+                "than JSON values, and @op(journal=True) keeps JSON values only: "
+                "return str, numbers, bool, None, and lists and dicts of them, or "
+                "leave journal out."
             )
         journal.append(row, json.dumps(value, ensure_ascii=True))
         journal.commit()

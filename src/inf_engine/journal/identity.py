@@ -28,8 +28,8 @@ DEPTH = 100
 """How deep an input may be nested."""
 
 _FIX = (
-    "Give the engine's map or run an identity= function, which returns a text that "
-    "tells this input from the others."
+    "Give the Engine, or its map or stream, an identity= function, which returns a "
+    "text that tells this input from the others."
 )
 
 

@@ -327,7 +327,7 @@ def _reason(name: str, limit: float, amounts: list[int], show: Any) -> str:
         parts.append(f"{reserved} reserved for requests in flight")
     most = "" if name == "requests" else "up to "
     return (
-        f"it asks for {most}{asked}, but of {show(limit, name)} there are "
+        f"it asks for {most}{asked}, but the limit is {show(limit, name)}: "
         f"{', '.join(parts)}"
     )
 
