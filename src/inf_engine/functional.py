@@ -79,7 +79,7 @@ def op(fn: Any = None, /, *, thread: bool = False, journal: bool = False) -> Any
         journal: Keep what it returns, a JSON value, in the engine's journal, if there
             is one: a resumed run takes it from there and does not call the function.
             For what is slow, or must not happen twice. The arguments have to be what
-            an input of a run may be.
+            an input of a run may be. As a tool of a model it is kept, too.
 
     Raises:
         ModuleError: If it is not a function, or `thread` is given for an async one.

@@ -40,7 +40,8 @@ class LLMInference(InferenceModule, Generic[T]):
             that asks what the call asks is left out.
         response_format: The type of the output: a pydantic model, dataclass,
             TypedDict, Literal, Enum, ``list[str]`` ...; None for text.
-        tools: Typed functions, sync or async, that the model may call.
+        tools: Typed functions, sync or async, that the model may call. They run again
+            in a run that is resumed, but for an ``@op(journal=True)``.
         temperature: Sampling temperature, ≥ 0; None for the endpoint's default.
         top_p: Nucleus sampling mass in (0, 1].
         max_tokens: The most tokens to write, ≥ 1.

@@ -42,11 +42,14 @@ class Tool:
         fn: The function.
         name: Its name.
         description: What its docstring says before the first section.
+        is_journaled: Whether it is an ``@op(journal=True)``: a run that is resumed
+            takes its result from the journal.
     """
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self.fn = fn
         self.name = _name_of(fn)
+        self.is_journaled = getattr(fn, "journal", False) is True
         self._parameters = _parameters_of(fn, self.name)
         self.description, self._documented = _docs_of(fn)
 

@@ -12,6 +12,7 @@ from typing import Any
 from inf_engine.dispatch import dispatcher
 from inf_engine.errors import DeadlineError, JournalError
 from inf_engine.execution.conversation import Conversation, Next
+from inf_engine.execution.keeping import call_tool
 from inf_engine.graph import GraphNode
 from inf_engine.journal import Row
 from inf_engine.resources.job import Job, JobState, Order
@@ -171,7 +172,7 @@ async def _use_tools(job: NodeJob) -> None:
     """Run the tools that the model calls, and send it what they gave."""
     run, node = job.run, job.node
     try:
-        await job.talk.call_tools()
+        await job.talk.call_tools(partial(call_tool, run, node))
     except BaseException as exc:  # noqa: BLE001 - the outcome of user code
         _failed(run, node, exc)
         if isinstance(exc, asyncio.CancelledError):

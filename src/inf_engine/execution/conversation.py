@@ -10,11 +10,18 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Any
 
-from inf_engine.errors import OutputParseError, ToolArgumentError, ToolLoopError
+from inf_engine.errors import (
+    JournalError,
+    OutputParseError,
+    ToolArgumentError,
+    ToolLoopError,
+)
 from inf_engine.llm import LLMInference
+from inf_engine.tools import Tool
 from inf_engine.types import LLMRequest, LLMResponse, Message, ToolCall
 
 Complete = Callable[[LLMRequest], Awaitable[LLMResponse]]
+CallTool = Callable[[Tool, str], Awaitable[str]]
 
 
 class Next(Enum):
@@ -77,15 +84,18 @@ class Conversation:
             return Next.ASK
         return Next.DONE
 
-    async def call_tools(self) -> None:
+    async def call_tools(self, call: CallTool = Tool.call) -> None:
         """Run the tools that the last answer calls, all at the same time.
+
+        Args:
+            call: Calls one of them, with its arguments as text.
 
         Raises:
             Exception: What a tool raised, where tools may raise.
         """
         response, self._calls = self._calls, None
         assert response is not None
-        answers = await _call_tools(self._llm, response.tool_calls)
+        answers = await _call_tools(self._llm, response.tool_calls, call)
         said = Message("assistant", response.text, tool_calls=response.tool_calls)
         self.request = _longer(self.request, said, *answers)
 
@@ -132,10 +142,10 @@ def _check_turns(llm: LLMInference[Any], turns: int) -> None:
 
 
 async def _call_tools(
-    llm: LLMInference[Any], calls: tuple[ToolCall, ...]
+    llm: LLMInference[Any], calls: tuple[ToolCall, ...], use: CallTool
 ) -> list[Message]:
     """Call all tools at the same time; answers in the order of the calls."""
-    tasks = [asyncio.ensure_future(_call_tool(llm, call)) for call in calls]
+    tasks = [asyncio.ensure_future(_call_tool(llm, call, use)) for call in calls]
     try:
         return await asyncio.gather(*tasks)
     finally:
@@ -144,15 +154,17 @@ async def _call_tools(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _call_tool(llm: LLMInference[Any], call: ToolCall) -> Message:
+async def _call_tool(llm: LLMInference[Any], call: ToolCall, use: CallTool) -> Message:
     tool = llm.tools.get(call.name)
     if tool is None:
         text = f"there is no tool {call.name!r}; the tools are {', '.join(llm.tools)}"
         return Message("tool", text, tool_call_id=call.id)
     try:
-        text = await tool.call(call.arguments)
+        text = await use(tool, call.arguments)
     except ToolArgumentError as exc:
         text = str(exc)
+    except JournalError:
+        raise
     except Exception as exc:
         if llm.tool_errors == "raise":
             raise

@@ -1,13 +1,14 @@
 """What a run does for an ``@op(journal=True)``: its value is kept, and not made again.
 
 The value is committed before anything uses it, as an answer is. Without a journal such
-an op is like any other.
+an op is like any other. It may be a tool of a model, too.
 """
 
 from typing import Any
 
 from inf_engine.errors import JournalError
 from inf_engine.graph import GraphNode
+from inf_engine.tools import Tool
 
 
 def recall(run: Any, node: GraphNode) -> bool:
@@ -49,3 +50,29 @@ def keep(run: Any, node: GraphNode, value: Any) -> bool:
         run.fail(node, exc)
         return False
     return True
+
+
+async def call_tool(run: Any, node: GraphNode, tool: Tool, arguments: str) -> str:
+    """Call a tool, or give what the journal has of that call.
+
+    Args:
+        run: The `Run` that it belongs to.
+        node: The model call.
+        tool: The tool.
+        arguments: What the model gives it, as text.
+
+    Raises:
+        JournalError: If the result could not be kept, or the input not be told from
+            others.
+
+    What the tool raises leaves unchanged, and is not kept.
+    """
+    memory = run.work.memory
+    if not tool.is_journaled or memory is None or memory.memory.journal is None:
+        return await tool.call(arguments)
+    kept = memory.recall_tool(node, tool.fn, arguments)
+    if kept.found:
+        return kept.value
+    text = await tool.call(arguments)
+    memory.keep(node, kept.row, text)
+    return text

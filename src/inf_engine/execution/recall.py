@@ -117,10 +117,26 @@ class RunMemory:
             JournalError: If its arguments or the input cannot be told from others, or
                 the file is damaged.
         """
+        return self._recall(node, node.target.fn, identity_of(args, kwargs))
+
+    def recall_tool(self, node: GraphNode, fn: Any, arguments: str) -> Kept:
+        """Return what the journal has for a call of a tool.
+
+        Args:
+            node: The model call that the tool belongs to.
+            fn: The tool's function, an ``@op(journal=True)``.
+            arguments: What the model has given it, as text.
+
+        Raises:
+            JournalError: As `recall`.
+        """
+        return self._recall(node, fn, arguments)
+
+    def _recall(self, node: GraphNode, fn: Any, given: str) -> Kept:
+        """Return what the journal has for a function and what it was given."""
         journal = self.memory.journal
         assert journal is not None
-        text = identity_of(args, kwargs)
-        row = self._row(journal, node, "op", "", "", text)
+        row = self._row(journal, node, _name_of(fn), given)
         kept = journal.get(row.key)
         return Kept(row, False) if kept is None else Kept(row, True, json.loads(kept))
 
@@ -148,7 +164,8 @@ class RunMemory:
         text = canonical_request(job.request)
         model = memory.model_of(job.alias) or job.alias
         if memory.journal is not None:
-            row = self._row(memory.journal, job.node, "call", job.alias, model, text)
+            path, alias = job.node.path, job.alias
+            row = self._row(memory.journal, job.node, path, text, "call", alias, model)
             job.row, job.key = row, row.key
         if memory.cache is not None:
             sample = self._samples.take("", text, model)
@@ -167,13 +184,13 @@ class RunMemory:
         self,
         journal: JournalStore,
         node: GraphNode,
-        kind: str,
-        alias: str,
-        model: str,
+        name: str,
         request: str,
+        kind: str = "op",
+        alias: str = "",
+        model: str = "",
     ) -> Row:
         """Return the row of a call: that of the journal, or a new one."""
-        name = node.path if kind == "call" else _name_of(node.target.fn)
         input_id, place = self._input_id(), self.places.of(node)
         known = name, request, model, input_id
         first = call_key(*known, 0)
