@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from tests.integration.engine_helpers import virtually
 from tests.integration.trainer_helpers import (
     START,
     Plain,
@@ -11,15 +12,22 @@ from tests.integration.trainer_helpers import (
     work,
 )
 
-from inf_engine import Engine, InferenceModule
+from inf_engine import Engine, InferenceModule, LLMInference, Parameter
 from inf_engine.errors import (
     AuthenticationError,
     LossError,
     TrainingError,
     UsageError,
 )
+from inf_engine.optimization import (
+    CompositeLoss,
+    LLMJudge,
+    TextGradientDescent,
+    Trainer,
+)
 from inf_engine.optimization.evaluate import Evaluation, evaluate
 from inf_engine.optimization.intervals import mean_interval
+from inf_engine.testing import FunctionClient, plausible
 from inf_engine.types import LLMRequest
 
 
@@ -104,6 +112,24 @@ def test_a_bound_module_needs_no_engine() -> None:
 
     with pytest.raises(UsageError, match="no engine to run Worker with"):
         world.run(unbound)
+
+
+def test_a_loss_and_an_optimizer_go_with_the_next_engine() -> None:
+    """One that was lent is let go of once it is closed: a cell may run again."""
+    loss = CompositeLoss([LLMJudge("m", "Is it good?")])
+    module = LLMInference("m", Parameter("x"))
+    optimizer = TextGradientDescent(module.parameters(), alias="m")
+    data = [("a", "b"), ("c", "d")]
+
+    async def main() -> int:
+        async with Engine({"m": FunctionClient(plausible)}, progress=False) as engine:
+            found = await evaluate(module, data, loss, engine=engine)
+            trainer = Trainer(engine, module, loss, optimizer, max_steps=1)
+            await trainer.fit(data)
+            assert optimizer.engine is loss.engine is engine
+            return found.score.n
+
+    assert [virtually(main) for _ in range(2)] == [2, 2]
 
 
 def test_a_field_as_the_target() -> None:

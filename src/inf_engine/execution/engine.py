@@ -145,6 +145,11 @@ class Engine:
         """The manager that binds the aliases."""
         return self._scheduler.manager
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, and runs nothing any more."""
+        return self._scheduler.closed
+
     def check(self, module: Any) -> None:
         """Make sure that a module can be run here; nothing is sent.
 

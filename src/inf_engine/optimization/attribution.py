@@ -20,9 +20,9 @@ from typing import Any
 from inf_engine.errors import TrainingError, UsageError, known_names
 from inf_engine.execution.books import record_of
 from inf_engine.execution.replay import CALLS, Replay
-from inf_engine.optimization.evaluate import lend_engine
 from inf_engine.optimization.feedback import Feedback, FeedbackBatch
 from inf_engine.optimization.intervals import Interval, paired_interval
+from inf_engine.optimization.loss import lend_engine
 from inf_engine.optimization.outcomes import raise_unless_its_own, together
 from inf_engine.optimization.runner import is_outage, scale_of
 from inf_engine.record import RunRecord, cost_of

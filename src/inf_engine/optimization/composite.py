@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from inf_engine.errors import LossError, UsageError
 from inf_engine.optimization.feedback import Feedback
 from inf_engine.optimization.human import part_of
-from inf_engine.optimization.loss import Loss
+from inf_engine.optimization.loss import Loss, lend_engine
 from inf_engine.optimization.outcomes import together
 from inf_engine.record import RunRecord
 
@@ -67,8 +67,7 @@ class CompositeLoss(Loss):
     def engine(self, engine: Any) -> None:
         self._engine = engine
         for part in self.parts.values():
-            if part.engine is None:
-                part.engine = engine
+            lend_engine(part, engine)
 
     @property
     def questions(self) -> int:

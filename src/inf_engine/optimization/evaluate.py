@@ -5,6 +5,7 @@ from typing import Any
 
 from inf_engine.errors import UsageError
 from inf_engine.optimization.intervals import Interval, mean_interval
+from inf_engine.optimization.loss import lend_engine
 from inf_engine.optimization.runner import Runner, scale_of
 from inf_engine.optimization.search import Rollout
 from inf_engine.record import cost_of
@@ -113,12 +114,6 @@ async def evaluate(
         Usage.total(record.usage for record in records),
         cost_of(each),
     )
-
-
-def lend_engine(loss: Any, engine: Any) -> None:
-    """Give a loss that asks models, and has no engine, this one."""
-    if getattr(loss, "engine", engine) is None:
-        loss.engine = engine
 
 
 def scaled(interval: Interval, loss: Any) -> Interval:

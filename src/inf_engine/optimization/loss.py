@@ -309,6 +309,18 @@ class VerifierLoss(Loss):
         return self.name
 
 
+def lend_engine(part: Any, engine: Any) -> None:
+    """Give a loss or an optimizer that has no engine, or a closed one, this one.
+
+    Args:
+        part: The loss or optimizer; one that asks no model may have no `engine`.
+        engine: The engine.
+    """
+    held = getattr(part, "engine", engine)
+    if held is None or getattr(held, "closed", False):
+        part.engine = engine
+
+
 def takes_record(fn: Any, what: str) -> bool:
     """Say whether a function of two arguments wants the record as its first.
 

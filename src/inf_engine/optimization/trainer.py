@@ -30,10 +30,11 @@ from inf_engine.errors import (
 from inf_engine.execution.engine import Engine
 from inf_engine.llm import LLMInference
 from inf_engine.optimization.data import DataLoader
-from inf_engine.optimization.evaluate import lend_engine, scaled
+from inf_engine.optimization.evaluate import scaled
 from inf_engine.optimization.examples import ExampleCall
 from inf_engine.optimization.intervals import mean_interval
 from inf_engine.optimization.lineage import Lineage
+from inf_engine.optimization.loss import lend_engine
 from inf_engine.optimization.objective import score_alone
 from inf_engine.optimization.purse import Purse
 from inf_engine.optimization.runner import Runner, is_over_budget
@@ -140,8 +141,7 @@ class Trainer:
                 there was, if there was anything; the module is as it was.
         """
         lend_engine(self.loss, self.engine)
-        if getattr(self.optimizer, "engine", self.engine) is None:
-            self.optimizer.engine = self.engine
+        lend_engine(self.optimizer, self.engine)
         runner = Runner(self.module, self.loss, self.engine, target=self.target)
         examples = runner.read(train), [] if val is None else runner.read(val)
         names = self._names()

@@ -9,8 +9,8 @@ from typing import Any
 
 from inf_engine.errors import UsageError
 from inf_engine.optimization.acceptance import Gate, Verdict
-from inf_engine.optimization.evaluate import lend_engine
 from inf_engine.optimization.intervals import mean_interval
+from inf_engine.optimization.loss import lend_engine
 from inf_engine.optimization.runner import Runner
 from inf_engine.record import RunRecord
 from inf_engine.resources.estimate import TokenEstimator
