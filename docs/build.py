@@ -1,0 +1,196 @@
+"""Makes the documentation site: ``python docs/build.py``, as ``make docs`` does.
+
+What the site shows lies in several folders, where readers of the repository look for
+it. This gathers copies in ``build/docs``: links lead where their pages have gone, what
+is hidden in comments stays away, examples become pages, and notebooks are run and shown
+with what they gave. Then zensical makes ``build/site``, strictly: a broken link, a
+missing page or a docstring that cannot be read ends it.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import nbformat
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+PAGES = ROOT / "build" / "docs"
+SITE = ROOT / "build" / "site"
+
+FOLDERS = {  # what is shown, and the folder of the site where it goes
+    "docs/**/*.md": "",
+    "docs/**/*.css": "",
+    "docs/**/*.png": "",
+    "design_docs/*.md": "design",
+    "notebooks/*.ipynb": "notebooks",
+    "examples/*.py": "examples",
+    "benchmarks/*/README.md": "benchmarks",
+}
+SINGLE = {
+    "CHANGELOG.md": "changelog.md",
+    "CLAUDE.md": "contributing.md",
+    "TASKS.md": "tasks.md",
+    "benchmarks/README.md": "benchmarks/index.md",
+}
+STANDS_FOR = {"README.md": "index.md"}  # the site has its own first page
+
+FENCE = re.compile(r"^( *)(`{3,}|~{3,})(.*)$")
+LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
+FILE = re.compile(r" file=(\S+)")
+
+
+class SiteError(Exception):
+    """The site cannot be made."""
+
+
+def main() -> int:
+    """Make the site and return the exit code."""
+    try:
+        gather()
+    except SiteError as exc:
+        sys.stderr.write(f"docs/build.py: {exc}\n")
+        return 1
+    shutil.rmtree(SITE, ignore_errors=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "zensical", "build", "--clean", "--strict"],
+        cwd=ROOT,
+        env={**os.environ, "NO_COLOR": "1"},
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    sys.stderr.write(done.stderr)
+    return 1 if done.returncode or "WARNING" in done.stderr else 0
+
+
+def gather() -> None:
+    """Fill ``build/docs`` with all pages."""
+    places = dict(placed())
+    shutil.rmtree(PAGES, ignore_errors=True)
+    notebooks = [source for source in places if source.endswith(".ipynb")]
+    shown = dict(zip(notebooks, asyncio.run(run_all(notebooks)), strict=True))
+    for source, target in places.items():
+        path = PAGES / target
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if source in shown:
+            text = shown[source]
+        elif source.endswith(".py"):
+            text = program(ROOT / source)
+        elif source.endswith(".md"):
+            text = (ROOT / source).read_text("utf-8")
+        else:
+            shutil.copy(ROOT / source, path)
+            continue
+        path.write_text(page(text, source, {**places, **STANDS_FOR}), "utf-8")
+
+
+def placed() -> Iterator[tuple[str, str]]:
+    """Yield each file that is shown, from the root, and its place on the site."""
+    for pattern, folder in FOLDERS.items():
+        for path in sorted(ROOT.glob(pattern)):
+            name = path.relative_to(ROOT).as_posix()
+            if pattern.startswith("docs/"):
+                yield name, name.removeprefix("docs/")
+            elif path.name == "README.md":
+                yield name, f"{folder}/{path.parent.name}.md"
+            else:
+                yield name, f"{folder}/{path.stem}.md"
+    yield from SINGLE.items()
+
+
+def page(text: str, source: str, places: dict[str, str]) -> str:
+    """Return a document as the site shows it.
+
+    Args:
+        text: The document.
+        source: Its file, from the root.
+        places: The place on the site of each file.
+
+    Raises:
+        SiteError: If it links to a file that the site does not show.
+    """
+    lines: list[str] = []
+    fence = ""
+    hidden = False
+    for line in text.splitlines():
+        mark = FENCE.match(line)
+        if fence:
+            fence = "" if mark and mark[2] == fence and not mark[3] else fence
+        elif hidden or line.startswith("<!--"):
+            hidden = "-->" not in line
+            continue
+        elif mark:
+            fence = mark[2]
+            line = mark[1] + fence + words_of(mark[3])
+        else:
+            line = LINK.sub(lambda m: moved(m[1], source, places), line)
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def words_of(words: str) -> str:
+    """Return what follows a fence: the language, and the file's name as a title."""
+    language, _, rest = words.partition(" ")
+    named = FILE.search(f" {rest}")
+    return f'{language} title="{named[1]}"' if named else language
+
+
+def moved(link: str, source: str, places: dict[str, str]) -> str:
+    """Return a link between files of the repository as one between pages."""
+    folder = PurePosixPath(source).parent
+    aim = os.path.normpath(folder / link)
+    if aim not in places:
+        raise SiteError(f"{source} links to {link}, which the site does not show")
+    return os.path.relpath(places[aim], PurePosixPath(places[source]).parent)
+
+
+def program(path: Path) -> str:
+    """Return an example as a page."""
+    return f"# {path.name}\n\n```python\n{path.read_text('utf-8')}```\n"
+
+
+async def run_all(notebooks: list[str]) -> list[str]:
+    """Run notebooks side by side; return each as a page."""
+    return await asyncio.gather(*(shown_notebook(ROOT / name) for name in notebooks))
+
+
+async def shown_notebook(path: Path) -> str:
+    """Run a notebook in an empty folder; return it as a page, with what it gave."""
+    notebook = nbformat.read(path, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        kernel = AsyncKernelManager(transport="ipc", ip=f"{folder}/kernel")
+        where = {"metadata": {"path": folder}}
+        client = NotebookClient(notebook, kernel, timeout=120, resources=where)
+        try:
+            await client.async_execute()
+        finally:
+            await kernel.shutdown_kernel(now=True)
+    parts = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            parts.append(cell.source)
+        else:
+            parts.append(f"```python\n{cell.source}\n```")
+            parts += [output_of(output) for output in cell.outputs]
+    return "\n\n".join(parts) + "\n"
+
+
+def output_of(output: Any) -> str:
+    """Return one output of a cell: a picture if there is one, else its text."""
+    data = output.get("data", {})
+    if "text/html" in data:
+        return f'<div class="output">{data["text/html"]}</div>'
+    text = data.get("text/plain", output.get("text", "")).rstrip("\n")
+    return f"```{{ .text .output }}\n{text}\n```"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
