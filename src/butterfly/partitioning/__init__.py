@@ -1,18 +1,19 @@
 """Place a model on machines: numbers in, a plan out; no torch.
 
->>> from butterfly.partitioning import Cluster, LayerTime, Link, ModelShape, Node
->>> from butterfly.partitioning import partition
->>> desk = Node("desk", 12e9, LayerTime(fixed_s=0.001, row_s=2e-5, token_s=5e-5))
->>> laptop = Node("laptop", 8e9, LayerTime(fixed_s=0.003, row_s=2e-4, token_s=4e-4))
->>> lan = Link(round_trip_s=0.0005, bytes_per_s=1.2e8)
->>> cluster = Cluster((desk, laptop), default_link=lan)
->>> model = ModelShape.uniform(
-...     "8b", hidden=4096, layers=32, weight_bytes=4.36e8, kv_token_bytes=4096,
-...     embedding_bytes=1.05e9, head_bytes=1.05e9, head_cost=2.4,
-... )
->>> plan = partition(cluster, model)
->>> [(stage.node, stage.size) for stage in plan.chains[0].stages]
-[('laptop', 9), ('desk', 23)]
+Example:
+    >>> from butterfly.partitioning import Cluster, LayerTime, Link, ModelShape, Node
+    >>> from butterfly.partitioning import partition
+    >>> desk = Node("desk", 12e9, LayerTime(fixed_s=0.001, row_s=2e-5, token_s=5e-5))
+    >>> laptop = Node("laptop", 8e9, LayerTime(fixed_s=0.003, row_s=2e-4, token_s=4e-4))
+    >>> lan = Link(round_trip_s=0.0005, bytes_per_s=1.2e8)
+    >>> cluster = Cluster((desk, laptop), default_link=lan)
+    >>> model = ModelShape.uniform(
+    ...     "8b", hidden=4096, layers=32, weight_bytes=4.36e8, kv_token_bytes=4096,
+    ...     embedding_bytes=1.05e9, head_bytes=1.05e9, head_cost=2.4,
+    ... )
+    >>> plan = partition(cluster, model)
+    >>> [(stage.node, stage.size) for stage in plan.chains[0].stages]
+    [('laptop', 9), ('desk', 23)]
 
 `Problem` says what a chain costs by formula, `simulate` what it serves. All of it is
 plain Python, deterministic, and prints what it decides: ``str(plan)``.
