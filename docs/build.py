@@ -189,7 +189,7 @@ def output_of(output: Any) -> str:
     if "text/html" in data:
         return f'<div class="output">{data["text/html"]}</div>'
     text = data.get("text/plain", output.get("text", "")).rstrip("\n")
-    return f"```{{ .text .output }}\n{text}\n```"
+    return f'<div class="output" markdown>\n\n```text\n{text}\n```\n\n</div>'
 
 
 if __name__ == "__main__":

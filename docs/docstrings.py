@@ -35,5 +35,7 @@ class Docstrings(griffe.Extension):
         myself = griffe.Parameter(
             "self", kind=griffe.ParameterKind.positional_or_keyword
         )
-        made = griffe.Function("__init__", parameters=griffe.Parameters(myself, *fields))
+        made = griffe.Function(
+            "__init__", parameters=griffe.Parameters(myself, *fields)
+        )
         cls.set_member("__init__", made)
