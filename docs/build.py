@@ -1,10 +1,10 @@
-"""Makes the documentation site: ``python docs/build.py``, as ``make docs`` does.
+"""Makes the documentation site: ``python docs/build.py [FOLDER]``; see ``make docs``.
 
 What the site shows lies in several folders, where readers of the repository look for
-it. This gathers copies in ``build/docs``: links lead where their pages have gone, what
-is hidden in comments stays away, examples become pages, and notebooks are run and shown
-with what they gave. Then zensical makes ``build/site``, strictly: a broken link, a
-missing page or a docstring that cannot be read ends it.
+it. This gathers copies in ``FOLDER/docs`` (``build/docs``): links lead where their
+pages have gone, what is hidden in comments stays away, examples become pages, and
+notebooks are run and shown with what they gave. Then zensical makes ``FOLDER/site``,
+strictly: a broken link, a missing page or a docstring that cannot be read ends it.
 """
 
 import asyncio
@@ -21,10 +21,9 @@ from typing import Any
 import nbformat
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).parents[1]
-PAGES = ROOT / "build" / "docs"
-SITE = ROOT / "build" / "site"
 
 FOLDERS = {  # what is shown, and the folder of the site where it goes
     "docs/**/*.md": "",
@@ -39,7 +38,7 @@ SINGLE = {
     "CHANGELOG.md": "changelog.md",
     "CLAUDE.md": "contributing.md",
     "TASKS.md": "tasks.md",
-    "benchmarks/README.md": "benchmarks/index.md",
+    "benchmarks/README.md": "benchmarks/engine.md",
 }
 STANDS_FOR = {"README.md": "index.md"}  # the site has its own first page
 
@@ -52,33 +51,35 @@ class SiteError(Exception):
     """The site cannot be made."""
 
 
-def main() -> int:
-    """Make the site and return the exit code."""
+def main(folder: Path) -> int:
+    """Make the site in a folder and return the exit code."""
+    shutil.rmtree(folder / "site", ignore_errors=True)
     try:
-        gather()
-    except SiteError as exc:
+        gather(folder / "docs")
+    except (SiteError, CellExecutionError) as exc:
         sys.stderr.write(f"docs/build.py: {exc}\n")
         return 1
-    shutil.rmtree(SITE, ignore_errors=True)
+    settings = (ROOT / "docs" / "zensical.toml").read_text("utf-8")
+    (folder / "zensical.toml").write_text(settings.replace("ROOT", str(ROOT)), "utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "zensical", "build", "--clean", "--strict"],
-        cwd=ROOT,
+        cwd=folder,
         env={**os.environ, "NO_COLOR": "1"},
         stderr=subprocess.PIPE,
         encoding="utf-8",
     )
     sys.stderr.write(done.stderr)
-    return 1 if done.returncode or "WARNING" in done.stderr else 0
+    return 1 if done.returncode or "griffe: " in done.stderr else 0
 
 
-def gather() -> None:
-    """Fill ``build/docs`` with all pages."""
+def gather(pages: Path) -> None:
+    """Fill a folder with all pages."""
     places = dict(placed())
-    shutil.rmtree(PAGES, ignore_errors=True)
+    shutil.rmtree(pages, ignore_errors=True)
     notebooks = [source for source in places if source.endswith(".ipynb")]
     shown = dict(zip(notebooks, asyncio.run(run_all(notebooks)), strict=True))
     for source, target in places.items():
-        path = PAGES / target
+        path = pages / target
         path.parent.mkdir(parents=True, exist_ok=True)
         if source in shown:
             text = shown[source]
@@ -188,9 +189,10 @@ def output_of(output: Any) -> str:
     data = output.get("data", {})
     if "text/html" in data:
         return f'<div class="output">{data["text/html"]}</div>'
+    kind = "value" if data else "printed"
     text = data.get("text/plain", output.get("text", "")).rstrip("\n")
-    return f'<div class="output" markdown>\n\n```text\n{text}\n```\n\n</div>'
+    return f'<div class="output {kind}" markdown>\n\n```text\n{text}\n```\n\n</div>'
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1] if sys.argv[1:] else ROOT / "build").resolve()))

@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 TOP_LEVEL = """
-    src tests design_docs examples benchmarks pyproject.toml Makefile TASKS.md
-    CHANGELOG.md CLAUDE.md README.md LICENSE .ci/run src/inf_engine/py.typed
+    src tests docs design_docs notebooks examples benchmarks pyproject.toml Makefile
+    TASKS.md CHANGELOG.md CLAUDE.md README.md LICENSE .ci/run src/inf_engine/py.typed
 """.split()
 
 DESIGN_DOCS = """
@@ -22,7 +22,8 @@ DESIGN_DOCS = """
 """.split()
 
 WORDS = """
-    help setup demo test test-core test-unit test-integration ci lint types format bench
+    help setup demo test test-core test-unit test-integration ci lint types docs format
+    bench
 """.split()
 
 LOCK_FILES = {
@@ -39,7 +40,9 @@ REGISTRIES = re.compile(
     re.IGNORECASE,
 )
 CONFLICT = re.compile(r"^(?:<{7} |>{7} )", re.MULTILINE)
-SKIPPED = re.compile(r"\.venv|\.git$|__pycache__|\.\w+_cache|\.hypothesis|\.coverage")
+SKIPPED = re.compile(
+    r"\.venv|\.git$|build$|__pycache__|\.\w+_cache|\.hypothesis|\.coverage"
+)
 
 
 def repo_files() -> list[Path]:

@@ -1,8 +1,5 @@
 """Every example runs as a user runs it, and says what it should."""
 
-import ast
-import asyncio
-import inspect
 import json
 import os
 import re
@@ -172,43 +169,3 @@ def test_butterfly_serves_the_quickstart_from_three_stages(tmp_path: Path) -> No
         < sizes[1]
         == sizes[2] - 12 * int(output.split(" frames,")[0].split()[-1])
     )
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("xllamacpp") is None, reason="needs the embedded model")
-def test_notebook_cells_run_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The code cells run in one namespace inside a running loop, as in a notebook."""
-    monkeypatch.chdir(tmp_path)
-    notebook = json.loads((EXAMPLES / "06_notebook.ipynb").read_text("utf-8"))
-    cells = [
-        "".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"
-    ]
-    shown = asyncio.run(run_cells(cells))
-    assert any("<svg" in picture for picture in shown)
-    assert (tmp_path / "notebook.html").exists()
-
-
-async def run_cells(cells: list[str]) -> list[str]:
-    """Run cells; return the pictures that their last expressions show."""
-    namespace: dict[str, object] = {"__name__": "__main__"}
-    shown = []
-    for number, cell in enumerate(cells):
-        tree = ast.parse(cell)
-        if isinstance(tree.body[-1], ast.Expr):
-            tree.body[-1] = ast.Assign(
-                [ast.Name("_", ast.Store())], tree.body[-1].value
-            )
-        code = compile(
-            ast.fix_missing_locations(tree),
-            f"cell {number}",
-            "exec",
-            ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
-        )
-        result = eval(code, namespace)
-        if inspect.iscoroutine(result):
-            await result
-        picture = getattr(namespace.get("_"), "_repr_html_", None)
-        shown.append(picture() if picture else "")
-    return shown
