@@ -167,11 +167,15 @@ async def shown_notebook(path: Path) -> str:
     """Run a notebook in an empty folder; return it as a page, with what it gave."""
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        kernel = AsyncKernelManager(transport="ipc", ip=f"{folder}/kernel")
+        kernel = AsyncKernelManager(
+            transport="ipc",
+            ip=f"{folder}/socket",
+            connection_file=f"{folder}/kernel.json",
+        )
         where = {"metadata": {"path": folder}}
         client = NotebookClient(notebook, kernel, timeout=120, resources=where)
         try:
-            await client.async_execute()
+            await client.async_execute(env={**os.environ, "IPYTHONDIR": folder})
         finally:
             await kernel.shutdown_kernel(now=True)
     parts = []
