@@ -74,6 +74,7 @@ types: setup $(VENV)/has-extras ## check the types
 	@$(PY) -m ty check --no-progress --python $(VENV)
 	@if [ -d tests/typing ]; then $(PY) -m mypy tests/typing; fi
 
+.PHONY: docs
 docs: $(VENV)/has-docs ## build the documentation site, build/site; a warning ends it
 	@$(PY) docs/build.py $(ARGS)
 

@@ -44,7 +44,7 @@ STANDS_FOR = {"README.md": "index.md"}  # the site has its own first page
 
 FENCE = re.compile(r"^( *)(`{3,}|~{3,})(.*)$")
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
-FILE = re.compile(r" file=(\S+)")
+TITLE = re.compile(r' (?:file=(\S+)|title="([^"]+)")')
 
 
 class SiteError(Exception):
@@ -138,10 +138,10 @@ def page(text: str, source: str, places: dict[str, str]) -> str:
 
 
 def words_of(words: str) -> str:
-    """Return what follows a fence: the language, and the file's name as a title."""
-    language, _, rest = words.partition(" ")
-    named = FILE.search(f" {rest}")
-    return f'{language} title="{named[1]}"' if named else language
+    """Return what follows a fence: the language, and a title or the file's name."""
+    language = words.split(" ")[0]
+    named = TITLE.search(words)
+    return f'{language} title="{named[1] or named[2]}"' if named else language
 
 
 def moved(link: str, source: str, places: dict[str, str]) -> str:

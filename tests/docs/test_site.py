@@ -125,11 +125,13 @@ def test_pages_are_shown_without_what_is_hidden(build: ModuleType) -> None:
         "[a](../docs/start.md#run) [b](https://example.com) [c](#here)\n"
         "<!--\n```python\nhidden\n```\n-->\n"
         "```toml file=a.toml\nkey = '<!--'\n[d](none)\n```\n```python local\nx\n```\n"
+        '```python title="A b"\n```\n'
     )
     places = {"docs/start.md": "start.md", "design_docs/x.md": "design/x.md"}
     assert build.page(text, "design_docs/x.md", places) == (
         "[a](../start.md#run) [b](https://example.com) [c](#here)\n"
         "```toml title=\"a.toml\"\nkey = '<!--'\n[d](none)\n```\n```python\nx\n```\n"
+        '```python title="A b"\n```\n'
     )
 
 
