@@ -44,6 +44,8 @@ STANDS_FOR = {"README.md": "index.md"}  # the site has its own first page
 
 FENCE = re.compile(r"^( *)(`{3,}|~{3,})(.*)$")
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
+LIST = re.compile(r"- |1\. ")
+IN_LIST = re.compile(r"- |\d+\. | |$")
 TITLE = re.compile(r' (?:file=(\S+)|title="([^"]+)")')
 
 
@@ -133,6 +135,8 @@ def page(text: str, source: str, places: dict[str, str]) -> str:
             line = mark[1] + fence + words_of(mark[3])
         else:
             line = LINK.sub(lambda m: moved(m[1], source, places), line)
+            if LIST.match(line) and lines and not IN_LIST.match(lines[-1]):
+                lines.append("")  # or else zensical goes on with the paragraph
         lines.append(line)
     return "\n".join(lines) + "\n"
 

@@ -1,21 +1,34 @@
 """What griffe has to be told to read the docstrings of this project."""
 
+import importlib
+import re
 from typing import Any
 
 import griffe
 
+PACKAGES = ["", ".clients", ".journal", ".optimization", ".serving", ".testing"]
+NAME = re.compile(r"(?<!`)`(\w+)`(?!`)")
 PYDANTIC = {"BaseModel", "BaseSettings"}
 
 
 class Docstrings(griffe.Extension):
-    """Reads ``Example:``, and the fields of pydantic's classes as parameters."""
+    """Reads ``Example:``, links public names, knows pydantic's fields."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._public: dict[str, str] = {}
+        for package in PACKAGES:
+            module = importlib.import_module(f"inf_engine{package}")
+            made = {name: getattr(module, name) for name in module.__all__}
+            self._public |= {n: f"{m.__module__}.{n}" for n, m in made.items()}
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
-        """Name the section of examples as griffe does."""
+        """Name the section of examples as griffe does, and link names."""
         if obj.docstring:
-            lines = obj.docstring.value.splitlines()
-            named = ["Examples:" if line == "Example:" else line for line in lines]
-            obj.docstring.value = "\n".join(named)
+            text = re.sub(
+                r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE
+            )
+            obj.docstring.value = NAME.sub(self._linked, text)
 
     def on_class(self, *, cls: griffe.Class, **kwargs: Any) -> None:
         """Give a class of pydantic the `__init__` that it makes at run time."""
@@ -39,3 +52,8 @@ class Docstrings(griffe.Extension):
             "__init__", parameters=griffe.Parameters(myself, *fields)
         )
         cls.set_member("__init__", made)
+
+    def _linked(self, name: re.Match[str]) -> str:
+        """Return a name in backticks as a link to its entry, if it has one."""
+        place = self._public.get(name[1])
+        return f"[`{name[1]}`][{place}]" if place else name[0]
