@@ -70,13 +70,16 @@ lint: $(VENV)/has-core ## check format and style
 	@$(PY) -m ruff format --check --quiet || { echo 'make format mends the format' >&2; exit 1; }
 	@$(PY) -m ruff check --quiet
 
-types: setup $(VENV)/has-extras ## check the types
+types: setup $(VENV)/has-extras $(VENV)/has-docs ## check the types
 	@$(PY) -m ty check --no-progress --python $(VENV)
 	@if [ -d tests/typing ]; then $(PY) -m mypy tests/typing; fi
 
-.PHONY: docs
+.PHONY: docs docs-serve
 docs: $(VENV)/has-docs ## build the documentation site, build/site; a warning ends it
-	@$(PY) docs/build.py $(ARGS)
+	@$(PY) docs/build.py
+
+docs-serve: docs ## build the site and serve it to this machine, http://127.0.0.1:8008
+	@$(PY) -m http.server --bind 127.0.0.1 --directory build/site 8008
 
 format: $(VENV)/has-core ## format the code, mend what can be mended
 	@$(PY) -m ruff check --fix --quiet || true

@@ -3,11 +3,14 @@
 What the site shows lies in several folders, where readers of the repository look for
 it. This gathers copies in ``FOLDER/docs`` (``build/docs``): links lead where their
 pages have gone, what is hidden in comments stays away, examples become pages, and
-notebooks are run and shown with what they gave. Then zensical makes ``FOLDER/site``,
-strictly: a broken link, a missing page or a docstring that cannot be read ends it.
+notebooks and ``--help`` are run and shown with what they gave. Then zensical makes
+``FOLDER/site``, strictly: a broken link, a missing page or a docstring that cannot be
+read ends it.
 """
 
 import asyncio
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -22,6 +25,8 @@ import nbformat
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+from inf_engine.cli.parser import parser_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,6 +48,7 @@ SINGLE = {
 STANDS_FOR = {"README.md": "index.md"}  # the site has its own first page
 
 FENCE = re.compile(r"^( *)(`{3,}|~{3,})(.*)$")
+HELP = re.compile(r"^```bash help\ninf-engine (.*) --help\n```$", re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
 LIST = re.compile(r"- |1\. ")
 IN_LIST = re.compile(r"- |\d+\. | |$")
@@ -55,6 +61,7 @@ class SiteError(Exception):
 
 def main(folder: Path) -> int:
     """Make the site in a folder and return the exit code."""
+    os.environ["COLUMNS"] = "80"  # of what commands say
     shutil.rmtree(folder / "site", ignore_errors=True)
     try:
         gather(folder / "docs")
@@ -88,7 +95,7 @@ def gather(pages: Path) -> None:
         elif source.endswith(".py"):
             text = program(ROOT / source)
         elif source.endswith(".md"):
-            text = (ROOT / source).read_text("utf-8")
+            text = HELP.sub(helped, (ROOT / source).read_text("utf-8"))
         else:
             shutil.copy(ROOT / source, path)
             continue
@@ -155,6 +162,14 @@ def moved(link: str, source: str, places: dict[str, str]) -> str:
     if aim not in places:
         raise SiteError(f"{source} links to {link}, which the site does not show")
     return os.path.relpath(places[aim], PurePosixPath(places[source]).parent)
+
+
+def helped(command: re.Match[str]) -> str:
+    """Return a block with what a command says of itself."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        parser_of("inf-engine").parse_args([*command[1].split(), "--help"])
+    return f"```text\n{said.getvalue()}```"
 
 
 def program(path: Path) -> str:

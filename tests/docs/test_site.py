@@ -6,9 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -82,7 +85,8 @@ def test_public_names_are_in_the_reference(site: Path, package: str) -> None:
     pages = [p.read_text("utf-8") for p in (site / "reference").glob("*.html")]
     said = re.compile(
         r'<h\d id="([\w.]+)" class="doc(?:(?!<h\d).)*?'
-        r'<div class="doc doc-contents[^>]*>\s*<p>\w',
+        r'<div class="doc doc-contents[^>]*>\s*'
+        r'(?:<p class="doc doc-class-bases">.*?</p>)?\s*<p>',
         re.DOTALL,
     )
     told = {name for page in pages for name in said.findall(page)}
@@ -92,6 +96,14 @@ def test_public_names_are_in_the_reference(site: Path, package: str) -> None:
         places = {f"inf_engine{package}.{name}", f"{made.__module__}.{name}"}
         missing += [name] if not places & told else []
     assert missing == []
+
+
+@pytest.mark.slow
+def test_commands_are_shown_with_their_help(site: Path) -> None:
+    """The reference has what each command says of itself."""
+    page = (site / "reference" / "commands.html").read_text("utf-8")
+    assert page.count("usage: inf-engine ") == 7
+    assert "--api-key-env" in page
 
 
 @pytest.mark.slow
@@ -133,6 +145,23 @@ def test_pages_are_shown_without_what_is_hidden(build: ModuleType) -> None:
         "```toml title=\"a.toml\"\nkey = '<!--'\n[d](none)\n```\n```python\nx\n```\n"
         '```python title="A b"\n```\n'
     )
+
+
+def test_every_page_is_in_the_navigation(build: ModuleType) -> None:
+    """No page can only be found by search, and the navigation names no other."""
+    settings = tomllib.loads((ROOT / "docs" / "zensical.toml").read_text("utf-8"))
+    named = list(leaves(settings["project"]["nav"]))
+    pages = [place for _, place in build.placed() if place.endswith(".md")]
+    assert sorted(named) == sorted(pages)
+
+
+def leaves(entry: Any) -> Iterator[str]:
+    """Yield the pages of an entry of the navigation."""
+    if isinstance(entry, str):
+        yield entry
+    else:
+        for part in entry.values() if isinstance(entry, dict) else entry:
+            yield from leaves(part)
 
 
 def test_a_link_to_what_is_not_shown_is_refused(build: ModuleType) -> None:
