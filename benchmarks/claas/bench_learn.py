@@ -41,10 +41,11 @@ from claas.gate import Gate, GateLimits  # noqa: E402
 from claas.learner import Learner, LearnSettings  # noqa: E402
 from claas.storage import create_initial_lora, load_lora  # noqa: E402
 from claas.teacher import SelfTeacher, Teacher, TeachSettings  # noqa: E402
+from claas.tuning import Kind, SelfTeaching  # noqa: E402
 from claas.types import Candidate, Lesson  # noqa: E402
 from claas.volumes import LocalVolume  # noqa: E402
 
-TEACHERS = ("base", "refreshed", "live")
+TEACHERS = ("base", "refreshed", "live", "ema", "region")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ class Setting:
         task: What to learn.
         loss: One of `LOSSES`.
         teacher: The base, the base and after half of the steps what they made
-            (a promotion), or the adapter itself at each step.
+            (a promotion), the adapter itself at each step, the average of its
+            weights, or it held near the base.
         alpha: See `LearnSettings`, as the others.
         anchor: The anchor's weight at first.
         drift: The KL that it holds.
@@ -171,7 +173,11 @@ class Bench:
             right = self.corrected(setting, lessons)
             lessons = [right[at % len(right)] for at in range(4 * setting.steps)]
         teacher = self._teacher(setting)
-        learner = Learner(self._base, setting.learning(), teacher=teacher)
+        kinds: dict[str, Kind] = {"ema": "ema", "region": "region"}
+        how = SelfTeaching(kind=kinds.get(setting.teacher, "base"))
+        learner = Learner(
+            self._base, setting.learning(), teacher=teacher, self_teaching=how
+        )
         with trained_by(LOSSES[setting.loss]):
             return learner.train(self._fresh, lessons, self._work / "candidate")
 

@@ -35,7 +35,13 @@ from pydantic_settings import (
 
 from claas.errors import ConfigurationError
 from claas.hints import LARGE, Hints, Template
-from claas.tuning import STRICT, GateLimits, LearnSettings, TeachSettings
+from claas.tuning import (
+    STRICT,
+    GateLimits,
+    LearnSettings,
+    SelfTeaching,
+    TeachSettings,
+)
 from claas.types import Kind
 from claas.volumes import default_root
 
@@ -66,12 +72,11 @@ class TrainingSettings(LearnSettings):
     probes: NonNegativeInt = 64
 
 
-class TeacherSettings(BaseModel):
+@dataclass(config=STRICT, frozen=True, slots=True, kw_only=True)
+class TeacherSettings(SelfTeaching):
     """Who teaches: the base model itself, or a larger one behind an endpoint.
 
     Args:
-        pinned: Whether the base teaches with the version that serves when the update
-            begins, so another one only after a promotion; else without an adapter.
         url: An inference server with a larger model of the same tokenizer, with or
             without ``/v1``; empty for the base model itself.
         key: The key that this server wants; empty for none.
@@ -81,9 +86,6 @@ class TeacherSettings(BaseModel):
         timeout: The longest that it may be silent, seconds.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    pinned: bool = False
     url: str = ""
     key: SecretStr = SecretStr("")
     model: str = ""
@@ -95,8 +97,8 @@ class TeacherSettings(BaseModel):
         """Refuse half a teacher, and two."""
         if bool(self.url) != bool(self.model):
             raise ValueError("a teacher elsewhere needs both 'url' and 'model'")
-        if self.url and self.pinned:
-            raise ValueError("'pinned' is the base model's; a 'url' has no adapter")
+        if self.url and self.kind != "base":
+            raise ValueError("'kind' is of the base model; a 'url' has no adapter")
         return self
 
 

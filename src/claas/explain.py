@@ -28,9 +28,9 @@ def explain(learner: Learner, adapter: Path | None, lesson: Lesson) -> list[Toke
     if not answer:
         return []
     hinted = hinted_prompt(learner.base, learner.hints, lesson)
-    with learner.teacher_for(adapter) as teacher:
-        tops = teacher.tops([hinted], [answer], 100)
     with learner.base.adapter(adapter) as name:
+        with learner.teacher_for(adapter, name) as teacher:
+            tops = teacher.tops([hinted], [answer], 100)
         rows = learner.base.rows([prompt_of(learner.base, lesson)], [answer])
         logits = learner.base.logits(rows, name)
     student = gathered(logits, rows.answers)[0].tolist()

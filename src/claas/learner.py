@@ -35,6 +35,7 @@ from claas.anchor import Anchor
 from claas.base import Base
 from claas.checks import Judge
 from claas.errors import ConfigurationError, TeachingError
+from claas.followers import EmaTeacher, RegionTeacher
 from claas.hints import Hints
 from claas.library import read_tensors, write_tensors
 from claas.sdpo_loss import compute_sdpo_loss, sdpo_diagnostics
@@ -47,7 +48,7 @@ from claas.teacher import (
     prompt_of,
     recorded,
 )
-from claas.tuning import LearnSettings, TeachSettings
+from claas.tuning import LearnSettings, SelfTeaching, TeachSettings
 from claas.types import Candidate, Lesson, Receipt
 
 OPTIMIZER = "optimizer.safetensors"
@@ -103,9 +104,8 @@ class Learner:
         hints: The templates; None for those of the base's name.
         teacher: Who teaches; None for the base itself, without an adapter.
         judge: What tells of any answer whether it follows, if there is one.
-        is_pinned: Whether the base teaches with the adapter that an update begins
-            from, in place of `teacher`: a promoted version, which stays as it is while
-            its copy is trained, so the teacher changes with promotions only.
+        self_teaching: With which weights the base teaches, in place of `teacher`,
+            unless it says ``base``.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Learner:
         teacher: Teacher | None = None,
         judge: Judge | None = None,
         *,
-        is_pinned: bool = False,
+        self_teaching: SelfTeaching | None = None,
     ) -> None:
         self.base = base
         self.settings = settings or LearnSettings()
@@ -125,14 +125,17 @@ class Learner:
         self.hints = hints or Hints.of(base.name)
         self.teacher = teacher or SelfTeacher(base)
         self.judge = judge
-        self.is_pinned = is_pinned
+        self.self_teaching = self_teaching or SelfTeaching()
 
     @contextmanager
-    def teacher_for(self, adapter: Path | None) -> Generator[Teacher, None, None]:
+    def teacher_for(
+        self, adapter: Path | None, student: str | None
+    ) -> Generator[Teacher, None, None]:
         """Hold who teaches an adapter.
 
         Args:
             adapter: The student as it was before the update, None for the base.
+            student: What the base model calls the student, None for the base.
 
         Yields:
             The teacher.
@@ -140,11 +143,17 @@ class Learner:
         Raises:
             ConfigurationError: If the adapter does not fit.
         """
-        if not self.is_pinned:
+        how = self.self_teaching
+        if how.kind == "base":
             yield self.teacher
-            return
-        with self.base.adapter(adapter) as pinned:
-            yield SelfTeacher(self.base, pinned)
+        elif how.kind == "region":
+            yield RegionTeacher(self.base, student, how.trust)
+        else:
+            with self.base.adapter(adapter) as copy:
+                if how.kind == "pinned" or adapter is None or copy is None:
+                    yield SelfTeacher(self.base, copy)
+                else:
+                    yield EmaTeacher(self.base, copy, adapter, how.ema_decay)
 
     def teachable(
         self,
@@ -160,7 +169,10 @@ class Learner:
         Raises:
             ConfigurationError: If the adapter does not fit.
         """
-        with self.teacher_for(adapter) as teacher, self.base.adapter(adapter) as name:
+        with (
+            self.base.adapter(adapter) as name,
+            self.teacher_for(adapter, name) as teacher,
+        ):
             examiner = Examiner(self.base, teacher, self.hints, self.judge)
             return examiner.examine(name, lessons, self.teaching)
 
@@ -218,13 +230,17 @@ class Learner:
                 Nothing is written then.
         """
         started, cpu = time.perf_counter(), time.process_time()
-        with self.teacher_for(adapter) as teacher, self.base.adapter(adapter) as name:
+        with (
+            self.base.adapter(adapter) as name,
+            self.teacher_for(adapter, name) as teacher,
+        ):
             assert name is not None
             sheets, left = self._sheets(lessons)
             run = _Run(self, teacher, name, sheets, adapter)
             run.train()
             self.base.save(name, out, like=adapter)
             write_tensors(out / OPTIMIZER, run.optimizer_state())
+            teacher.save(out)
         steps = run.progress.steps
         figures = {
             "steps": steps,
@@ -235,6 +251,7 @@ class Learner:
             "cpu_seconds": time.process_time() - cpu,
             "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "settings": asdict(self.settings),
+            "teacher": asdict(self.self_teaching),
         }
         return Candidate(out, figures, len(steps))
 
@@ -418,6 +435,7 @@ class _Run:
             )
         self._norm = float(norm)
         self._optimizer.step()
+        self._teacher.follow(self._parameters)
 
     def _old(self, answered: _Answered, length: int) -> torch.Tensor:
         """Return log probabilities under the policy that sampled, [batch, answer]."""

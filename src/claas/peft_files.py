@@ -25,6 +25,9 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 """The optimizer's state, beside them."""
 
+TEACHER = "teacher.safetensors"
+"""The moving average of the weights that teaches, if one does."""
+
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers that can be adapted; all of them by default."""
 

@@ -22,7 +22,9 @@ from claas.errors import (
 )
 from claas.names import ALIASES, LoraName
 from claas.peft_files import (
+    OPTIMIZER,
     TARGETS,
+    TEACHER,
     base_config,
     check_adapter,
     layer_shapes,
@@ -331,7 +333,7 @@ def move_alias(
 def export_lora(
     lora_id: str, target: str | Path, storage: Volume | None = None
 ) -> Path:
-    """Write a version as one ZIP file, without the optimizer's state.
+    """Write a version as one ZIP file, without what only the next training needs.
 
     Args:
         lora_id: ``user/model`` (its latest version), ``…@v3`` or ``…@live``.
@@ -352,7 +354,7 @@ def export_lora(
     with told(f"write {target}"), publishing(target.parent) as new:
         with zipfile.ZipFile(new / "it", "x", zipfile.ZIP_STORED) as archive:
             for path in sorted(folder.iterdir()):
-                if not path.name.startswith("optimizer."):
+                if path.name not in (OPTIMIZER, TEACHER):
                     archive.write(path, path.name)
         flush(new / "it")
         os.rename(new / "it", target)

@@ -3,7 +3,8 @@
 A teacher gives the log probabilities of its likeliest tokens at each place of an answer
 that the student sampled. `SelfTeacher` is the base model itself with the hint in its
 prompt: without an adapter, or with a promoted version pinned (never with the weights
-that are being trained: a teacher that follows its pupil closely collapses).
+that are being trained: a teacher that follows its pupil closely collapses). Two that
+follow it from afar are in `claas.followers`.
 `RemoteTeacher` is a larger model of the same vocabulary behind an inference server.
 
 **Teachability.** Before anything is trained, the hinted model must show that it can do
@@ -12,8 +13,9 @@ only that the hint changes something; it once preferred a template that trained 
 It is used where there is no verifier, and the answer says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -80,6 +82,22 @@ class Teacher(Protocol):
         """
         ...
 
+    def follow(self, student: Mapping[str, torch.Tensor]) -> None:
+        """Take note of a step of the student; most teachers do nothing.
+
+        Args:
+            student: Its weights after the step, by name.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what the next update needs of this teacher; most write nothing.
+
+        Args:
+            folder: The candidate's.
+        """
+        ...
+
 
 class SelfTeacher:
     """The base model, told of the feedback.
@@ -116,6 +134,12 @@ class SelfTeacher:
         return self._base.sample(
             prompts, self._pinned, most=most, temperature=temperature, seed=seed
         )
+
+    def follow(self, student: Mapping[str, torch.Tensor]) -> None:
+        """See `Teacher`; it holds still."""
+
+    def save(self, folder: Path) -> None:
+        """See `Teacher`; there is nothing to keep."""
 
 
 class Scored(Protocol):
@@ -228,6 +252,12 @@ class RemoteTeacher:
     ) -> list[Sampled] | None:
         """See `Teacher`; it only scores."""
         return None
+
+    def follow(self, student: Mapping[str, torch.Tensor]) -> None:
+        """See `Teacher`; it is far away."""
+
+    def save(self, folder: Path) -> None:
+        """See `Teacher`; there is nothing to keep."""
 
     def close(self) -> None:
         """Close the connections to the server."""

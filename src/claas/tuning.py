@@ -5,7 +5,7 @@ records, and the settings read the same ones from a file. Nothing heavy is loade
 """
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import (
     ConfigDict,
@@ -28,6 +28,8 @@ STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
 Share = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Prompts = Annotated[tuple[Text, ...], Field(min_length=1)]
+Kind = Literal["base", "pinned", "ema", "region"]
+"""Which weights of the base model teach, see `SelfTeaching`."""
 
 
 @dataclass(config=STRICT, frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,25 @@ class LearnSettings:
     least_tokens: NonNegativeFloat = 1.5
     least_entropy: NonNegativeFloat = 0.02
     seed: NonNegativeInt = 0
+
+
+@dataclass(config=STRICT, frozen=True, slots=True, kw_only=True)
+class SelfTeaching:
+    """With which weights the base model teaches.
+
+    Args:
+        kind: ``base``: without an adapter. ``pinned``: with the version that serves
+            when the update begins, so another one only after a promotion. ``ema``: with
+            the moving average of the student's weights, over all steps of all versions
+            that led here. ``region``: with the student's own, held near the base.
+        ema_decay: Of ``ema``: how much of the average a step leaves as it was.
+        trust: Of ``region``: how much of its log probabilities is the student's, the
+            rest is the base's.
+    """
+
+    kind: Kind = "base"
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    trust: Share = 0.05
 
 
 @dataclass(config=STRICT, frozen=True, slots=True, kw_only=True)

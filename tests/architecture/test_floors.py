@@ -90,7 +90,7 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
         *("checks", "patterns", "prompts", "intervals", "library", "tuning", "hub"),
         *("words", "probes"),
     ),
-    2: ("base", "teacher"),
+    2: ("base", "teacher", "followers"),
     3: ("anchor", "learner", "explain", "gate", "likelihoods"),
     4: ("updates", "lessons", "bench", "loaded", "worker", "engines"),
     5: ("api", "pages", "jobs", "web"),

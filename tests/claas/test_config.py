@@ -76,8 +76,8 @@ def test_the_file_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ('[hints.x.judge]\ntxt = "{content}"', "hints.x.judge.txt: Unexpected"),
         ('[teacher]\nurl = "http://x"', "teacher: a teacher elsewhere needs both"),
         (
-            '[teacher]\nurl = "http://x"\nmodel = "m"\npinned = true',
-            "teacher: 'pinned' is the base model's",
+            '[teacher]\nurl = "http://x"\nmodel = "m"\nkind = "ema"',
+            "teacher: 'kind' is of the base model",
         ),
     ],
 )

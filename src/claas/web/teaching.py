@@ -14,6 +14,7 @@ from claas.learner import Learner
 from claas.library import folder_of
 from claas.serving import Serving
 from claas.teacher import RemoteTeacher, SelfTeacher, Teacher
+from claas.tuning import SelfTeaching
 from claas.worker import Teaching
 
 
@@ -39,10 +40,20 @@ def teaching_of(settings: Settings) -> Teaching:
         settings.teaching,
         hints,
         teacher_of(settings.teacher, base),
-        is_pinned=settings.teacher.pinned,
+        self_teaching=self_teaching_of(settings.teacher),
     )
     gate = Gate(base, settings.gate, hints)
     return Teaching(learner, gate, partial(explain, learner))
+
+
+def self_teaching_of(settings: TeacherSettings) -> SelfTeaching:
+    """Return with which weights the base teaches, without the keys of another.
+
+    Args:
+        settings: Who teaches.
+    """
+    kind, trust = settings.kind, settings.trust
+    return SelfTeaching(kind=kind, ema_decay=settings.ema_decay, trust=trust)
 
 
 def teacher_of(settings: TeacherSettings, base: Base) -> Teacher:

@@ -278,7 +278,7 @@ def test_a_pinned_teacher_is_the_version_that_the_update_begins_from(
     """Not the base, and not the student: what is trained does not move its teacher."""
     said = []
     plain, pinned = (
-        made_of(from_toml("", teacher={"pinned": on}))[0] for on in (False, True)
+        made_of(from_toml("", teacher={"kind": on}))[0] for on in ("base", "pinned")
     )
     for at, learner in enumerate((plain, pinned)):
         first = trained(learner, fresh, tmp_path / f"first{at}").folder
