@@ -7,7 +7,7 @@ that trains, and neither changes what serves.
 import contextlib
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from claas.lessons import Lessons
 from claas.names import LoraName
 from claas.parts import Teaching
 from claas.types import TokenRow
+from claas.versions import Version
 from claas.volumes import Volume, told
 
 
@@ -50,35 +51,57 @@ class Bench:
 
         Raises:
             IdentifierError: If the name is none.
-            NotFoundError: If there is no such version, or a receipt is gone.
+            NotFoundError: If there is no such version, or feedback or a receipt of it
+                is gone.
             StorageError: If the first version is damaged, or the disk refuses.
         """
         chain = storage.lineage(version_id, self.volume)
-        lora, folder = LoraName.of(version_id).lora, chain[0].path
-        name = rebuild_id or uuid.uuid4().hex
+        lora, name = LoraName.of(version_id).lora, rebuild_id or uuid.uuid4().hex
+        with storage.updating(lora, "a rebuild", self.patience, self.volume):
+            return self.replay(chain, name).id
+
+    def replay(
+        self, chain: Sequence[Version], name: str, without: Collection[str] = ()
+    ) -> Version:
+        """Make a version again from the first of its line; nobody else trains it.
+
+        Args:
+            chain: The version and those that it was trained from, the oldest first.
+            name: What it is called; the same name twice is one replay.
+            without: The ids of feedback to leave out. What comes of it is the same, bit
+                for bit, as if it had never been said.
+
+        Returns:
+            The new version; its meta has ``batches``, what was trained on at a time.
+
+        Raises:
+            NotFoundError: If feedback or a receipt is gone.
+            StorageError: If the first version is damaged, or the disk refuses.
+        """
+        lora, folder = LoraName.of(chain[0].id).lora, chain[0].path
+        for known in storage.versions(lora, self.volume):
+            if known.meta.get("rebuild") == name:
+                return known
         storage.load_lora(chain[0].id, self.volume)  # is it whole?
-        meta = {"parent": chain[0].id, "rebuilt": chain[-1].id, "lessons": []}
-        with (
-            storage.updating(lora, "a rebuild", self.patience, self.volume),
-            self.room(f"rebuild-{name}") as scratch,
-        ):
-            for known in storage.versions(lora, self.volume):
-                if known.meta.get("rebuild") == name:
-                    return known.id
-            for version in chain[1:]:
-                ids = tuple(version.meta.get("lessons", ()))
-                lessons, missing = self.lessons.of(lora, ids)
+        with self.room(f"rebuild-{name}") as scratch:
+            batches: list[list[str]] = []
+            for version, batch in _batches(chain[1:], without):
+                lessons, missing = self.lessons.of(lora, batch)
                 if missing:
                     raise NotFoundError(
                         f"{version.id} cannot be made again: {len(missing)} feedback, "
                         "or the receipts of it, are gone."
                     )
-                out = scratch / f"v{version.number}"
+                batches.append(batch)
+                out = scratch / f"v{len(batches)}"
                 out.mkdir()
                 folder = self.teaching().learner.train(folder, lessons, out).folder
-                meta["lessons"] += ids
-            meta["rebuild"] = name
-            return storage.save_lora(folder, lora, meta, self.volume)
+            meta = {
+                **{"parent": chain[0].id, "rebuilt": chain[-1].id, "rebuild": name},
+                **{"lessons": sum(batches, []), "batches": batches},
+            }
+            made = storage.save_lora(folder, lora, meta, self.volume)
+            return storage.version(made, self.volume)
 
     def explain(self, version_id: str, feedback_id: str) -> Sequence[TokenRow]:
         """Return what a feedback pushes, token by token of the answer it is about.
@@ -127,3 +150,13 @@ class Bench:
         for left in self.scratch.glob("*"):
             if left.name not in kept:
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def _batches(
+    chain: Sequence[Version], without: Collection[str]
+) -> Iterator[tuple[Version, list[str]]]:
+    """Give what versions were trained on at a time, and which version it was."""
+    for version in chain:
+        for batch in version.meta.get("batches") or [version.meta.get("lessons", ())]:
+            if left := [one for one in batch if one not in without]:
+                yield version, left

@@ -200,6 +200,28 @@ def rebuild(
 
 
 @app.command()
+def forget(
+    context: typer.Context,
+    lora: Lora,
+    feedback: Annotated[
+        list[str] | None, typer.Argument(help="ids of feedback")
+    ] = None,
+    receipt: Annotated[
+        list[str] | None, typer.Option(help="an answer, and all feedback on it")
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="wait for the end")] = True,
+    as_json: Shown = False,
+) -> None:
+    """Make an adapter as if something had never been said, and delete the words."""
+    body = {"feedback": feedback or [], "receipts": receipt or [], "wait": wait}
+    told = _ask(context, "POST", f"{_place(lora)}/forget", body)
+    gone = [f"v{number}" for number in told["result"].get("removed", ())]
+    more = f" (removed: {', '.join(gone)})" if gone else ""
+    _tell(told, as_json, _job_line(told) + more)
+    _end(told)
+
+
+@app.command()
 def explain(
     context: typer.Context,
     lora: Annotated[str, typer.Argument(help="user/model, or user/model@v3")],

@@ -107,6 +107,22 @@ class Database:
         with self._lock, self._converted():
             yield self._inner
 
+    def settle(self) -> None:
+        """Leave nothing behind of what was deleted: not in the log of changes either.
+
+        What was deleted or replaced in the file itself is overwritten at once.
+
+        Raises:
+            StorageError: If somebody reads an older state for too long.
+        """
+        with self._lock, self._converted():
+            asked = "PRAGMA wal_checkpoint(TRUNCATE)"
+            if self._inner.execute(asked).fetchone()[0]:
+                raise StorageError(
+                    f"{self.path} is in use, so what was deleted is still in its log: "
+                    "try again."
+                )
+
     def close(self) -> None:
         """Close it."""
         with self._lock:
@@ -118,6 +134,7 @@ class Database:
         do("PRAGMA journal_mode = WAL")
         do("PRAGMA synchronous = FULL")
         do("PRAGMA foreign_keys = ON")
+        do("PRAGMA secure_delete = ON")
         found = do("PRAGMA user_version").fetchone()[0]
         if found in _FROM:
             self._create(_FROM[found])

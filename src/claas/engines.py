@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextvars import ContextVar
@@ -43,6 +43,12 @@ class Engine(Protocol):
 
     def explain(self, version: str, feedback: str) -> Sequence[TokenRow]:
         """Return what a feedback pushes; see `Worker.explain`."""
+        ...
+
+    def forget(
+        self, lora: str, feedback: Sequence[str], receipts: Sequence[str], name: str
+    ) -> Mapping[str, Any]:
+        """Make an adapter as if something had never been said; see `Worker.forget`."""
         ...
 
     def close(self) -> None:
@@ -90,6 +96,23 @@ class LocalEngine:
             "it more memory, or a smaller base model or batch."
         )
 
+    def forget(
+        self, lora: str, feedback: Sequence[str], receipts: Sequence[str], name: str
+    ) -> Mapping[str, Any]:
+        """Make an adapter as if something had never been said.
+
+        Args:
+            lora: The adapter, ``user/model``.
+            feedback: The ids of what was said.
+            receipts: Further receipts to delete.
+            name: What this is called; the same twice is one forgetting.
+
+        Raises:
+            ConfigurationError: If the process dies.
+            ClaasError: If the engine is closed, and what `Worker.forget` raises.
+        """
+        return self._once("forget", lora, feedback, receipts, name)
+
     def rebuild(self, version: str, rebuild_id: str) -> str:
         """Make a version again from the ledger; return the new one.
 
@@ -116,7 +139,7 @@ class LocalEngine:
         """
         return self._once("explain", version, feedback)
 
-    def _once(self, what: str, *given: str) -> Any:
+    def _once(self, what: str, *given: Any) -> Any:
         """Ask the process, and no other one if it dies."""
         try:
             return self._asked(what, *given)
@@ -126,7 +149,7 @@ class LocalEngine:
                 "memory, or a smaller base model or batch."
             ) from exc
 
-    def _asked(self, what: str, *given: str) -> Any:
+    def _asked(self, what: str, *given: Any) -> Any:
         """Ask the process; forget it if it dies."""
         pool = self._running()
         try:
@@ -204,6 +227,12 @@ class ModalEngine:
         """Return what a feedback pushes; see `Worker.explain`."""
         return self._ready().explain(version, feedback)
 
+    def forget(
+        self, lora: str, feedback: Sequence[str], receipts: Sequence[str], name: str
+    ) -> Mapping[str, Any]:
+        """Make an adapter as if something had never been said; see `Worker.forget`."""
+        return self._ready().forget(lora, feedback, receipts, name)
+
     def _ready(self) -> Worker:
         """Return the worker; what was interrupted is ended first."""
         if not self._is_resumed:
@@ -230,7 +259,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _called(what: str, *given: str) -> Any:
+def _called(what: str, *given: Any) -> Any:
     """Call the worker in this process; it is made once."""
     worker = _WORKER.get(None)
     if worker is None:

@@ -7,7 +7,8 @@ feedback there is; one that has begun is no longer the one: its lessons are chos
 
 An update that the inference server or the disk holds up waits and is tried again, after
 5 s, 10 s, … 5 min, for about a day: what was trained is not to wait for somebody to say
-something more. Meanwhile the others run. A rebuild or an explanation just fails.
+something more; and so does what is to be forgotten. Meanwhile the others run. A rebuild
+or an explanation just fails.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ _SHOWN = 50  # jobs of an adapter
 _PAUSE, _LONGEST = 5.0, 300.0  # seconds until the next try
 _TRIES = 300
 
-JobKind = Literal["update", "rebuild", "explain"]
+JobKind = Literal["update", "rebuild", "explain", "forget"]
 JobState = Literal["waiting", "running", "done", "failed"]
 
 
@@ -75,6 +76,19 @@ class Trainer(Protocol):
         """
         ...
 
+    def forget(
+        self, lora: str, feedback: Sequence[str], receipts: Sequence[str], name: str
+    ) -> Mapping[str, Any]:
+        """Make an adapter as if something had never been said; return what came of it.
+
+        Args:
+            lora: The adapter.
+            feedback: The ids of what was said.
+            receipts: Further receipts to delete.
+            name: What this is called; the same twice is one forgetting.
+        """
+        ...
+
     def switch(self, lora: str, to: str | None) -> Any:
         """Let a version serve; return what came of it.
 
@@ -103,7 +117,7 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An update, a rebuild or an explanation that was asked for.
+    """An update, or something else that was asked for.
 
     Args:
         id: Its id.
@@ -115,7 +129,7 @@ class Job:
         created: When it was asked for, seconds since 1970.
         started: When it began, 0 before.
         ended: When it ended, 0 before.
-        kind: ``update``, ``rebuild`` or ``explain``.
+        kind: ``update``, ``rebuild``, ``explain`` or ``forget``.
         given: What else it was asked with: a version, a feedback.
         tries: How often it was begun.
     """
@@ -130,7 +144,7 @@ class Job:
     started: float = 0.0
     ended: float = 0.0
     kind: JobKind = "update"
-    given: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
     tries: int = 0
 
     @property
@@ -207,7 +221,7 @@ class Jobs:
             )
 
     async def submit(
-        self, user: str, lora: str, kind: JobKind = "update", **given: str
+        self, user: str, lora: str, kind: JobKind = "update", **given: Any
     ) -> Job:
         """Ask for a job; one that waits already and has not begun is the same one.
 
@@ -215,7 +229,7 @@ class Jobs:
             user: Whose it is.
             lora: The adapter.
             kind: What is to be done.
-            given: With what: ``version``, ``feedback``.
+            given: With what: ``version``, ``feedback``; plain data.
 
         Raises:
             LimitError: If too many wait.
@@ -333,7 +347,7 @@ class Jobs:
             job = replace(job, state="done", why="", result=_plain(told))
         except (ServingError, StorageError) as exc:
             job = replace(job, state="failed", why=str(exc))
-            if job.kind == "update" and job.tries < _TRIES:
+            if job.kind in _PATIENT and job.tries < _TRIES:
                 self._put_off(job)
                 self._ended("put_off")
                 await asyncio.to_thread(self._write, self._waiting[job.id])
@@ -351,6 +365,8 @@ class Jobs:
         """Ask the worker for what a job is; called in a thread."""
         if job.kind == "update":
             return self.trainer.update(job.lora, job.id)
+        if job.kind == "forget":
+            return self.trainer.forget(job.lora, **job.given, name=job.id)
         version = job.given["version"]
         if job.kind == "rebuild":
             made = self.trainer.rebuild(version, job.id)
@@ -387,6 +403,7 @@ class Jobs:
 
 
 _LEFT = ("waiting", "running")
+_PATIENT = ("update", "forget")
 
 
 def _plain(told: Any) -> dict[str, Any]:

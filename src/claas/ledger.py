@@ -1,7 +1,7 @@
 """`Ledger`: all feedback, and what became of it.
 
-Nothing in it is changed, and nothing deleted but with its adapter: then nothing is left
-to be made again from it, and what people wrote is theirs to take away.
+Nothing in it is changed, and nothing deleted but with its adapter, or because somebody
+takes back what he wrote: then an empty row says that there was something.
 
 What became of a feedback is a row, too: its state is that of its newest row, and `open`
 where it has none. The rows say which feedback went into which version, so any adapter
@@ -11,7 +11,8 @@ can be made again:
       ▲                                   ├─▶ rejected (waits for a later batch)
       └───────────── counts as open ──────┘
       ├──▶ unteachable (the model cannot follow it in context)
-      └──▶ dropped (its adapter was deleted, or it was taken back)
+      ├──▶ dropped (a version serves that does not know it)
+      └──▶ forgotten (its words are gone, for good)
 """
 
 import json
@@ -26,7 +27,15 @@ from claas.database import Database
 from claas.errors import ConflictError, NotFoundError
 from claas.types import Check, Feedback
 
-State = Literal["open", "trained", "promoted", "rejected", "unteachable", "dropped"]
+State = Literal[
+    "open",
+    "trained",
+    "promoted",
+    "rejected",
+    "unteachable",
+    "dropped",
+    "forgotten",
+]
 
 OPEN: tuple[State, ...] = ("open", "rejected")
 """The states in which a feedback waits for an update."""
@@ -36,6 +45,9 @@ _WAITING = (
     "FROM feedback f WHERE f.lora = ? AND coalesce((SELECT m.state FROM marks m "
     "WHERE m.feedback = f.number ORDER BY m.number DESC LIMIT 1), 'open') "
     f"IN ({', '.join('?' * len(OPEN))})"
+)
+_MARK = (
+    "INSERT INTO marks (feedback, state, version, why, created) VALUES (?, ?, ?, ?, ?)"
 )
 
 
@@ -161,11 +173,7 @@ class Ledger:
                 row = db.execute(asked, (name,)).fetchone()
                 if row is None:
                     raise NotFoundError(f"there is no feedback {name[:80]!r}.")
-                db.execute(
-                    "INSERT INTO marks (feedback, state, version, why, created) "
-                    "VALUES (?, ?, ?, ?, ?)",
-                    (row[0], state, version, why, now),
-                )
+                db.execute(_MARK, (row[0], state, version, why, now))
 
     def history(self, lora: str) -> list[Entry]:
         """Return all feedback of an adapter with its marks, the oldest first.
@@ -208,6 +216,44 @@ class Ledger:
             db.execute(asked.format("number"), (lora,))
             db.execute("DELETE FROM feedback WHERE lora = ?", (lora,))
 
+    def erase(self, lora: str, ids: Iterable[str], receipts: Iterable[str]) -> None:
+        """Delete what was said in feedback, and the answers that it was about.
+
+        A row stays, with its id and what became of it: the same id is not taken again.
+        An answer stays if other feedback is about it. What was explained goes, too.
+
+        Args:
+            lora: The adapter.
+            ids: The ids of the feedback.
+            receipts: Further receipts to delete.
+
+        Raises:
+            NotFoundError: If there is no such feedback; then nothing is deleted.
+            StorageError: If it cannot be written, or stays in the database's log.
+        """
+        now, answers = time.time(), [*receipts]
+        with self._database.change() as db:
+            for name in ids:
+                asked = "SELECT number, body FROM feedback WHERE id = ? AND lora = ?"
+                row = db.execute(asked, (name, lora)).fetchone()
+                if row is None:
+                    raise NotFoundError(f"there is no feedback {name[:80]!r}.")
+                said = _read(row[1])
+                answers.append(said.receipt)
+                said = replace(said, content="", check=None, score=None)
+                asked = "UPDATE feedback SET receipt = '', body = ? WHERE number = ?"
+                db.execute(asked, (_written(said), row[0]))
+                if _state(db, row[0]) != "forgotten":
+                    told = (row[0], "forgotten", None, "it was asked for", now)
+                    db.execute(_MARK, told)
+            asked = "DELETE FROM receipts WHERE id = ? AND id NOT IN "
+            asked += "(SELECT receipt FROM feedback)"
+            db.executemany(asked, [(name,) for name in answers])
+            asked = "DELETE FROM jobs WHERE lora = ? AND state IN ('done', 'failed') "
+            asked += "AND json_extract(body, '$.kind') = 'explain'"
+            db.execute(asked, (lora,))
+        self._database.settle()
+
     def into(self, lora: str, version: int) -> list[Feedback]:
         """Return the feedback that a version was trained on.
 
@@ -227,7 +273,7 @@ def _added(db: sqlite3.Connection, user: str, lora: str, feedback: Feedback) -> 
     asked = "SELECT user, lora, body FROM feedback WHERE id = ?"
     row = db.execute(asked, (feedback.id,)).fetchone()
     if row is None:
-        written = json.dumps(asdict(feedback), separators=(",", ":"))
+        written = _written(feedback)
         db.execute(
             "INSERT INTO feedback (id, user, lora, receipt, body) "
             "VALUES (?, ?, ?, ?, ?)",
@@ -241,6 +287,17 @@ def _added(db: sqlite3.Connection, user: str, lora: str, feedback: Feedback) -> 
             "feedback an id of its own, or none."
         )
     return False
+
+
+def _state(db: sqlite3.Connection, number: int) -> str | None:
+    """Return what a feedback is now."""
+    asked = "SELECT state FROM marks WHERE feedback = ? ORDER BY number DESC LIMIT 1"
+    row = db.execute(asked, (number,)).fetchone()
+    return row and row[0]
+
+
+def _written(feedback: Feedback) -> str:
+    return json.dumps(asdict(feedback), separators=(",", ":"))
 
 
 def _read(text: str) -> Feedback:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import claas.storage as storage
 from claas.errors import NotFoundError
-from claas.parts import Ledger, Receipts
+from claas.parts import Entry, Ledger, Receipts
 from claas.types import Lesson
 from claas.volumes import Volume
 
@@ -54,6 +54,9 @@ class Lessons:
             if name not in entries:
                 missing[name] = "the ledger does not know it"
                 continue
+            if _state(entries[name]) == "forgotten":
+                missing[name] = "it was forgotten"
+                continue
             feedback = entries[name].feedback
             try:
                 lessons.append(Lesson(feedback, self.receipts.get(feedback.receipt)))
@@ -82,7 +85,7 @@ class Lessons:
     def mark(
         self, lora: str, ids: Iterable[str], state: str, version: int | None, why: str
     ) -> None:
-        """Tell the ledger what became of feedback, unless it knows.
+        """Tell the ledger what became of feedback, unless it knows, or has forgotten.
 
         Args:
             lora: The adapter.
@@ -96,5 +99,11 @@ class Lessons:
             for entry in self.ledger.history(lora)
         }
         told = [i for i in ids if i in known and known[i][-1:] != [(state, version)]]
+        told = [i for i in told if not known[i] or known[i][-1][0] != "forgotten"]
         if told:
             self.ledger.mark(told, state, version, why)
+
+
+def _state(entry: Entry) -> str:
+    """Return what a feedback is now."""
+    return entry.marks[-1].state if entry.marks else "open"

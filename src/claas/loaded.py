@@ -1,4 +1,4 @@
-"""`Loaded`: which versions the inference server has, and for how long."""
+"""`Loaded`: which versions are there and on the inference server, and how long."""
 
 import contextlib
 from collections.abc import Callable
@@ -6,10 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import claas.storage as storage
-from claas.errors import ConfigurationError, NotFoundError, ServingError, StorageError
+from claas.errors import (
+    ConfigurationError,
+    ConflictError,
+    NotFoundError,
+    ServingError,
+    StorageError,
+)
 from claas.names import LoraName
 from claas.parts import Serving
 from claas.updates import Updates
+from claas.versions import surplus
 from claas.volumes import Volume
 
 
@@ -79,6 +86,25 @@ class Loaded:
                     gone.append(name)
                 self.updates.unretire(name)
         return gone
+
+    def prune(self, lora: str, most: int) -> None:
+        """Delete old versions; what cannot be now, is after the next update.
+
+        Args:
+            lora: The adapter.
+            most: How many are kept, see `claas.versions.surplus`; 0 for all of them.
+        """
+        with (
+            contextlib.suppress(StorageError, NotFoundError, ConflictError),
+            storage.switching(lora, "pruning", 0, self.volume),
+        ):
+            if not most or self.updates.unfinished(lora):
+                return
+            old = surplus(storage.versions(lora, self.volume), most)
+            names = [LoraName.of(version.id) for version in old]
+            self.updates.retire(lora, [n.serving for n in names], self.clock())
+            for name in names:
+                storage.delete_lora(str(name), self.volume)
 
     def live(self, lora: str) -> LoraName | None:
         """Return the live version, if there is one.

@@ -99,6 +99,10 @@ class Ledger(Protocol):
         """Write down what became of feedback."""
         ...
 
+    def erase(self, lora: str, ids: Iterable[str], receipts: Iterable[str]) -> None:
+        """Delete what was said in feedback, and the answers that it was about."""
+        ...
+
 
 class Receipts(Protocol):
     """All receipts."""

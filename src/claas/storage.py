@@ -265,7 +265,7 @@ def lineage(lora_id: str, storage: Volume | None = None) -> list[Version]:
 
     Returns:
         Up to the one that has no parent. Of a version that was deleted only ``parent``,
-        ``lessons`` and ``created`` are known.
+        ``lessons``, ``batches`` and ``created`` are known.
 
     Raises:
         IdentifierError: If the name is none.

@@ -54,6 +54,9 @@ NEXT: Mapping[State, tuple[State, ...]] = {
 }
 """The states that may follow a state."""
 
+ATTEMPTS, HALVED = 3, 2
+"""How often the worker may die in a step before its update fails, or is halved."""
+
 _PATIENCE_S = 10.0
 _TABLES = """
 CREATE TABLE IF NOT EXISTS updates (
@@ -86,6 +89,8 @@ class Update:
         verdict: What the gate said.
         error: What went wrong, the last time.
         is_fatal: Whether the worker died of it, again and again.
+        why: Why a switch was made, if nobody asked for it by hand.
+        waits: Whether the feedback that a switch drops waits for a later update.
         attempts: How often the step of its state was begun and not ended.
         created: Seconds since 1970.
         changed: When it came to its state, seconds since 1970.
@@ -104,6 +109,8 @@ class Update:
     verdict: Verdict | None = None
     error: str = ""
     is_fatal: bool = False
+    why: str = ""
+    waits: bool = False
     attempts: int = 0
     created: float = 0.0
     changed: float = 0.0
@@ -136,6 +143,7 @@ class Updates:
             )
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA secure_delete = ON")
             self._db.executescript(_TABLES)
 
     def close(self) -> None:
@@ -203,6 +211,16 @@ class Updates:
         """
         return self._found("WHERE lora = ?", lora)
 
+    def left(self, lora: str) -> set[int]:
+        """Return the versions that a switch left for a reason, see `Update.why`.
+
+        Args:
+            lora: The adapter.
+        """
+        past = [p for p in self.history(lora) if p.why and p.outcome == "promoted"]
+        done = [p.parent for p in past if p.state in ("serving", "done")]
+        return {number for number in done if number is not None}
+
     def begin(self, update: Update) -> Update:
         """Count that the step of an update's state is begun.
 
@@ -227,6 +245,46 @@ class Updates:
             StorageError: If it cannot be written.
         """
         return self._put(update, replace(update, error=error, attempts=0))
+
+    def survived(self, update: Update) -> Update:
+        """Let an update of which the worker dies again and again try less, or end.
+
+        A single lesson of which it dies is not tried again: all later updates would
+        have it, too.
+
+        Args:
+            update: The update.
+
+        Raises:
+            ConflictError: If it has moved meanwhile.
+            StorageError: If it cannot be written.
+        """
+        ids, is_taught = update.lessons, update.state in ("teaching", "training")
+        if is_taught and update.attempts >= HALVED and len(ids) > 1:
+            return self.halve(update)
+        if update.attempts < ATTEMPTS or "failed" not in NEXT[update.state]:
+            return update
+        why = f"the worker died {ATTEMPTS} times while {update.state}"
+        alone = dict.fromkeys(ids, why) if len(ids) == 1 else {}
+        return self.move(
+            *(update, "failed"),
+            outcome="failed",
+            error=why,
+            is_fatal=True,
+            untaught={**update.untaught, **alone},
+        )
+
+    def most(self, lora: str, most: int) -> int:
+        """Return how many lessons an update may have: half of what was fatal before.
+
+        Args:
+            lora: The adapter.
+            most: How many it may have at all.
+        """
+        made = [u for u in self.history(lora) if u.kind == "update" and u.lessons]
+        if not (made and made[-1].is_fatal):
+            return most
+        return max(1, min(most, len(made[-1].lessons) // 2))
 
     def halve(self, update: Update) -> Update:
         """Leave the second half of an update's lessons to the next one.

@@ -38,7 +38,7 @@ from claas.volumes import (
 META, STATE, PAST = "meta.json", "state.json", "past.json"
 """The files that claas adds: to a version, and to an adapter."""
 
-_REMEMBERED = ("parent", "lessons", "created")
+_REMEMBERED = ("parent", "lessons", "batches", "created")
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import claas.storage as storage
 from claas.bench import Bench
@@ -48,17 +49,14 @@ from claas.errors import (
     StorageError,
     TeachingError,
 )
+from claas.forgetting import Forgetting
 from claas.lessons import Lessons
 from claas.loaded import Loaded, check_base
 from claas.names import LoraName
 from claas.parts import Ledger, Receipts, Serving, Teaching
 from claas.types import TokenRow
 from claas.updates import NEXT, State, Update, Updates
-from claas.versions import surplus
 from claas.volumes import Volume
-
-ATTEMPTS, HALVED = 3, 2
-"""How often the worker may die in a step before its update fails, or is halved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +140,13 @@ class Worker:
         return [self.updates.get(update.id) for update in left]
 
     def switch(
-        self, lora: str, to: str | None = None, update_id: str | None = None
+        self,
+        lora: str,
+        to: str | None = None,
+        update_id: str | None = None,
+        *,
+        why: str = "",
+        waits: bool = False,
     ) -> Update:
         """Let a version serve: a rollback, or a promotion by hand. No gate is asked.
 
@@ -154,6 +158,9 @@ class Worker:
             lora: The adapter, ``user/model``.
             to: The version, ``user/model@v2``; None for the parent of the live one.
             update_id: As in `update`.
+            why: Why, if nobody asked for it by hand. No update promotes the version
+                that serves now again then.
+            waits: Whether what is dropped waits for a later update.
 
         Returns:
             The update, done.
@@ -177,6 +184,8 @@ class Worker:
             *(update_id, lora, "promoted", "switch", "promoted"),
             parent=live.number,
             version=target.number,
+            why=why,
+            waits=waits,
         )
         with self._switching(begun):
             try:
@@ -188,6 +197,25 @@ class Worker:
                 raise
         self.retire()
         return found
+
+    def forget(
+        self,
+        lora: str,
+        feedback: Sequence[str],
+        receipts: Sequence[str] = (),
+        forget_id: str | None = None,
+    ) -> Mapping[str, Any]:
+        """Make an adapter as if something had never been said; see `Forgetting.forget`.
+
+        What was begun is ended first. Else only what runs is waited for.
+        """
+        name = forget_id or uuid.uuid4().hex
+        with storage.updating(lora, "forgetting", self.patience, self.volume):
+            for update in self.updates.unfinished(lora):
+                self._run(update)
+            told = self._forgetting.forget(lora, feedback, receipts, name)
+        self.retire()
+        return told
 
     def rebuild(self, version_id: str, rebuild_id: str | None = None) -> str:
         """Make a version again from the ledger; see `Bench.rebuild`."""
@@ -226,6 +254,17 @@ class Worker:
         )
 
     @property
+    def _forgetting(self) -> Forgetting:
+        """What takes feedback out of an adapter."""
+        return Forgetting(
+            lessons=self._lessons,
+            bench=self._bench,
+            updates=self.updates,
+            switch=lambda lora, to, why: self.switch(lora, to, why=why, waits=True),
+            clock=self.clock,
+        )
+
+    @property
     def _loaded(self) -> Loaded:
         """Which versions the inference server has."""
         return Loaded(
@@ -241,21 +280,7 @@ class Worker:
         with storage.updating(lora, "an update", self.patience, self.volume):
             for update in self.updates.unfinished(lora):
                 self._run(update)
-            self._prune(lora)
-
-    def _prune(self, lora: str) -> None:
-        """Delete old versions; what cannot be now, is after the next update."""
-        with (
-            contextlib.suppress(StorageError, NotFoundError, ConflictError),
-            storage.switching(lora, "pruning", 0, self.volume),
-        ):
-            if not self.most_versions or self.updates.unfinished(lora):
-                return
-            old = surplus(storage.versions(lora, self.volume), self.most_versions)
-            names = [LoraName.of(version.id) for version in old]
-            self.updates.retire(lora, [n.serving for n in names], self.clock())
-            for name in names:
-                storage.delete_lora(str(name), self.volume)
+            self._loaded.prune(lora, self.most_versions)
 
     def _run(self, update: Update) -> Update:
         """Do what is left of an update; a switch is made by one worker at a time."""
@@ -271,8 +296,7 @@ class Worker:
     def _walk(self, update: Update) -> Update:
         """Do one step after the other."""
         while not update.is_done:
-            update = self._survived(update)
-            update = self.updates.begin(update)
+            update = self.updates.begin(self.updates.survived(update))
             try:
                 update = _STEPS[update.state](self, update)
             except (ServingError, StorageError) as error:
@@ -286,27 +310,6 @@ class Worker:
                 self._failed(update, f"it was ended by {type(error).__name__}")
                 raise
         return update
-
-    def _survived(self, update: Update) -> Update:
-        """Let an update of which the worker dies again and again try less, or end.
-
-        A single lesson of which it dies is not tried again: all later updates would
-        have it, too.
-        """
-        ids, is_taught = update.lessons, update.state in ("teaching", "training")
-        if is_taught and update.attempts >= HALVED and len(ids) > 1:
-            return self.updates.halve(update)
-        if update.attempts < ATTEMPTS or "failed" not in NEXT[update.state]:
-            return update
-        why = f"the worker died {ATTEMPTS} times while {update.state}"
-        alone = dict.fromkeys(ids, why) if len(ids) == 1 else {}
-        return self.updates.move(
-            *(update, "failed"),
-            outcome="failed",
-            error=why,
-            is_fatal=True,
-            untaught={**update.untaught, **alone},
-        )
 
     def _failed(self, update: Update, error: str) -> Update:
         """Let an update fail; where it is too late for that, it waits."""
@@ -328,18 +331,11 @@ class Worker:
         """queued: write down what waits and which version is live."""
         check_base(f"{update.lora}@live", self.base, self.volume)
         live = storage.version(f"{update.lora}@live", self.volume).number
-        ids = self._lessons.waiting(update.lora)[: self._most(update)]
+        most = self.updates.most(update.lora, self.most_lessons)
+        ids = self._lessons.waiting(update.lora)[:most]
         if not ids:
             return self.updates.move(update, "done", outcome="empty", parent=live)
         return self.updates.move(update, "teaching", lessons=ids, parent=live)
-
-    def _most(self, update: Update) -> int:
-        """Return how many lessons an update may have: half of what was fatal before."""
-        past = self.updates.history(update.lora)
-        made = [one for one in past if one.kind == "update" and one.lessons]
-        if not (made and made[-1].is_fatal):
-            return self.most_lessons
-        return max(1, min(self.most_lessons, len(made[-1].lessons) // 2))
 
     def _teach(self, update: Update) -> Update:
         """teaching: leave out what the model cannot follow in context."""
@@ -419,6 +415,8 @@ class Worker:
                 f"version {live} of {lora} went live meanwhile, and this update began "
                 f"from version {update.parent}: its feedback waits for the next one."
             )
+        if update.kind == "update" and update.version in self.updates.left(lora):
+            raise ConflictError(f"{new} served, and was taken back: see its history.")
         name = LoraName.of(new).serving
         self.serving.load(name, str(storage.load_lora(new, self.volume)))
         storage.move_alias(lora, "live", new, self.volume)
@@ -436,8 +434,9 @@ class Worker:
         knows = self._lessons.taught(lora, version)
         knew = self._lessons.taught(lora, update.parent)
         dropped = tuple(i for i in knew if i not in knows)
-        why = f"version {version} serves and does not know it"
-        self._lessons.mark(lora, dropped, "dropped", version, why)
+        why = update.why or f"version {version} serves and does not know it"
+        state = "rejected" if update.waits else "dropped"
+        self._lessons.mark(lora, dropped, state, version, why)
         added = tuple(i for i in knows if i not in knew)
         why = f"version {version} serves"
         self._lessons.mark(lora, added, "promoted", version, why)

@@ -92,7 +92,7 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
     ),
     2: ("base", "teacher", "followers"),
     3: ("anchor", "learner", "explain", "gate", "likelihoods"),
-    4: ("updates", "lessons", "bench", "loaded", "worker", "engines"),
+    4: ("updates", "lessons", "bench", "loaded", "forgetting", "worker", "engines"),
     5: ("api", "pages", "jobs", "web"),
     6: ("__init__", "__main__", "cli"),
 }

@@ -8,7 +8,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -300,6 +300,13 @@ class FakeTrainer:
         """Return one row."""
         self.calls.append(("explain", version, feedback))
         return [TokenRow("well", -2.0, -0.5, 1.5, "well", "hm\n")]
+
+    def forget(
+        self, lora: str, feedback: Sequence[str], receipts: Sequence[str], name: str
+    ) -> Any:
+        """Make a version like the first one, as the worker would."""
+        self.calls.append(("forget", lora, feedback, receipts))
+        return {"outcome": "forgotten", "version": 0, "removed": [1]}
 
     def lend(self, version: str) -> None:
         """Take note of it."""

@@ -62,6 +62,12 @@ def test_the_words(claas: Claas, run: Any, tmp_path: Path) -> None:
     assert code == 0 and '+1.50\t-2.00\t-0.50\t"well"\t"well"\t"hm\\n"' in said
     assert run("explain", "ann/bot", "--receipt", name)[1] == said
     assert run("explain", "ann/bot", "8")[0] == 1
+    assert run("forget", "ann/bot", "7", "--receipt", name)[1].endswith(
+        "forgotten v0 (removed: v1)\n"
+    )
+    (told,) = [call for call in claas.trainer.calls if call[0] == "forget"]
+    assert told[1] == "ann/bot" and len(told[2]) == 2 and told[3] == [name]
+    assert run("forget", "ann/bot")[0] == 1
     assert run("rollback", "ann/bot", "0") == (0, "ann/bot: v0 serves\n")
     assert run("promote", "ann/bot", "1") == (0, "ann/bot: v1 serves\n")
     target = tmp_path / "it.zip"

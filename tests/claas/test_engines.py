@@ -52,6 +52,8 @@ def test_updates_are_made_in_one_other_process(folder: Path) -> None:
         assert (row.token, row.push) == ("brief", 1.5)
         with pytest.raises(NotFoundError, match="'f9' cannot be explained: the ledger"):
             engine.explain("ann/kuro@v0", "f9")
+        told = engine.forget(LORA, ["f2"], [], "g1")
+        assert (told["removed"], told["version"]) == ([2, 3], 4)
         (pid,) = pids(folder)
         assert pid != os.getpid()
     finally:

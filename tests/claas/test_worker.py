@@ -27,8 +27,8 @@ from claas.errors import (
     StorageError,
 )
 from claas.loaded import check_base
-from claas.updates import NEXT, Update, Updates
-from claas.worker import ATTEMPTS, Worker
+from claas.updates import ATTEMPTS, NEXT, Update, Updates
+from claas.worker import Worker
 
 
 class Time:

@@ -217,6 +217,24 @@ class ExplainRequest(JobRequest):
         return self
 
 
+class ForgetRequest(JobRequest):
+    """What ``forget`` takes.
+
+    Args:
+        feedback: The ids of feedback that is to be forgotten.
+        receipts: The ids of answers: they, and all feedback on them.
+    """
+
+    feedback: list[Text] = []
+    receipts: list[Text] = []
+
+    @model_validator(mode="after")
+    def _has_some(self) -> "ForgetRequest":
+        if not (self.feedback or self.receipts):
+            raise ValueError("say what is to be forgotten: 'feedback', 'receipts'")
+        return self
+
+
 def _check_prompt(messages: Any, prompt: Any) -> None:
     """Refuse a form that has neither messages nor a prompt, or both."""
     if (messages is None) == (prompt is None):

@@ -1,6 +1,6 @@
-"""The endpoints that need the base model: a version made again, a feedback explained.
+"""The endpoints that need the base model: to make again, to explain, to forget.
 
-Both are jobs, since the worker's process may be training.
+All are jobs, since the worker's process may be training.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from claas.errors import NotFoundError
 from claas.jobs import Job
 from claas.storage import lineage
 from claas.web.desk import Desk
-from claas.web.forms import ExplainRequest, JobRequest
+from claas.web.forms import ExplainRequest, ForgetRequest, JobRequest
 from claas.web.refusals import Refusal
 
 _PLACE = "/v1/lora/{user}/{model}"
@@ -49,6 +49,34 @@ def add_inquiries(app: FastAPI, desk: Desk) -> None:
         given = {"version": str(name), "feedback": found}
         job = await desk.jobs.submit(owner, name.lora, "explain", **given)
         return await _answered(desk, job, request)
+
+    @app.post(_PLACE + "/forget")
+    async def forget(
+        http: Request, user: str, model: str, request: ForgetRequest
+    ) -> Response:
+        owner = http.state.user
+        name = await asyncio.to_thread(desk.version, owner, f"{user}/{model}@latest")
+        given = await asyncio.to_thread(_unwanted, desk, owner, name.lora, request)
+        job = await desk.jobs.submit(owner, name.lora, "forget", **given)
+        return await _answered(desk, job, request)
+
+
+def _unwanted(
+    desk: Desk, user: str, lora: str, request: ForgetRequest
+) -> dict[str, list[str]]:
+    """Return the ids of what is to be forgotten, if all of it is there."""
+    for name in request.receipts:
+        if desk.receipt(user, name).lora not in ("", lora):
+            raise Refusal(f"{name} is no answer of {lora}.", param="receipts")
+    said = [entry.feedback for entry in desk.ledger.history(lora)]
+    names = {one.id for one in said}
+    found = [one.id for one in said if one.receipt in request.receipts]
+    for name in request.feedback:
+        own = name if name in names else f"{user}/{name}"
+        if own not in names:
+            raise NotFoundError(f"there is no feedback {name[:80]!r} for {lora}.")
+        found.append(own)
+    return {"feedback": list(dict.fromkeys(found)), "receipts": request.receipts}
 
 
 def _feedback(desk: Desk, user: str, lora: str, request: ExplainRequest) -> str:

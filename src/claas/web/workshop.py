@@ -5,12 +5,13 @@ needs no base model: the worker in this process does it.
 """
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from claas.config import Limits, Settings
 from claas.database import Database
@@ -73,6 +74,22 @@ class Workshop:
             ClaasError: If it cannot be said.
         """
         return self.engine.explain(version, feedback)
+
+    def forget(
+        self, lora: str, feedback: Sequence[str], receipts: Sequence[str], name: str
+    ) -> Mapping[str, Any]:
+        """Make an adapter as if something had never been said; return what came of it.
+
+        Args:
+            lora: The adapter.
+            feedback: The ids of what was said.
+            receipts: Further receipts to delete.
+            name: What this is called; the same twice is one forgetting.
+
+        Raises:
+            ClaasError: If it cannot be forgotten now.
+        """
+        return self.engine.forget(lora, feedback, receipts, name)
 
     def lend(self, version: str) -> None:
         """Have a version that somebody asked for unloaded after the grace.

@@ -1,0 +1,229 @@
+"""What is forgotten is gone: words, answers, versions; what is left is as before."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.claas.api_helpers import KEYS, FakeVllm, serving, settings_for, until
+from tests.claas.test_service import FakeTeaching as Teacher
+from tests.claas.test_worker import Bench
+from tests.claas.worker_helpers import LORA, FakeTeaching
+
+from claas import storage
+from claas.api import create_app
+from claas.engines import ModalEngine
+from claas.errors import NotFoundError, ServingError, TeachingError
+from claas.types import Candidate, Lesson, Verdict
+from claas.updates import Update
+from claas.web.workshop import Workshop, worker_of
+from claas.worker import Teaching
+
+SECRET, TOLD = "aunt-polly-1876", "polly-was-here"
+
+
+class Writing(Teacher):
+    """A learner whose versions hold what they were taught; a gate that may refuse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.judged: list[list[str]] = []
+        self.is_strict = False
+
+    def train(self, adapter: Path, lessons: Sequence[Lesson], out: Path) -> Candidate:
+        """Write the words into the optimizer's state."""
+        made = super().train(adapter, lessons, out)
+        with (out / "optimizer.safetensors").open("a") as file:
+            file.writelines(one.feedback.content + one.receipt.text for one in lessons)
+        return made
+
+    def judge(
+        self, before: Path, after: Path, lessons: Sequence[Lesson], probes: Any
+    ) -> Verdict:
+        """Take note of what is asked."""
+        asked = sorted(one.feedback.content for one in lessons)
+        self.judged.append([before.name, after.name, *asked])
+        found = super().judge(before, after, lessons, probes)
+        return Verdict(False, ("too strict",), {}) if self.is_strict else found
+
+
+class Service:
+    """Claas over the real worker, as one user sees it.
+
+    Args:
+        ann: Her client.
+        teaching: What trains and judges.
+        folder: Where all files of claas are.
+    """
+
+    def __init__(self, ann: httpx.Client, teaching: Writing, folder: Path) -> None:
+        self.ann, self.teaching, self.folder = ann, teaching, folder
+
+    def say(self, content: str, name: str, **more: Any) -> str:
+        """Get an answer and say something about it; return the receipt."""
+        asked = {"model": "ann/bot", "messages": [{"role": "user", "content": "hi"}]}
+        receipt = self.ann.post("/v1/chat/completions", json=asked).headers[
+            "x-claas-receipt"
+        ]
+        given = {"receipt": receipt, "kind": "critique", "content": content}
+        told = self.ann.post("/v1/feedback", json={**given, "id": name, **more})
+        assert told.status_code in (200, 202), told.text
+        return receipt
+
+    def forget(self, **given: Any) -> Any:
+        """Forget, and return what came of it."""
+        told = self.ann.post("/v1/lora/ann/bot/forget", json={**given, "wait": True})
+        assert told.status_code == 200, told.text
+        assert told.json()["state"] == "done", told.json()["why"]
+        return told.json()["result"]
+
+    def one(self) -> Any:
+        """Return what the adapter is like."""
+        return self.ann.get("/v1/lora/ann/bot").json()
+
+    def holds(self, words: str) -> list[str]:
+        """Return the files that hold some words."""
+        files = [path for path in self.folder.rglob("*") if path.is_file()]
+        return [path.name for path in files if words.encode() in path.read_bytes()]
+
+
+@pytest.fixture
+def service(tmp_path: Path, upstream: FakeVllm, upstream_url: str) -> Iterator[Service]:
+    """Claas with the adapter ``ann/bot``."""
+    settings, teaching = settings_for(tmp_path, upstream_url), Writing()
+    worker = worker_of(settings, lambda: Teaching(teaching, teaching, teaching.explain))
+    app = create_app(settings, Workshop(worker, ModalEngine(worker)))
+    headers = {"Authorization": f"Bearer {KEYS['ann']}"}
+    with (
+        serving(app) as url,
+        httpx.Client(base_url=url, headers=headers, timeout=60) as ann,
+    ):
+        assert ann.post("/v1/lora", json={"lora": "ann/bot"}).status_code == 201
+        yield Service(ann, teaching, settings.storage)
+
+
+def test_nothing_on_the_disk_holds_what_was_forgotten(
+    service: Service, upstream: FakeVllm
+) -> None:
+    """Neither words nor answers nor versions; what else was said is learnt again."""
+    service.say("shorter", "1", wait=True)
+    upstream.words = [TOLD]
+    receipt = service.say(SECRET, "2", wait=True, check={"required": SECRET})
+    upstream.words = ["well"]
+    service.say("louder", "3", wait=True)
+    explained = {"feedback": "2", "wait": True}
+    service.ann.post("/v1/lora/ann/bot/explain", json=explained)
+    assert service.holds(SECRET) and service.holds(TOLD)
+    told = service.forget(feedback=["2"])
+    assert (told["outcome"], told["version"], told["removed"]) == (
+        "forgotten",
+        4,
+        [2, 3],
+    )
+    assert service.holds(SECRET) == service.holds(TOLD) == []
+    assert service.teaching.judged[-1] == ["v0", "v4", "louder", "shorter"]
+    one = service.one()
+    assert one["aliases"] == {"latest": 4, "live": 4}
+    assert [v["version"] for v in one["versions"]] == [0, 1, 4]
+    assert one["versions"][2]["batches"] == [["ann/1"], ["ann/3"]]
+    states = {f["id"]: f["state"] for f in one["feedback"]}
+    assert states == {"ann/1": "promoted", "ann/2": "forgotten", "ann/3": "promoted"}
+    (gone,) = [f for f in one["feedback"] if f["id"] == "ann/2"]
+    assert (gone["content"], gone["check"], gone["score"]) == ("", None, None)
+    until(lambda: "ann-bot@v2" not in upstream.adapters)
+    assert "ann-bot@v4" in upstream.adapters and "ann-bot@v3" not in upstream.adapters
+    again = {"receipt": receipt, "kind": "critique", "content": SECRET, "id": "2"}
+    assert service.ann.post("/v1/feedback", json=again).status_code == 404
+    assert service.ann.post("/v1/lora/ann/bot@v3/rebuild", json={}).status_code == 202
+
+
+def test_what_the_gate_refuses_is_forgotten_all_the_same(service: Service) -> None:
+    """The first version serves, and the rest waits for the next update."""
+    service.say("shorter", "1", wait=True)
+    service.say(SECRET, "2", wait=True)
+    service.teaching.is_strict = True
+    told = service.forget(feedback=["2"])
+    assert (told["version"], told["removed"]) == (0, [2])
+    assert told["verdict"]["reasons"] == ["too strict"]
+    one = service.one()
+    assert (one["aliases"]["live"], one["open"]) == (0, 1)
+    states = [(f["state"], f["marks"][-1]["why"]) for f in one["feedback"]]
+    assert states[0] == ("rejected", "feedback was forgotten: too strict")
+    assert states[1][0] == "forgotten" and service.holds(SECRET) == []
+    service.teaching.is_strict = False
+    service.say("louder", "3", wait=True)
+    assert [f["state"] for f in service.one()["feedback"]] == [
+        *("promoted", "forgotten", "promoted"),
+    ]
+
+
+def test_answers_are_forgotten_with_all_that_was_said_of_them(
+    service: Service, upstream: FakeVllm
+) -> None:
+    """Nothing is trained where nothing was learnt of it; others' are not found."""
+    upstream.words = [TOLD]
+    receipt = service.say("shorter", "1", train=False)
+    more = {"receipt": receipt, "kind": "praise", "train": False}
+    assert service.ann.post("/v1/feedback", json=more).status_code == 200
+    told = service.forget(feedback=["1"])
+    assert (told["version"], told["removed"]) == (0, [])
+    assert service.holds(TOLD), "other feedback is about it"
+    service.forget(receipts=[receipt])
+    assert service.holds(TOLD) == [] and service.one()["open"] == 0
+    for given, status in (
+        ({}, 400),
+        ({"feedback": ["9"]}, 404),
+        ({"receipts": [receipt]}, 404),
+    ):
+        told = service.ann.post("/v1/lora/ann/bot/forget", json=given)
+        assert told.status_code == status, told.text
+
+
+def test_forgetting_that_was_interrupted_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server was away, or the worker died: one version is made all the same."""
+    bench = Bench(tmp_path)
+    bench.update("be brief")
+    bench.update("no emoji")
+    bench.serving.is_down = True
+    with pytest.raises(ServingError):
+        bench.worker.forget(LORA, ["f2"], (), "one")
+    assert bench.alias("live") == "ann/kuro@v2"
+    bench.serving.is_down = False
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "delete_lora", _dies)
+        with pytest.raises(KeyboardInterrupt):
+            bench.worker.forget(LORA, ["f2"], (), "one")
+    told = bench.worker.forget(LORA, ["f2"], (), "one")
+    assert (told["version"], told["removed"]) == (3, [2])
+    trained = [row for row in bench.teaching.read() if row[0] == "train"]
+    assert [row[2] for row in trained] == [["f1"], ["f2"], ["f1"]]
+    assert bench.ledger.states() == {"f1": ("promoted", 1), "f2": ("forgotten", None)}
+    with pytest.raises(NotFoundError, match="'f2' cannot be explained: it was forgot"):
+        bench.worker.explain("ann/kuro@v3", "f2")
+
+
+def test_what_cannot_be_made_again_goes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first version serves; an update that was at its end promotes no more."""
+    bench = Bench(tmp_path)
+    bench.update("be brief", "no emoji")
+
+    def train(*_: Any) -> Candidate:
+        raise TeachingError("it cannot follow this in context")
+
+    monkeypatch.setattr(FakeTeaching, "train", train)
+    told = bench.worker.forget(LORA, ["f2"], (), "one")
+    assert "in context" in told["error"] and told["version"] == 0
+    assert bench.ledger.states()["f1"] == ("rejected", 0)
+    bench.updates.add(Update("late", LORA, "promoted", parent=0, version=1))
+    late = bench.worker.update(LORA, "late")
+    assert late.outcome == "failed" and "was taken back" in late.error
+    assert bench.alias("live") == "ann/kuro@v0"
+
+
+def _dies(*_: Any) -> None:
+    raise KeyboardInterrupt
