@@ -25,6 +25,7 @@ from claas.hub import hub_folder
 from claas.jobs import Jobs, Trainer
 from claas.ledger import Ledger
 from claas.parts import Teaching
+from claas.ratings import Ratings
 from claas.serving import Serving, key_headers, server_root
 from claas.volumes import modal_library
 from claas.web.deployment import NAME, deployment_of
@@ -37,6 +38,7 @@ from claas.web.looks import add_looks
 from claas.web.loras import add_loras
 from claas.web.metrics import Metrics
 from claas.web.proxy import Proxy
+from claas.web.rating import add_rating
 from claas.web.refusals import answer_errors
 from claas.web.remote import answered
 from claas.web.snapshots import Snapshots
@@ -195,6 +197,7 @@ async def _desk(
         settings,
         receipts_of(database, limits),
         Ledger(database),
+        Ratings(database),
         jobs,
         volume_of(settings),
         serving,
@@ -228,6 +231,7 @@ def _add_endpoints(app: FastAPI, desk: Desk) -> None:
     add_loras(app, desk)
     add_inquiries(app, desk)
     add_looks(app, desk)
+    add_rating(app, desk)
 
 
 async def _answered(intake: Intake, told: dict[str, Any], *, waits: bool) -> Response:

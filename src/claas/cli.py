@@ -153,11 +153,27 @@ def feedback(
 
 
 @app.command()
+def rate(
+    context: typer.Context,
+    receipt: Annotated[str, typer.Argument(help="the id of the answer")],
+    rating: Annotated[float, typer.Argument(help="0 to 1")],
+    as_json: Shown = False,
+) -> None:
+    """Say how good an answer was; a version that does surely worse is taken back."""
+    told = _ask(context, "POST", "/v1/rate", {"receipt": receipt, "rating": rating})
+    back = told["rollback"]
+    said = f"{told['lora']}: v{told['version']} rated {told['rating']:g}"
+    more = f"\n{told['lora']}: v{back['to']} serves: {back['why']}" if back else ""
+    _tell(told, as_json, said + more)
+
+
+@app.command()
 def versions(context: typer.Context, lora: Lora, as_json: Shown = False) -> None:
     """List the versions of an adapter, and its last updates."""
     told = _ask(context, "GET", _place(lora))
     rows = [
-        f"v{one['version']}\t{', '.join(one['aliases'])}" for one in told["versions"]
+        f"v{one['version']}\t{', '.join(one['aliases'])}{_mean(one['ratings'])}"
+        for one in told["versions"]
     ]
     rows += [_job_line(job) for job in told["updates"]]
     _tell(told, as_json, "\n".join(rows))
@@ -240,6 +256,8 @@ def explain(
         some = [f"{row[name]:+.2f}" for name in ("push", "student", "teacher")]
         names = ("token", "student_best", "teacher_best")
         rows.append("\t".join([*some, *(json.dumps(row[name]) for name in names)]))
+    for mark in told.get("marks", ())[-1:]:
+        rows.append(f"{mark['state']}: {mark['why']}")
     is_done = told["state"] == "done"
     _tell(told, as_json, "\n".join(rows) if is_done else _job_line(told))
     _end(told)
@@ -360,6 +378,11 @@ def _end(job: dict[str, Any]) -> None:
     """End with 1 if a job has failed."""
     if job["state"] == "failed":
         raise typer.Exit(1)
+
+
+def _mean(ratings: dict[str, Any]) -> str:
+    """Return the ratings of a version, if it has any."""
+    return f"\t{ratings['mean']:.2f} of {ratings['count']}" if ratings["count"] else ""
 
 
 def _job_line(job: dict[str, Any]) -> str:

@@ -39,6 +39,7 @@ from claas.tuning import (
     STRICT,
     GateLimits,
     LearnSettings,
+    RatingLimits,
     SelfTeaching,
     TeachSettings,
 )
@@ -177,6 +178,7 @@ class Settings(BaseSettings):
             ``*smollm2*``) and by kind of feedback; the first pattern that fits counts,
             what it does not name is as built in, see `claas.hints`.
         gate: What a candidate must be like to be promoted.
+        ratings: When a version is taken back for what users think of its answers.
     """
 
     model_config = SettingsConfigDict(
@@ -212,6 +214,7 @@ class Settings(BaseSettings):
     teacher: TeacherSettings = TeacherSettings()
     hints: dict[str, dict[Kind, Template]] = Field(default_factory=dict)
     gate: GateLimits = GateLimits()
+    ratings: RatingLimits = RatingLimits()
 
     @field_validator("users", mode="after")
     @classmethod

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from claas.errors import StorageError
 
-SCHEMA = 2
+SCHEMA = 3
 """The version of the schema."""
 
 _PATIENCE = 10.0  # seconds for another process to end its change
@@ -53,7 +53,17 @@ CREATE INDEX receipts_by_user ON receipts (user, created, bytes);
 PRAGMA user_version = 2;
 COMMIT;
 """
-_FROM = {0: _TABLES, 1: _SIZES}  # what makes this schema of another one
+_RATINGS = """
+BEGIN IMMEDIATE;
+CREATE TABLE ratings (
+    number INTEGER PRIMARY KEY, receipt TEXT NOT NULL UNIQUE, lora TEXT NOT NULL,
+    version INTEGER NOT NULL, rating REAL NOT NULL, created REAL NOT NULL
+);
+CREATE INDEX ratings_by_version ON ratings (lora, version, number, rating);
+PRAGMA user_version = 3;
+COMMIT;
+"""
+_FROM = {0: _TABLES, 1: _SIZES, 2: _RATINGS}  # what makes the next one of a schema
 
 
 class Database:
@@ -135,23 +145,26 @@ class Database:
         do("PRAGMA synchronous = FULL")
         do("PRAGMA foreign_keys = ON")
         do("PRAGMA secure_delete = ON")
-        found = do("PRAGMA user_version").fetchone()[0]
-        if found in _FROM:
-            self._create(_FROM[found])
-        elif found != SCHEMA:
+        while (found := self._schema()) in _FROM:
+            self._create(found)
+        if found != SCHEMA:
             raise StorageError(
                 f"{self.path} is of another claas (schema {found}, this one reads "
                 f"{SCHEMA}): run that one, or name another database."
             )
 
-    def _create(self, script: str) -> None:
-        """Make the tables, unless another process does so at the same time."""
+    def _schema(self) -> int:
+        """Return the version of the schema that the file has."""
+        return int(self._inner.execute("PRAGMA user_version").fetchone()[0])
+
+    def _create(self, found: int) -> None:
+        """Make the next schema, unless another process does so at the same time."""
         try:
-            self._inner.executescript(script)
+            self._inner.executescript(_FROM[found])
         except sqlite3.OperationalError:
             if self._inner.in_transaction:
                 self._inner.execute("ROLLBACK")
-            if self._inner.execute("PRAGMA user_version").fetchone()[0] != SCHEMA:
+            if self._schema() == found:
                 raise
 
     @contextlib.contextmanager

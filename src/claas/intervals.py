@@ -69,6 +69,35 @@ def mean_change(
     return Change(fmean(before), fmean(after), middle - half, middle + half, len(gains))
 
 
+def evidence(before: Sequence[float], after: Sequence[float], least: int) -> float:
+    """Return how strongly figures speak for it that their mean fell.
+
+    Whoever bets, at each pair of figures, a share of what he has on the one before
+    being larger, gains nothing on average unless the mean fell: so that he ever has c
+    times what he began with has a chance of 1/c at most (Ville's inequality). It may be
+    looked at after every pair, and nothing is assumed of the figures but their range
+    and that they come in no particular order. Nine shares are bet side by side. Testing
+    by betting on bounded means: Waudby-Smith and Ramdas, arXiv:2010.09686.
+
+    Args:
+        before: Figures of the version before, 0 to 1, in the order in which they came.
+        after: Those of the version after; only as many pairs as both have count.
+        least: From how many pairs on it counts.
+
+    Returns:
+        The most that the bettor ever had, of 1.
+    """
+    found, wealth = 0.0, [0.0] * 9  # logarithms
+    for number, (old, new) in enumerate(zip(before, after, strict=False), 1):
+        for at in range(9):
+            wealth[at] += math.log1p((at + 1) / 10 * (old - new))
+        if number >= least:
+            most = max(wealth)
+            mean = fmean(math.exp(some - most) for some in wealth)
+            found = max(found, math.exp(min(most, 700.0)) * mean)
+    return found
+
+
 def wilson(hits: int, count: int, confidence: float) -> tuple[float, float]:
     """Return Wilson's interval of a share.
 

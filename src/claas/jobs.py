@@ -38,7 +38,7 @@ _SHOWN = 50  # jobs of an adapter
 _PAUSE, _LONGEST = 5.0, 300.0  # seconds until the next try
 _TRIES = 300
 
-JobKind = Literal["update", "rebuild", "explain", "forget"]
+JobKind = Literal["update", "rebuild", "explain", "forget", "rollback"]
 JobState = Literal["waiting", "running", "done", "failed"]
 
 
@@ -98,6 +98,17 @@ class Trainer(Protocol):
         """
         ...
 
+    def watch(self, lora: str) -> Any:
+        """Take the live version back if it is surely rated worse than the one before.
+
+        Args:
+            lora: The adapter.
+
+        Returns:
+            The switch, a `claas.updates.Update`; None if nothing was done.
+        """
+        ...
+
     def lend(self, version: str) -> None:
         """Have a version that somebody asked for unloaded after a while.
 
@@ -129,7 +140,8 @@ class Job:
         created: When it was asked for, seconds since 1970.
         started: When it began, 0 before.
         ended: When it ended, 0 before.
-        kind: ``update``, ``rebuild``, ``explain`` or ``forget``.
+        kind: ``update``, ``rebuild``, ``explain``, ``forget``, or ``rollback`` for
+            one that nobody asked for.
         given: What else it was asked with: a version, a feedback.
         tries: How often it was begun.
     """
@@ -250,6 +262,24 @@ class Jobs:
             raise
         self._news.set()
         return job
+
+    def note(
+        self, user: str, lora: str, kind: JobKind, result: Mapping[str, Any]
+    ) -> None:
+        """Write down what was done without being asked for.
+
+        Args:
+            user: Whose adapter it is.
+            lora: The adapter.
+            kind: What was done.
+            result: What came of it.
+
+        Raises:
+            StorageError: If it cannot be written down.
+        """
+        name, now = "job-" + secrets.token_hex(12), time.time()
+        job = Job(name, user, lora, "done", result=result, kind=kind)
+        self._insert(replace(job, created=now, started=now, ended=now))
 
     async def wait(self, job_id: str, seconds: float) -> Job:
         """Return a job when it has ended, or as it is after some time.

@@ -249,6 +249,9 @@ class Ledger:
             asked = "DELETE FROM receipts WHERE id = ? AND id NOT IN "
             asked += "(SELECT receipt FROM feedback)"
             db.executemany(asked, [(name,) for name in answers])
+            asked = "DELETE FROM ratings WHERE receipt = ? AND receipt NOT IN "
+            asked += "(SELECT id FROM receipts)"
+            db.executemany(asked, [(name,) for name in answers])
             asked = "DELETE FROM jobs WHERE lora = ? AND state IN ('done', 'failed') "
             asked += "AND json_extract(body, '$.kind') = 'explain'"
             db.execute(asked, (lora,))

@@ -168,6 +168,21 @@ QUESTIONS = tuple(Capability(prompt=p, pattern=answer) for p, answer in CAPABILI
 
 
 @dataclass(config=STRICT, frozen=True, slots=True, kw_only=True)
+class RatingLimits:
+    """When a version that serves is taken back for its ratings.
+
+    Args:
+        least: How many ratings it and the version before must have; 0 to take none
+            back.
+        confidence: How sure it must be that they are worse: the chance that a version
+            which is as good as the one before is ever taken back is the rest, at most.
+    """
+
+    least: NonNegativeInt = 20
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.99
+
+
+@dataclass(config=STRICT, frozen=True, slots=True, kw_only=True)
 class GateLimits:
     """What a candidate must be like to be promoted.
 

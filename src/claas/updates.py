@@ -218,8 +218,8 @@ class Updates:
             lora: The adapter.
         """
         past = [p for p in self.history(lora) if p.why and p.outcome == "promoted"]
-        done = [p.parent for p in past if p.state in ("serving", "done")]
-        return {number for number in done if number is not None}
+        done = [p for p in past if p.state in ("serving", "done")]
+        return {p.parent for p in done if p.parent not in (None, p.version)}
 
     def begin(self, update: Update) -> Update:
         """Count that the step of an update's state is begun.

@@ -147,6 +147,7 @@ class Worker:
         *,
         why: str = "",
         waits: bool = False,
+        leaving: str | None = None,
     ) -> Update:
         """Let a version serve: a rollback, or a promotion by hand. No gate is asked.
 
@@ -161,6 +162,7 @@ class Worker:
             why: Why, if nobody asked for it by hand. No update promotes the version
                 that serves now again then.
             waits: Whether what is dropped waits for a later update.
+            leaving: The version that must be live; None for any.
 
         Returns:
             The update, done.
@@ -168,6 +170,7 @@ class Worker:
         Raises:
             IdentifierError: If a name is none.
             NotFoundError: If there is no such version, or no parent.
+            ConflictError: If another version is live than the one to leave.
             StorageError: If another switch holds the adapter, or the disk refuses.
             ServingError: If the inference server refuses. After both the version before
                 serves, and nothing waits.
@@ -175,6 +178,8 @@ class Worker:
         update_id = update_id or uuid.uuid4().hex
         live = storage.version(f"{lora}@live", self.volume)
         to = to or live.meta.get("parent")
+        if leaving not in (None, live.id):
+            raise ConflictError(f"{live.id} is live by now, not {leaving}.")
         if to is None:
             raise NotFoundError(f"{live.id} has no parent: name a version to go to.")
         target = storage.version(to, self.volume)

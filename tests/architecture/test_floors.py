@@ -88,11 +88,14 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
         *("config", "sdpo_loss", "volumes", "storage", "receipts", "ledger"),
         *("serving", "hints", "peft_files", "versions", "parts", "database"),
         *("checks", "patterns", "prompts", "intervals", "library", "tuning", "hub"),
-        *("words", "probes"),
+        *("words", "probes", "ratings"),
     ),
     2: ("base", "teacher", "followers"),
     3: ("anchor", "learner", "explain", "gate", "likelihoods"),
-    4: ("updates", "lessons", "bench", "loaded", "forgetting", "worker", "engines"),
+    4: (
+        *("updates", "lessons", "bench", "loaded", "forgetting", "watch", "worker"),
+        "engines",
+    ),
     5: ("api", "pages", "jobs", "web"),
     6: ("__init__", "__main__", "cli"),
 }

@@ -308,6 +308,10 @@ class FakeTrainer:
         self.calls.append(("forget", lora, feedback, receipts))
         return {"outcome": "forgotten", "version": 0, "removed": [1]}
 
+    def watch(self, lora: str) -> None:
+        """Take nothing back."""
+        self.calls.append(("watch", lora))
+
     def lend(self, version: str) -> None:
         """Take note of it."""
         self.lent.append(version)

@@ -56,6 +56,8 @@ def test_the_words(claas: Claas, run: Any, tmp_path: Path) -> None:
     assert "ann/bot\tlive v1\t2 versions\t2 feedback waits" in run("list-loras")[1]
     assert json.loads(run("list-loras", "--json")[1])["data"][0]["id"] == "ann/bot"
     assert "v1\tlatest, live" in run("versions", "ann/bot")[1]
+    assert run("rate", name, "0.25") == (0, "ann/bot: v0 rated 0.25\n")
+    assert "v0\t\t0.25 of 1\n" in run("versions", "ann/bot")[1]
     code, said = run("rebuild", "ann/bot@v1")
     assert code == 0 and said.rstrip().endswith("rebuilt v2")
     code, said = run("explain", "ann/bot@v0", "7")

@@ -111,7 +111,7 @@ def test_paths_are_absolute(tmp_path: Path) -> None:
 
 def test_every_setting_is_documented() -> None:
     """Each field of each table has a line under Args."""
-    names = ("limits", "training", "teaching", "teacher", "gate")
+    names = ("limits", "training", "teaching", "teacher", "gate", "ratings")
     tables: list[Any] = [type(getattr(read_settings(), name)) for name in names]
     for table in [*tables, Settings]:
         docs = "".join(one.__doc__ or "" for one in table.__mro__[:2])

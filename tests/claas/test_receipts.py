@@ -15,6 +15,7 @@ from claas.config import Limits
 from claas.database import Database
 from claas.errors import ConflictError, NotFoundError, StorageError
 from claas.ledger import Ledger
+from claas.ratings import Ratings
 from claas.receipts import Receipts
 from claas.types import Check, Feedback, Receipt
 from claas.web.workshop import receipts_of
@@ -117,15 +118,18 @@ def test_receipts_have_room_in_bytes(path: Path, opened: Opened) -> None:
 def test_a_database_of_the_schema_before_is_taken_over(
     path: Path, opened: Opened
 ) -> None:
-    """It had no sizes: they are counted once."""
+    """It had no sizes: they are counted once; and no ratings."""
     Receipts(opened(path)).add(ONE)
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.executescript(
-            "DROP INDEX receipts_by_user; ALTER TABLE receipts DROP COLUMN bytes;"
+            "DROP TABLE ratings; DROP INDEX receipts_by_user;"
+            "ALTER TABLE receipts DROP COLUMN bytes;"
             "CREATE INDEX receipts_by_user ON receipts (user, created);"
             "PRAGMA user_version = 1;"
         )
-    receipts = Receipts(opened(path), size=10)
+    database = opened(path)
+    receipts = Receipts(database, size=10)
+    assert Ratings(database).means(ONE.lora) == {}
     assert receipts.get(ONE.id) == ONE and receipts.prune(now=0) == 1
 
 

@@ -19,6 +19,7 @@ from claas.jobs import Jobs
 from claas.ledger import Ledger
 from claas.loaded import check_base
 from claas.names import LoraName
+from claas.ratings import Ratings
 from claas.receipts import Receipts
 from claas.serving import Serving
 from claas.storage import load_lora, version
@@ -57,6 +58,7 @@ class Desk:
         settings: What the server was told.
         receipts: What was sampled.
         ledger: What was said about it.
+        ratings: How good it was found.
         jobs: Updates that were asked for.
         volume: Where adapters are kept.
         serving: The inference server, for threads.
@@ -69,6 +71,7 @@ class Desk:
     settings: Settings
     receipts: Receipts
     ledger: Ledger
+    ratings: Ratings
     jobs: Jobs
     volume: Volume
     serving: Serving

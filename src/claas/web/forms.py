@@ -169,6 +169,18 @@ class ScoreRequest(Form):
         return self
 
 
+class RateRequest(Form):
+    """What `/v1/rate` takes: how good an answer was.
+
+    Args:
+        receipt: The id of the answer.
+        rating: From 0 to 1.
+    """
+
+    receipt: Text
+    rating: Annotated[float, Field(ge=0, le=1)]
+
+
 class InitRequest(Form):
     """What `POST /v1/lora` takes.
 

@@ -4,6 +4,7 @@ All are jobs, since the worker's process may be training.
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from fastapi import FastAPI, Request
@@ -11,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 
 from claas.errors import NotFoundError
 from claas.jobs import Job
+from claas.ledger import Entry, Mark
 from claas.storage import lineage
 from claas.web.desk import Desk
 from claas.web.forms import ExplainRequest, ForgetRequest, JobRequest
@@ -45,10 +47,10 @@ def add_inquiries(app: FastAPI, desk: Desk) -> None:
     ) -> Response:
         owner = http.state.user
         name = await asyncio.to_thread(desk.version, owner, f"{user}/{model}")
-        found = await asyncio.to_thread(_feedback, desk, owner, name.lora, request)
-        given = {"version": str(name), "feedback": found}
+        found = await asyncio.to_thread(_entry, desk, owner, name.lora, request)
+        given = {"version": str(name), "feedback": found.feedback.id}
         job = await desk.jobs.submit(owner, name.lora, "explain", **given)
-        return await _answered(desk, job, request)
+        return await _answered(desk, job, request, found.marks)
 
     @app.post(_PLACE + "/forget")
     async def forget(
@@ -79,19 +81,25 @@ def _unwanted(
     return {"feedback": list(dict.fromkeys(found)), "receipts": request.receipts}
 
 
-def _feedback(desk: Desk, user: str, lora: str, request: ExplainRequest) -> str:
-    """Return the id of the feedback that is meant."""
+def _entry(desk: Desk, user: str, lora: str, request: ExplainRequest) -> Entry:
+    """Return the feedback that is meant, with what became of it."""
     names = {request.feedback, f"{user}/{request.feedback}"}
     for entry in reversed(desk.ledger.history(lora)):
         one = entry.feedback
         if one.receipt == request.receipt or one.id in names:
-            return one.id
+            return entry
     told = request.feedback or request.receipt or ""
     raise NotFoundError(f"there is no feedback {told[:80]!r} for {lora}.")
 
 
-async def _answered(desk: Desk, job: Job, request: JobRequest) -> Response:
-    """Return a job, at its end if that is waited for; 202 while it is not over."""
+async def _answered(
+    desk: Desk, job: Job, request: JobRequest, marks: Sequence[Mark] = ()
+) -> Response:
+    """Return a job, at its end if that is waited for; 202 while it is not over.
+
+    With what became of the feedback that it is about, if it is about one.
+    """
     if request.wait:
         job = await desk.jobs.wait(job.id, desk.settings.limits.wait)
-    return JSONResponse(asdict(job), 200 if job.is_over else 202)
+    told = {"marks": list(map(asdict, marks))} if marks else {}
+    return JSONResponse({**asdict(job), **told}, 200 if job.is_over else 202)

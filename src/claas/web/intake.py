@@ -14,6 +14,7 @@ from claas.patterns import slow_one
 from claas.types import Check, Feedback, Receipt
 from claas.web.desk import Desk, new_id
 from claas.web.forms import DistillRequest, FeedbackRequest, SaidForm
+from claas.web.rating import rated
 from claas.web.refusals import Refusal, as_theirs
 
 Given = tuple[str, Feedback]  # an adapter, and what was said about an answer of it
@@ -84,6 +85,7 @@ class Intake:
             rows.append({**told, "kind": feedback.kind, "is_new": is_new})
             if is_new:
                 desk.metrics.count("feedback", feedback.kind)
+        await rated(desk, user, [feedback for _, feedback in given])
         loras = dict.fromkeys([lora for lora, _ in given]) if request.train else ()
         jobs = [await desk.jobs.submit(user, lora) for lora in loras]
         return {"object": "feedback", "feedback": rows, "jobs": jobs}

@@ -1,6 +1,7 @@
 """The endpoints of adapters: make, look at, promote, take back, export, delete."""
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ def _add_one(app: FastAPI, desk: Desk) -> None:
     @app.get(_PLACE + "/versions")
     def listed(http: Request, user: str, model: str) -> Response:
         lora = _found(desk, http, user, model)
-        data = list(map(_version, versions(lora, desk.volume)))
+        means = desk.ratings.means(lora)
+        data = [_version(version, means) for version in versions(lora, desk.volume)]
         return JSONResponse({"object": "list", "data": data})
 
     @app.get(_PLACE + "/export")
@@ -147,14 +149,14 @@ def lora_body(desk: Desk, lora: str) -> dict[str, Any]:
         desk: What knows it.
         lora: The adapter.
     """
-    found = versions(lora, desk.volume)
+    found, means = versions(lora, desk.volume), desk.ratings.means(lora)
     aliases = {alias: v.number for v in found for alias in v.aliases}
     return {
         "id": lora,
         "object": "lora",
         "base": desk.settings.served,
         "aliases": aliases,
-        "versions": list(map(_version, found)),
+        "versions": [_version(version, means) for version in found],
         "open": desk.ledger.waiting(lora),
     }
 
@@ -163,14 +165,19 @@ def _drop(desk: Desk, lora: str) -> None:
     """Delete what was asked of a deleted adapter, and said about its answers."""
     desk.ledger.forget(lora)
     desk.receipts.forget(lora)
+    desk.ratings.forget(lora)
     desk.jobs.forget(lora)
 
 
-def _version(version: Version) -> dict[str, Any]:
-    """Return a version, without where its files are."""
+def _version(
+    version: Version, means: Mapping[int, tuple[int, float]]
+) -> dict[str, Any]:
+    """Return a version with its ratings, without where its files are."""
     meta = {k: v for k, v in version.meta.items() if k != "files"}
     told = {"id": version.id, "version": version.number}
-    return {**meta, **told, "aliases": list(version.aliases)}
+    count, mean = means.get(version.number, (0, None))
+    ratings = {"count": count, "mean": mean}
+    return {**meta, **told, "aliases": list(version.aliases), "ratings": ratings}
 
 
 def _found(desk: Desk, http: Request, user: str, model: str) -> str:

@@ -9,6 +9,7 @@ _HELP = {
     "receipts_lost": "Answers without a receipt, by why.",
     "feedback": "Feedback that was taken, by kind.",
     "updates": "Updates that ended, by how.",
+    "rollbacks": "Versions that were taken back for their ratings.",
 }
 
 
@@ -22,7 +23,9 @@ class Metrics:
     def __init__(self, gauges: Callable[[], Mapping[str, float]]) -> None:
         self._gauges = gauges
         self._lock = threading.Lock()
-        self._counts: dict[tuple[str, str], int] = dict.fromkeys([("receipts", "")], 0)
+        self._counts: dict[tuple[str, str], int] = dict.fromkeys(
+            [("receipts", ""), ("rollbacks", "")], 0
+        )
 
     def count(self, name: str, kind: str = "", by: int = 1) -> None:
         """Count something.

@@ -18,11 +18,13 @@ from claas.database import Database
 from claas.engines import Engine, LocalEngine, ModalEngine
 from claas.errors import ConfigurationError, ConflictError
 from claas.ledger import Ledger
+from claas.ratings import Ratings
 from claas.receipts import Receipts
 from claas.serving import Serving
 from claas.types import TokenRow
 from claas.updates import Update, Updates
 from claas.volumes import LocalVolume, ModalVolume, Volume, modal_library
+from claas.watch import Watch
 from claas.web.remote import Ask, RemoteTeaching
 from claas.worker import Teaching, Worker
 
@@ -34,10 +36,12 @@ class Workshop:
     Args:
         worker: What switches.
         engine: Where updates are trained.
+        guard: What takes a version back for its ratings, if anything does.
     """
 
     worker: Worker
     engine: Engine
+    guard: Watch | None = None
 
     def update(self, lora: str, update_id: str) -> Update:
         """Make an update of an adapter, and wait for it.
@@ -112,10 +116,22 @@ class Workshop:
         Raises:
             ClaasError: If it cannot serve; then the old one does.
         """
-        found = self.worker.switch(lora, to)
-        if found.outcome != "promoted":
-            raise ConflictError(f"{found.lora} is as it was: {found.error}")
-        return found
+        return _promoted(self.worker.switch(lora, to))
+
+    def watch(self, lora: str) -> Update | None:
+        """Take the live version back if it is surely rated worse than the one before.
+
+        Args:
+            lora: The adapter.
+
+        Returns:
+            The switch to the version before, if there was one.
+
+        Raises:
+            ClaasError: If that one cannot serve; then the live one does.
+        """
+        found = self.guard.look(lora) if self.guard else None
+        return found and _promoted(found)
 
     def retire(self) -> list[str]:
         """Unload versions that were replaced longer ago than the grace.
@@ -134,6 +150,13 @@ class Workshop:
         self.worker.updates.close()
 
 
+def _promoted(found: Update) -> Update:
+    """Return a switch, if it was made."""
+    if found.outcome != "promoted":
+        raise ConflictError(f"{found.lora} is as it was: {found.error}")
+    return found
+
+
 def workshop_of(settings: Settings) -> Workshop:
     """Return what trains here: a process that begins with the first update.
 
@@ -150,7 +173,8 @@ def workshop_of(settings: Settings) -> Workshop:
             "`claas deploy`."
         )
     engine = LocalEngine(partial(training_worker, settings))
-    return Workshop(worker_of(settings), engine)
+    worker = worker_of(settings)
+    return Workshop(worker, engine, guard_of(settings, worker))
 
 
 def modal_workshop_of(settings: Settings, ask: Ask) -> Workshop:
@@ -165,7 +189,26 @@ def modal_workshop_of(settings: Settings, ask: Ask) -> Workshop:
     """
     remote = RemoteTeaching(ask)
     worker = worker_of(settings, lambda: Teaching(remote, remote, remote.explain))
-    return Workshop(worker, ModalEngine(worker))
+    return Workshop(worker, ModalEngine(worker), guard_of(settings, worker))
+
+
+def guard_of(settings: Settings, worker: Worker) -> Watch:
+    """Return what takes versions back for their ratings.
+
+    Args:
+        settings: What it is told.
+        worker: What switches.
+
+    Raises:
+        StorageError: If the database cannot be used.
+    """
+    return Watch(
+        ratings=Ratings(Database(settings.database_path)),
+        limits=settings.ratings,
+        updates=worker.updates,
+        volume=worker.volume,
+        switch=worker.switch,
+    )
 
 
 def volume_of(settings: Settings, *, alone: bool = True) -> Volume:
