@@ -1,15 +1,23 @@
-"""`Bench`: what needs the base model apart from an update, and room to write.
+"""`Bench`: what the worker's process does apart from an update, and room to write.
 
-A version is made again from the ledger, a feedback is explained; both take the learner
-that trains, and neither changes what serves.
+A version is made again from the ledger, a feedback is explained, two versions are
+compared. None of it changes what serves.
 """
 
 import contextlib
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import claas.storage as storage
 from claas.errors import NotFoundError
@@ -17,16 +25,18 @@ from claas.lessons import Lessons
 from claas.names import LoraName
 from claas.parts import Teaching
 from claas.types import TokenRow
+from claas.updates import Updates
 from claas.versions import Version
 from claas.volumes import Volume, told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """Makes versions again, and explains feedback.
+    """Makes versions again, explains feedback, compares versions.
 
     Args:
         lessons: What is known of feedback.
+        updates: The table of updates, with what the gate said.
         teaching: Gives the learner.
         volume: Where adapters are; None for `storage.default_storage`.
         scratch: Where candidates are written before they are versions.
@@ -34,6 +44,7 @@ class Bench:
     """
 
     lessons: Lessons
+    updates: Updates
     teaching: Callable[[], Teaching]
     volume: Volume | None
     scratch: Path
@@ -122,6 +133,54 @@ class Bench:
         folder = storage.load_lora(version_id, self.volume)
         return self.teaching().explain(folder, lessons[0])
 
+    def diff(self, first: str, second: str) -> dict[str, Any]:
+        """Return how two versions differ; no base model is needed.
+
+        Args:
+            first: ``user/model@v1``.
+            second: ``user/model@v3``.
+
+        Returns:
+            ``total`` and ``layers``, see `claas.differences`; ``feedback``, what one of
+            them knows and the other does not; ``gate``, what each was found to be like.
+
+        Raises:
+            IdentifierError: If a name is none.
+            NotFoundError: If there is no such version.
+            ConfigurationError: If they cannot be compared.
+            StorageError: If a file is damaged.
+        """
+        pair = [storage.version(name, self.volume) for name in (first, second)]
+        folders = [storage.load_lora(version.id, self.volume) for version in pair]
+        told = {"first": pair[0].id, "second": pair[1].id, **compared(*folders)}
+        return {**told, "feedback": self._between(*pair), "gate": self._judged(*pair)}
+
+    def _between(self, *pair: Version) -> list[dict[str, Any]]:
+        """Return the feedback that only one of two versions knows."""
+        loras = [LoraName.of(version.id).lora for version in pair]
+        zipped = zip(loras, pair, strict=True)
+        knows = [set(self.lessons.taught(lora, v.number)) for lora, v in zipped]
+        found = []
+        for lora in dict.fromkeys(loras):
+            for entry in self.lessons.ledger.history(lora):
+                one = entry.feedback
+                if (one.id in knows[0]) is not (one.id in knows[1]):
+                    where = pair[one.id in knows[1]].id
+                    found.append({"id": one.id, "kind": one.kind, "only_in": where})
+        return found
+
+    def _judged(self, *pair: Version) -> dict[str, list[float | None]]:
+        """Return what the gate measured of each of two versions, by its checks."""
+        figures = []
+        for version in pair:
+            past = self.updates.history(LoraName.of(version.id).lora)
+            said = [u.verdict for u in past if u.kind == "update" and u.verdict]
+            made = [u.version for u in past if u.kind == "update" and u.verdict]
+            known = dict(zip(made, said, strict=True)).get(version.number)
+            figures.append(known.figures if known else {})
+        names = dict.fromkeys([*figures[0], *figures[1]])
+        return {name: [_after(some.get(name)) for some in figures] for name in names}
+
     @contextlib.contextmanager
     def room(self, name: str) -> Generator[Path, None, None]:
         """Give an empty folder for a candidate; it goes at the end.
@@ -150,6 +209,26 @@ class Bench:
         for left in self.scratch.glob("*"):
             if left.name not in kept:
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def compared(first: Path, second: Path) -> dict[str, Any]:
+    """Return how two adapters differ, as plain data; see `claas.differences`.
+
+    Args:
+        first: PEFT's files.
+        second: PEFT's files, of an adapter of the same base model.
+
+    Raises:
+        ConfigurationError: If they cannot be compared.
+    """
+    from claas.differences import compare  # noqa: PLC0415 - torch
+
+    return asdict(compare(first, second))
+
+
+def _after(figure: Any) -> float | None:
+    """Return what a check of the gate measured of the candidate, if it did."""
+    return figure.get("after") if isinstance(figure, Mapping) else None
 
 
 def _batches(

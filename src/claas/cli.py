@@ -18,9 +18,11 @@ from urllib.parse import quote
 import httpx
 import typer
 
+from claas.bench import compared
 from claas.config import CONFIG, Settings, read_settings
 from claas.errors import ClaasError, ConfigurationError
 from claas.serving import key_headers, said_in, server_root
+from claas.tables import diff_table
 from claas.web.deployment import check_deployable
 
 _CONNECT = 10.0  # seconds
@@ -261,6 +263,28 @@ def explain(
     is_done = told["state"] == "done"
     _tell(told, as_json, "\n".join(rows) if is_done else _job_line(told))
     _end(told)
+
+
+@app.command()
+def diff(
+    context: typer.Context,
+    first: Annotated[str, typer.Argument(help="user/model@v1, or a folder of PEFT's")],
+    second: Annotated[str, typer.Argument(help="user/model@v3, or another folder")],
+    top: Annotated[int, typer.Option(min=0, help="how many layers to show")] = 10,
+    as_json: Shown = False,
+) -> None:
+    """Show how two versions differ: layers, feedback, what the gate measured.
+
+    Two folders of PEFT's files are compared here; no server is asked.
+    """
+    if Path(first).is_dir() and Path(second).is_dir():
+        told = compared(Path(first), Path(second))
+        return _tell(told, as_json, diff_table(told, top))
+    body = {"other": second, "wait": True}
+    job = _ask(context, "POST", f"{_place(first)}/diff", body)
+    is_done = job["state"] == "done"
+    _tell(job, as_json, diff_table(job["result"], top) if is_done else _job_line(job))
+    return _end(job)
 
 
 @app.command()

@@ -45,6 +45,10 @@ class Engine(Protocol):
         """Return what a feedback pushes; see `Worker.explain`."""
         ...
 
+    def diff(self, first: str, second: str) -> Mapping[str, Any]:
+        """Return how two versions differ; see `Worker.diff`."""
+        ...
+
     def forget(
         self, lora: str, feedback: Sequence[str], receipts: Sequence[str], name: str
     ) -> Mapping[str, Any]:
@@ -139,6 +143,19 @@ class LocalEngine:
         """
         return self._once("explain", version, feedback)
 
+    def diff(self, first: str, second: str) -> Mapping[str, Any]:
+        """Return how two versions differ.
+
+        Args:
+            first: ``user/model@v1``.
+            second: ``user/model@v3``.
+
+        Raises:
+            ConfigurationError: If the process dies.
+            ClaasError: If the engine is closed, and what `Worker.diff` raises.
+        """
+        return self._once("diff", first, second)
+
     def _once(self, what: str, *given: Any) -> Any:
         """Ask the process, and no other one if it dies."""
         try:
@@ -226,6 +243,10 @@ class ModalEngine:
     def explain(self, version: str, feedback: str) -> Sequence[TokenRow]:
         """Return what a feedback pushes; see `Worker.explain`."""
         return self._ready().explain(version, feedback)
+
+    def diff(self, first: str, second: str) -> Mapping[str, Any]:
+        """Return how two versions differ; see `Worker.diff`."""
+        return self._ready().diff(first, second)
 
     def forget(
         self, lora: str, feedback: Sequence[str], receipts: Sequence[str], name: str

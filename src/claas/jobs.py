@@ -38,7 +38,7 @@ _SHOWN = 50  # jobs of an adapter
 _PAUSE, _LONGEST = 5.0, 300.0  # seconds until the next try
 _TRIES = 300
 
-JobKind = Literal["update", "rebuild", "explain", "forget", "rollback"]
+JobKind = Literal["update", "rebuild", "explain", "diff", "forget", "rollback"]
 JobState = Literal["waiting", "running", "done", "failed"]
 
 
@@ -73,6 +73,15 @@ class Trainer(Protocol):
         Args:
             version: The student, ``user/model@v3``.
             feedback: The id of the feedback.
+        """
+        ...
+
+    def diff(self, first: str, second: str) -> Mapping[str, Any]:
+        """Return how two versions differ.
+
+        Args:
+            first: ``user/model@v1``.
+            second: ``user/model@v3``.
         """
         ...
 
@@ -140,8 +149,8 @@ class Job:
         created: When it was asked for, seconds since 1970.
         started: When it began, 0 before.
         ended: When it ended, 0 before.
-        kind: ``update``, ``rebuild``, ``explain``, ``forget``, or ``rollback`` for
-            one that nobody asked for.
+        kind: ``update``, ``rebuild``, ``explain``, ``diff``, ``forget``, or
+            ``rollback`` for one that nobody asked for.
         given: What else it was asked with: a version, a feedback.
         tries: How often it was begun.
     """
@@ -311,13 +320,15 @@ class Jobs:
         return found[0]
 
     def history(self, lora: str) -> list[Job]:
-        """Return the last jobs of an adapter, the oldest first; no explanations.
+        """Return the last jobs of an adapter, the oldest first.
+
+        What only looked (an explanation, a comparison) is not among them.
 
         Args:
             lora: The adapter.
         """
         asked = (
-            "lora = ? AND json_extract(body, '$.kind') IS NOT 'explain' "
+            "lora = ? AND json_extract(body, '$.kind') NOT IN ('explain', 'diff') "
             "ORDER BY number DESC LIMIT ?"
         )
         return self._select(asked, (lora, _SHOWN))[::-1]
@@ -397,6 +408,8 @@ class Jobs:
             return self.trainer.update(job.lora, job.id)
         if job.kind == "forget":
             return self.trainer.forget(job.lora, **job.given, name=job.id)
+        if job.kind == "diff":
+            return {"outcome": "compared", **self.trainer.diff(**job.given)}
         version = job.given["version"]
         if job.kind == "rebuild":
             made = self.trainer.rebuild(version, job.id)

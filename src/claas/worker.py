@@ -230,6 +230,10 @@ class Worker:
         """Return what a feedback pushes, token by token; see `Bench.explain`."""
         return self._bench.explain(version_id, feedback_id)
 
+    def diff(self, first: str, second: str) -> Mapping[str, Any]:
+        """Return how two versions differ; see `Bench.diff`."""
+        return self._bench.diff(first, second)
+
     def restore(self) -> list[str]:
         """Load what is live and not loaded; see `Loaded.restore`."""
         return self._loaded.restore()
@@ -252,6 +256,7 @@ class Worker:
         """What needs the base model apart from an update."""
         return Bench(
             lessons=self._lessons,
+            updates=self.updates,
             teaching=self.teaching,
             volume=self.volume,
             scratch=self.scratch,

@@ -88,9 +88,9 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
         *("config", "sdpo_loss", "volumes", "storage", "receipts", "ledger"),
         *("serving", "hints", "peft_files", "versions", "parts", "database"),
         *("checks", "patterns", "prompts", "intervals", "library", "tuning", "hub"),
-        *("words", "probes", "ratings"),
+        *("words", "probes", "ratings", "tables"),
     ),
-    2: ("base", "teacher", "followers"),
+    2: ("base", "teacher", "followers", "differences"),
     3: ("anchor", "learner", "explain", "gate", "likelihoods"),
     4: (
         *("updates", "lessons", "bench", "loaded", "forgetting", "watch", "worker"),
@@ -100,7 +100,7 @@ CLAAS_FLOORS: dict[int, tuple[str, ...]] = {
     6: ("__init__", "__main__", "cli"),
 }
 # commands that only ask a server do not load it
-CLAAS_PROCESSES = ("claas.web.server", "claas.web.teaching")
+CLAAS_PROCESSES = (*("claas.web.server", "claas.web.teaching", "claas.differences"),)
 
 Sources = dict[str, str]
 

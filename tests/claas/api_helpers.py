@@ -301,6 +301,17 @@ class FakeTrainer:
         self.calls.append(("explain", version, feedback))
         return [TokenRow("well", -2.0, -0.5, 1.5, "well", "hm\n")]
 
+    def diff(self, first: str, second: str) -> Any:
+        """Compare two versions, as far as their names go."""
+        row = {"change": 2.0, "share": 1.0, "first": 0.0, "second": 2.0, "cosine": 0.0}
+        row |= {"rank": 3, "top": 0.51239}
+        said = {"id": "ann/7", "kind": "critique", "only_in": second}
+        return {
+            **{"first": first, "second": second, "total": {**row, "name": "all"}},
+            **{"layers": [{**row, "name": name} for name in "ab"]},
+            **{"feedback": [said], "gate": {"drift": [None, 0.02]}},
+        }
+
     def forget(
         self, lora: str, feedback: Sequence[str], receipts: Sequence[str], name: str
     ) -> Any:

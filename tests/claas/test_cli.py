@@ -64,6 +64,16 @@ def test_the_words(claas: Claas, run: Any, tmp_path: Path) -> None:
     assert code == 0 and '+1.50\t-2.00\t-0.50\t"well"\t"well"\t"hm\\n"' in said
     assert run("explain", "ann/bot", "--receipt", name)[1] == said
     assert run("explain", "ann/bot", "8")[0] == 1
+    code, said = run("diff", "ann/bot@v0", "ann/bot@v1", "--top", "1")
+    assert code == 0 and said.splitlines() == [
+        "change\tshare\tfirst\tsecond\tcosine\trank\ttop\tlayer",
+        *(f"2\t1\t0\t2\t0\t3\t0.5124\t{name}" for name in ("all", "a")),
+        "… and 1 layers more",
+        "ann/7 (critique): only in ann/bot@v1",
+        "gate, drift: - → 0.02",
+    ]
+    assert run("diff", "ann/bot@v0", "ann/bot@v9")[0] == 1
+    assert run("diff", "ann/bot@v0", "bob/bot")[0] == 1
     assert run("forget", "ann/bot", "7", "--receipt", name)[1].endswith(
         "forgotten v0 (removed: v1)\n"
     )

@@ -183,7 +183,7 @@ class FakeTeaching(Lines):
         self.append(["judge", before.name, after.name, *ids])
         is_bad = any("bad" in x.feedback.content for x in lessons)
         reasons = ("drifts from the base.",) if is_bad else ("obeys more.",)
-        return Verdict(not is_bad, reasons, {"gain": 0.5})
+        return Verdict(not is_bad, reasons, {"gain": {"after": 0.5}})
 
     def ids(self, lessons: Sequence[Lesson]) -> list[str]:
         assert all(x.receipt.id == x.feedback.receipt for x in lessons)

@@ -229,6 +229,16 @@ class ExplainRequest(JobRequest):
         return self
 
 
+class DiffRequest(JobRequest):
+    """What ``diff`` takes.
+
+    Args:
+        other: The version to compare with, ``user/model@v3``.
+    """
+
+    other: Text
+
+
 class ForgetRequest(JobRequest):
     """What ``forget`` takes.
 

@@ -15,7 +15,12 @@ from claas.jobs import Job
 from claas.ledger import Entry, Mark
 from claas.storage import lineage
 from claas.web.desk import Desk
-from claas.web.forms import ExplainRequest, ForgetRequest, JobRequest
+from claas.web.forms import (
+    DiffRequest,
+    ExplainRequest,
+    ForgetRequest,
+    JobRequest,
+)
 from claas.web.refusals import Refusal
 
 _PLACE = "/v1/lora/{user}/{model}"
@@ -51,6 +56,17 @@ def add_inquiries(app: FastAPI, desk: Desk) -> None:
         given = {"version": str(name), "feedback": found.feedback.id}
         job = await desk.jobs.submit(owner, name.lora, "explain", **given)
         return await _answered(desk, job, request, found.marks)
+
+    @app.post(_PLACE + "/diff")
+    async def diff(
+        http: Request, user: str, model: str, request: DiffRequest
+    ) -> Response:
+        owner = http.state.user
+        names = f"{user}/{model}", request.other
+        pair = [await asyncio.to_thread(desk.version, owner, name) for name in names]
+        given = {"first": str(pair[0]), "second": str(pair[1])}
+        job = await desk.jobs.submit(owner, pair[0].lora, "diff", **given)
+        return await _answered(desk, job, request)
 
     @app.post(_PLACE + "/forget")
     async def forget(

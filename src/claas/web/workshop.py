@@ -79,6 +79,18 @@ class Workshop:
         """
         return self.engine.explain(version, feedback)
 
+    def diff(self, first: str, second: str) -> Mapping[str, Any]:
+        """Return how two versions differ.
+
+        Args:
+            first: ``user/model@v1``.
+            second: ``user/model@v3``.
+
+        Raises:
+            ClaasError: If it cannot be said.
+        """
+        return self.engine.diff(first, second)
+
     def forget(
         self, lora: str, feedback: Sequence[str], receipts: Sequence[str], name: str
     ) -> Mapping[str, Any]:
