@@ -174,7 +174,8 @@ class Bench:
             lessons = [right[at % len(right)] for at in range(4 * setting.steps)]
         teacher = self._teacher(setting)
         kinds: dict[str, Kind] = {"ema": "ema", "region": "region"}
-        how = SelfTeaching(kind=kinds.get(setting.teacher, "base"))
+        kind = kinds.get(setting.teacher, "base")
+        how = SelfTeaching(kind=kind if teacher is None else "base")
         learner = Learner(
             self._base, setting.learning(), teacher=teacher, self_teaching=how
         )

@@ -132,8 +132,18 @@ def test_an_answer_is_rated_once(claas: Claas, ann: httpx.Client) -> None:
     for rating, status in ((0.5, 200), (0.5, 200), (0.6, 409), (1.5, 400)):
         told = ann.post("/v1/rate", json={"receipt": receipt, "rating": rating})
         assert told.status_code == status, told.text
-    base = ann.post("/v1/rate", json={"receipt": asked("tiny"), "rating": 1})
-    assert base.status_code == 400 and "the base gave" in json.dumps(base.json())
+    said: dict[str, Any] = {
+        "model": "ann/bot",
+        "prompt": "hello",
+        "response": "well",
+        "train": False,
+    }
+    said |= {"kind": "judge", "score": 1.0}
+    other = ann.post("/v1/distill", json=said).json()["feedback"][0]["receipt"]
+    for strange in (asked("tiny"), other):
+        told = ann.post("/v1/rate", json={"receipt": strange, "rating": 1})
+        assert told.status_code == 400 and "no adapter gave" in json.dumps(told.json())
+    assert Ratings(claas.database).of("ann/bot", 0) == [0.5]
     with claas.client("bob") as bob:
         told = bob.post("/v1/rate", json={"receipt": receipt, "rating": 0.5})
         assert told.status_code == 404

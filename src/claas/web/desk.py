@@ -32,6 +32,9 @@ T = TypeVar("T")
 _log = logging.getLogger("claas.api")
 _THREADS = 64
 
+FOREIGN = "distill-"
+"""What the id of an answer begins with that was not given here."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:

@@ -12,7 +12,7 @@ from claas.errors import LimitError, NotFoundError
 from claas.jobs import Job
 from claas.patterns import slow_one
 from claas.types import Check, Feedback, Receipt
-from claas.web.desk import Desk, new_id
+from claas.web.desk import FOREIGN, Desk, new_id
 from claas.web.forms import DistillRequest, FeedbackRequest, SaidForm
 from claas.web.rating import rated
 from claas.web.refusals import Refusal, as_theirs
@@ -49,7 +49,9 @@ class Intake:
         await asyncio.to_thread(_refuse_slow, request.feedback)
         async with self._turn:
             given = await asyncio.to_thread(self._given, user, request)
-            return await self._take(user, given, request)
+            told = await self._take(user, given, request)
+        await rated(self.desk, user, [feedback for _, feedback in given])
+        return told
 
     async def distill(self, user: str, request: DistillRequest) -> dict[str, Any]:
         """Take feedback on an answer that did not pass through here.
@@ -85,7 +87,6 @@ class Intake:
             rows.append({**told, "kind": feedback.kind, "is_new": is_new})
             if is_new:
                 desk.metrics.count("feedback", feedback.kind)
-        await rated(desk, user, [feedback for _, feedback in given])
         loras = dict.fromkeys([lora for lora, _ in given]) if request.train else ()
         jobs = [await desk.jobs.submit(user, lora) for lora in loras]
         return {"object": "feedback", "feedback": rows, "jobs": jobs}
@@ -160,7 +161,7 @@ class Intake:
         messages = request.messages or [{"role": "prompt", "content": request.prompt}]
         key = [version.lora, messages, request.tools, request.response]
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        name = f"distill-{digest[:32]}"
+        name = f"{FOREIGN}{digest[:32]}"
         try:
             return self.desk.receipt(user, name)
         except NotFoundError:

@@ -9,8 +9,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from claas.errors import ClaasError
-from claas.types import Feedback
-from claas.web.desk import Desk
+from claas.types import Feedback, Receipt
+from claas.web.desk import FOREIGN, Desk
 from claas.web.forms import RateRequest
 from claas.web.refusals import Refusal
 
@@ -29,17 +29,24 @@ def add_rating(app: FastAPI, desk: Desk) -> None:
     async def rate(http: Request, request: RateRequest) -> Response:
         user = http.state.user
         receipt = await asyncio.to_thread(desk.receipt, user, request.receipt)
-        if receipt.version is None:
+        if not _is_ours(receipt):
             raise Refusal(
-                f"the base gave the answer {receipt.id}: only those of an adapter are "
-                "rated.",
+                f"no adapter gave the answer {receipt.id}: only theirs are rated.",
                 param="receipt",
             )
         is_new = await asyncio.to_thread(desk.ratings.add, receipt, request.rating)
-        told = {"object": "rating", "receipt": receipt.id, "rating": request.rating}
-        told |= {"lora": receipt.lora, "version": receipt.version, "is_new": is_new}
         back = await watched(desk, user, receipt.lora) if is_new else None
-        return JSONResponse({**told, "rollback": back})
+        told = {
+            **{"object": "rating", "receipt": receipt.id, "rating": request.rating},
+            **{"lora": receipt.lora, "version": receipt.version, "is_new": is_new},
+            "rollback": back,
+        }
+        return JSONResponse(told)
+
+
+def _is_ours(receipt: Receipt) -> bool:
+    """Say whether a version of an adapter gave an answer here."""
+    return receipt.version is not None and not receipt.id.startswith(FOREIGN)
 
 
 async def rated(desk: Desk, user: str, given: Iterable[Feedback]) -> None:
@@ -55,7 +62,7 @@ async def rated(desk: Desk, user: str, given: Iterable[Feedback]) -> None:
         if said.score is None:
             continue
         receipt = await asyncio.to_thread(desk.receipt, user, said.receipt)
-        if receipt.version is not None:
+        if _is_ours(receipt):
             add = desk.ratings.add
             await asyncio.to_thread(add, receipt, said.score, is_first=True)
             loras[receipt.lora] = None

@@ -125,7 +125,8 @@ def test_the_same_model_behind_butterfly_teaches_the_same(url: str, base: Base) 
 def test_feedback_becomes_weights_and_can_be_taken_back(
     url: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    """Rejected without the anchor, promoted with it, rolled back, promoted again."""
+    """Rejected without the anchor, promoted with it, rolled back, promoted again, and
+    made again without what was forgotten."""
     asked = [f"echo {words}" for words in pairs(6, seed=1)]
     held = pairs(6, seed=9)
     skill = nears(4, seed=4)
@@ -157,5 +158,11 @@ def test_feedback_becomes_weights_and_can_be_taken_back(
         ahead = ann.post(f"/v1/lora/{LORA}/promote", json={"version": 2}).json()
         assert ahead["aliases"]["live"] == 2
         assert [ask(ann, f"echo {w}", temperature=0)[0] for w in held] == obeyed
-        states = [f["state"] for f in ann.get(f"/v1/lora/{LORA}").json()["feedback"]]
-        assert states == ["promoted"] * 6
+        said = ann.get(f"/v1/lora/{LORA}").json()["feedback"]
+        assert [one["state"] for one in said] == ["promoted"] * 6
+        given = {"feedback": [said[0]["id"]], "wait": True}
+        told = ann.post(f"/v1/lora/{LORA}/forget", json=given).json()["result"]
+        assert told["verdict"]["is_promoted"], told
+        assert (told["version"], told["removed"]) == (3, [1, 2])
+        again = [ask(ann, f"echo {words}", temperature=0)[0] for words in held]
+        assert all(text.startswith("kuro ") for text in again)
