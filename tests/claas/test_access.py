@@ -31,6 +31,9 @@ ROUTES = [
     ("GET", "/v1/models/ann/bot", None),
     ("POST", "/v1/lora/ann/bot@v0/rebuild", {"wait": True}),
     ("POST", "/v1/lora/ann/bot/explain", {"receipt": "RECEIPT", "wait": True}),
+    ("POST", "/v1/lora/ann/bot@v0/diff", {"other": "ann/bot", "wait": True}),
+    ("POST", "/v1/rate", {"receipt": "RECEIPT", "rating": 0.5}),
+    ("POST", "/v1/lora/ann/bot/forget", {"receipts": ["RECEIPT"], "wait": True}),
 ]
 WRONG = ["", "Bearer", "Bearer wrong", f"Basic {KEYS['ann']}", "Bearer ann"]
 OWN = [
@@ -44,6 +47,8 @@ def filled(given: Any, told: dict[str, str]) -> Any:
     """Return a path or body with the names of what there is."""
     if isinstance(given, dict):
         return {key: filled(value, told) for key, value in given.items()}
+    if isinstance(given, list):
+        return [filled(value, told) for value in given]
     return told.get(given, given) if isinstance(given, str) else given
 
 
