@@ -54,7 +54,7 @@ def worker_in(
     database = stack.enter_context(contextlib.closing(Database(path)))
     learner = Sure(
         base,
-        replace(QUICK, steps=2, anchor=0.0),
+        replace(QUICK, steps=1, anchor=0.0),
         self_teaching=SelfTeaching(kind="ema", ema_decay=0.5),
     )
     gate = FakeTeaching(folder / "gate", nothing)
