@@ -105,6 +105,9 @@ class LocalEngine:
     ) -> Mapping[str, Any]:
         """Make an adapter as if something had never been said.
 
+        If the process dies of what is to be learnt again, that waits for the next
+        update: forgetting does not.
+
         Args:
             lora: The adapter, ``user/model``.
             feedback: The ids of what was said.
@@ -112,10 +115,13 @@ class LocalEngine:
             name: What this is called; the same twice is one forgetting.
 
         Raises:
-            ConfigurationError: If the process dies.
+            ConfigurationError: If the process dies twice.
             ClaasError: If the engine is closed, and what `Worker.forget` raises.
         """
-        return self._once("forget", lora, feedback, receipts, name)
+        given = lora, feedback, receipts, name
+        with contextlib.suppress(BrokenProcessPool):
+            return self._asked("forget", *given)
+        return self._once("forget", *given, False)
 
     def rebuild(self, version: str, rebuild_id: str) -> str:
         """Make a version again from the ledger; return the new one.

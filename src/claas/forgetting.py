@@ -3,15 +3,16 @@
     erase     the words go from the ledger, the answers from the receipts
     replay    what serves is made again from its first version, without the feedback
     judge     the gate compares it with that first version
-    switch    it serves; if it is rejected, or cannot be made, the first version does
+    switch    it serves; if it is rejected, or cannot be made, the last version before
+              the feedback does
     remove    every version that knew the feedback is unloaded and deleted
 
 Each step can be done twice, so what was interrupted is just done again. To forget is
-never refused by the gate: then the first version serves, which knows no feedback, and
-all other feedback waits for the next update.
+never refused by the gate: then the last version that did not know the feedback serves,
+and what was said later waits for the next update.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,7 +45,13 @@ class Forgetting:
     clock: Callable[[], float]
 
     def forget(
-        self, lora: str, ids: Collection[str], receipts: Collection[str], name: str
+        self,
+        lora: str,
+        ids: Collection[str],
+        receipts: Collection[str],
+        name: str,
+        *,
+        replays: bool = True,
     ) -> dict[str, Any]:
         """Forget feedback; nobody trains the adapter meanwhile.
 
@@ -53,6 +60,7 @@ class Forgetting:
             ids: The ids of the feedback.
             receipts: Further receipts to delete.
             name: What this is called; the same name twice is one forgetting.
+            replays: Whether what is left is learnt again now, not with the next update.
 
         Returns:
             ``outcome``, the ``version`` that serves, the numbers of those that were
@@ -67,7 +75,7 @@ class Forgetting:
         told: dict[str, Any] = {"outcome": "forgotten"}
         live = storage.version(f"{lora}@live", self.bench.volume)
         if self._knows(lora, live, ids):
-            told |= self._renew(lora, live, ids, name)
+            told |= self._renew(lora, live, ids, name, replays)
         live = storage.version(f"{lora}@live", self.bench.volume)
         return {**told, "version": live.number, "removed": self._removed(lora, ids)}
 
@@ -76,17 +84,19 @@ class Forgetting:
         return not set(ids).isdisjoint(self.lessons.taught(lora, version.number))
 
     def _renew(
-        self, lora: str, live: Version, ids: Collection[str], name: str
+        self, lora: str, live: Version, ids: Collection[str], name: str, replays: bool
     ) -> dict[str, Any]:
         """Let a version serve that does not know the feedback; say what it is like."""
         chain = storage.lineage(live.id, self.bench.volume)
         kept = [i for i in self.lessons.taught(lora, live.number) if i not in ids]
-        to, why, told = chain[0], "nothing else was learnt", {}
+        to, why, told = self._before(lora, chain, ids), "nothing else was learnt", {}
         try:
+            if kept and not replays:
+                raise ClaasError("the rest is learnt again with the next update")
             if kept:
                 made = self.bench.replay(chain, name, ids)
                 verdict = self._judged(chain[0], made, kept)
-                to = made if verdict.is_promoted else chain[0]
+                to = made if verdict.is_promoted else to
                 why, told = " ".join(verdict.reasons), {"verdict": asdict(verdict)}
         except (ServingError, StorageError):
             raise
@@ -96,6 +106,14 @@ class Forgetting:
         if done.outcome != "promoted":
             raise ConflictError(f"{lora} is as it was: {done.error}")
         return told
+
+    def _before(
+        self, lora: str, chain: Sequence[Version], ids: Collection[str]
+    ) -> Version:
+        """Return the last version that is there and does not know the feedback."""
+        there = [version for version in chain if "files" in version.meta]
+        free = [version for version in there if not self._knows(lora, version, ids)]
+        return free[-1] if free else chain[0]
 
     def _judged(self, first: Version, made: Version, kept: Collection[str]) -> Verdict:
         """Ask the gate whether what is left was learnt."""

@@ -209,6 +209,7 @@ class Worker:
         feedback: Sequence[str],
         receipts: Sequence[str] = (),
         forget_id: str | None = None,
+        replays: bool = True,
     ) -> Mapping[str, Any]:
         """Make an adapter as if something had never been said; see `Forgetting.forget`.
 
@@ -218,7 +219,9 @@ class Worker:
         with storage.updating(lora, "forgetting", self.patience, self.volume):
             for update in self.updates.unfinished(lora):
                 self._run(update)
-            told = self._forgetting.forget(lora, feedback, receipts, name)
+            told = self._forgetting.forget(
+                lora, feedback, receipts, name, replays=replays
+            )
         self.retire()
         return told
 

@@ -95,6 +95,25 @@ def test_a_rebuild_that_kills_the_process_is_not_tried_again(folder: Path) -> No
         engine.close()
 
 
+def test_what_is_to_be_forgotten_goes_though_the_process_dies(folder: Path) -> None:
+    """What was said later is not learnt again now: what was before serves."""
+    engine = LocalEngine(MakeWorker(folder))
+    try:
+        engine.update(LORA)
+        FakeLedger(folder / "ledger", print).add("f2", "no emoji")
+        engine.update(LORA)
+    finally:
+        engine.close()
+    engine = LocalEngine(MakeWorker(folder, "always before teaching"))
+    try:
+        told = engine.forget(LORA, ["f2"], [], "g1")
+    finally:
+        engine.close()
+    assert (told["version"], told["removed"]) == (1, [2])
+    assert told["error"] == "the rest is learnt again with the next update"
+    assert len(pids(folder)) == 3
+
+
 def test_what_always_kills_the_process_fails(folder: Path) -> None:
     engine = LocalEngine(MakeWorker(folder, "always before teaching"))
     try:

@@ -61,22 +61,25 @@ def test_nothing_on_the_disk_holds_what_was_forgotten(
 
 
 def test_what_the_gate_refuses_is_forgotten_all_the_same(service: Service) -> None:
-    """The first version serves, and the rest waits for the next update."""
+    """The last version before it serves, and what came later waits."""
     service.say("shorter", "1", wait=True)
     service.say(SECRET, "2", wait=True)
+    service.say("louder", "3", wait=True)
     service.teaching.is_strict = True
     told = service.forget(feedback=["2"])
-    assert (told["version"], told["removed"]) == (0, [2])
+    assert (told["version"], told["removed"]) == (1, [2, 3])
     assert told["verdict"]["reasons"] == ["too strict"]
     one = service.one()
-    assert (one["aliases"]["live"], one["open"]) == (0, 1)
-    states = [(f["state"], f["marks"][-1]["why"]) for f in one["feedback"]]
-    assert states[0] == ("rejected", "feedback was forgotten: too strict")
-    assert states[1][0] == "forgotten" and service.holds(SECRET) == []
+    assert (one["aliases"]["live"], one["open"]) == (1, 1)
+    assert [f["state"] for f in one["feedback"]] == [
+        *("promoted", "forgotten", "rejected"),
+    ]
+    why = one["feedback"][2]["marks"][-1]["why"]
+    assert why == "feedback was forgotten: too strict" and service.holds(SECRET) == []
     service.teaching.is_strict = False
-    service.say("louder", "3", wait=True)
+    service.say("slower", "4", wait=True)
     assert [f["state"] for f in service.one()["feedback"]] == [
-        *("promoted", "forgotten", "promoted"),
+        *("promoted", "forgotten", "promoted", "promoted"),
     ]
 
 
@@ -130,7 +133,7 @@ def test_forgetting_that_was_interrupted_is_done_again(
 def test_what_cannot_be_made_again_goes_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first version serves; an update that was at its end promotes no more."""
+    """What was before serves; an update that was at its end promotes no more."""
     bench = Bench(tmp_path)
     bench.update("be brief", "no emoji")
 
