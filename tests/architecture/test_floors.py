@@ -55,6 +55,7 @@ PROVIDER_TOWER = ("clients", "resources", "journal")
 LATE = (
     *("aiohttp", "aiohttp.web", "anthropic", "httpx", "openai", "rich", "tenacity"),
     *("genai_prices", "mlflow", "opentelemetry", "sqlite3", "tensorboard", "xllamacpp"),
+    "pyarrow",
     *("pydantic", "pydantic_core", "typing_extensions"),  # they come together
     *("yaml", "urllib.request", "email.utils"),
 )

@@ -128,13 +128,38 @@ def test_journal_export(journal: Shell) -> None:
     assert stat.S_IMODE((journal.folder / "rows.jsonl").stat().st_mode) == 0o600
 
 
+def test_journal_export_to_stdout(journal: Shell) -> None:
+    """The same lines, and nothing else; no file is made."""
+    names = sorted(journal.folder.iterdir())
+    assert journal("journal export a.db --out -") == 0
+    told = [json.loads(line)["text"] for line in journal.out.splitlines()]
+    assert sorted(told) == ["Q1", "Q2", "Q3"]
+    assert journal.err == ""
+    assert sorted(journal.folder.iterdir()) == names
+
+
+def test_journal_export_writes_over_nothing(journal: Shell) -> None:
+    """But with --force; the help names the columns."""
+    rows = journal.folder / "rows.jsonl"
+    rows.write_text("mine")
+    assert journal("journal export a.db --out rows.jsonl") == 2
+    assert "rows.jsonl is there already" in journal.err
+    assert rows.read_text() == "mine"
+    assert journal("journal export a.db --out rows.jsonl --force") == 0
+    assert len(journal.lines("rows.jsonl")) == 3
+    assert journal("journal export --help") == 0
+    assert "NAME.parquet" in journal.out
+    assert "finish_reason" in journal.out
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("show no.db", "no.db' does not exist. Check the name."),
         ("diff a.db no.db", "no.db' does not exist"),
         ("export a.db --out no/rows.jsonl", "cannot write to no/rows.jsonl: No such"),
-        ("export a.db --out .", ". is not a plain file. Name another --out."),
+        ("export a.db --out .", ". is not a plain file. Name another file."),
+        ("export a.db --out rows.csv", "name a file that ends in .jsonl or .parquet"),
         ("show a.db --limit x", "argument --limit: invalid number value: 'x'"),
         ("show a.db --limit -1", "argument --limit: "),
         ("", "the following arguments are required"),
@@ -146,7 +171,7 @@ def test_journal_errors(journal: Shell, line: str, message: str) -> None:
     assert message in journal.err
 
 
-LOOKS = ("show a.db", "diff a.db a.db", "export a.db --out rows.jsonl")
+LOOKS = ("show a.db", "diff a.db a.db", "export a.db --out rows.jsonl --force")
 
 
 def files_of(shell: Shell) -> dict[str, bytes]:

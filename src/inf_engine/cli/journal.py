@@ -1,25 +1,22 @@
-"""``inf-engine journal``: look at a journal, compare two, write one out as JSON lines.
+"""``inf-engine journal``: look at a journal, compare two, write one out as rows.
 
 A journal is opened to read only, so a run may be writing into it meanwhile. No text of
 a prompt or an answer is shown but with ``--full``, and by ``export``.
 """
 
 import argparse
-import contextlib
 import itertools
 import json
-import os
-import secrets
-from collections.abc import Iterable
+import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from inf_engine.cli.console import say, show, table
 from inf_engine.cli.outputs import same_file
 from inf_engine.cli.summary import counted
 from inf_engine.errors import JournalError, UsageError
-from inf_engine.journal import JournalStore, Row, decode_response
+from inf_engine.journal import JournalStore, Row, decode_response, export_journal
+from inf_engine.journal.export import columns_of, parsed, write_lines
 from inf_engine.types import Usage
 
 _HEAD = ("row", "created", "kind", "module", "alias", "model", "input", "n", "tokens")
@@ -38,7 +35,7 @@ def show_journal(args: argparse.Namespace) -> int:
         rows = itertools.islice(store.rows(), args.limit)
         if args.full:
             for row in rows:
-                show(json.dumps(_plain(row), ensure_ascii=False, indent=2))
+                show(json.dumps(columns_of(row), ensure_ascii=False, indent=2))
         else:
             for line in table([_HEAD, *map(_cells, rows)]):
                 show(line)
@@ -72,8 +69,8 @@ def diff_journals(args: argparse.Namespace) -> int:
     return 1 if lines else 0
 
 
-def export_journal(args: argparse.Namespace) -> int:
-    """Write the rows of a journal to a JSONL file; return the exit code.
+def export(args: argparse.Namespace) -> int:
+    """Write the rows of a journal to a file or stdout; return the exit code.
 
     Args:
         args: The parsed command line.
@@ -84,59 +81,13 @@ def export_journal(args: argparse.Namespace) -> int:
     """
     if same_file(args.file, args.out):
         raise UsageError("--out is the journal itself. Name another file.")
-    with JournalStore(args.file, read_only=True) as store:
-        count = _write_lines(Path(args.out), store.rows())
+    if args.out == "-":
+        with JournalStore(args.file, read_only=True) as store:
+            write_lines(store.rows(), sys.stdout.buffer)
+        return 0
+    count = export_journal(args.file, args.out, overwrite=args.force)
     say(f"{counted(count, 'answer')} in {args.out}")
     return 0
-
-
-def _write_lines(path: Path, rows: Iterable[Row]) -> int:
-    """Write rows to a file of mode 0600, in one step; return how many."""
-    draft = path.parent / f".export-{secrets.token_hex(6)}.tmp"
-    count = 0
-    try:
-        if path.exists() and not path.is_file():
-            raise UsageError(f"{path} is not a plain file. Name another --out.")
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(_plain(row)) + "\n")
-                count += 1
-        os.replace(draft, path)
-    except OSError as exc:
-        raise UsageError(
-            f"cannot write to {path}: {exc.strerror}. Give --out a file in a folder "
-            "that exists and has room."
-        ) from exc
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-    return count
-
-
-def _plain(row: Row) -> dict[str, Any]:
-    """Return a row as a JSON value."""
-    return {
-        "id": row.id,
-        "key": row.key.hex(),
-        "kind": row.kind,
-        "path": row.path,
-        "alias": row.alias,
-        "model": row.model,
-        "input": row.input,
-        "number": row.number,
-        "created": row.created,
-        "request": _parsed(row.request),
-        "response": _parsed(row.response),
-    }
-
-
-def _parsed(text: str) -> Any:
-    """Return JSON text as a value, what is no JSON as it is."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -166,5 +117,5 @@ def _answer(response: str) -> Any:
     try:
         answer = decode_response(response)
     except JournalError:
-        return _parsed(response)
+        return parsed(response)
     return replace(answer, id="", seconds=0.0, cost=None, usage=Usage(), limits=None)

@@ -5,9 +5,10 @@ from typing import Any
 
 from inf_engine.cli.check import check
 from inf_engine.cli.graph import graph
-from inf_engine.cli.journal import diff_journals, export_journal, show_journal
+from inf_engine.cli.journal import diff_journals, export, show_journal
 from inf_engine.cli.run import run
 from inf_engine.cli.serve import serve
+from inf_engine.journal import EXPORT_COLUMNS
 from inf_engine.journal.rows import LIBRARY
 from inf_engine.serving.http import MOST_BYTES
 
@@ -145,10 +146,21 @@ def _add_journal(parser: argparse.ArgumentParser, options: dict[str, Any]) -> No
     compared.set_defaults(do=diff_journals)
     compared.add_argument("a", metavar="A")
     compared.add_argument("b", metavar="B")
-    exported = verbs.add_parser("export", help="write JSON lines", **options)
-    exported.set_defaults(do=export_journal)
+    exported = verbs.add_parser(
+        "export",
+        help="write JSON lines or Parquet",
+        epilog=f"columns: {', '.join(EXPORT_COLUMNS)}",
+        **options,
+    )
+    exported.set_defaults(do=export)
     exported.add_argument("file", metavar="FILE")
-    exported.add_argument("--out", required=True, metavar="ROWS.jsonl")
+    exported.add_argument(
+        "--out",
+        required=True,
+        metavar="ROWS",
+        help="NAME.jsonl, NAME.parquet (extra 'parquet'), or - for stdout",
+    )
+    exported.add_argument("--force", action="store_true", help="write over ROWS")
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:

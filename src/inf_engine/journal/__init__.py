@@ -20,12 +20,14 @@ from inf_engine.journal.codec import (
     decode_response,
     encode_response,
 )
+from inf_engine.journal.export import EXPORT_COLUMNS, export_journal
 from inf_engine.journal.identity import identity_of
 from inf_engine.journal.keys import CallNumbers, cache_key, call_key
 from inf_engine.journal.rows import Row
 from inf_engine.journal.store import JournalStore
 
 __all__ = [
+    "EXPORT_COLUMNS",
     "CallNumbers",
     "JournalStore",
     "Row",
@@ -35,5 +37,6 @@ __all__ = [
     "decode_request",
     "decode_response",
     "encode_response",
+    "export_journal",
     "identity_of",
 ]

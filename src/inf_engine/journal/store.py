@@ -83,16 +83,18 @@ _PAGE = 256  # rows that are read at a time
 class JournalStore:
     """The answers of one journal file; a new file is made with mode 0600.
 
-    All keys are held in memory: about 140 MB per million rows. It may be handed from
-    thread to thread, but used by one at a time.
+    All keys are held in memory, about 140 MB per million rows; a reader reads them when
+    it is first asked for one. It may be handed from thread to thread, but used by one
+    at a time.
 
     Args:
         path: The file.
         durability: What a row survives, once it is committed: ``process`` for any
             death of the process, ``power`` for a loss of power too. With ``process``,
             `append` commits; with ``power``, `commit` does.
-        read_only: Open it to look at, also beside a process that writes. Rows that are
-            appended later are seen by `rows`, not by `get` and ``len``.
+        read_only: Open it to look at, also beside a process that writes. `rows` sees
+            what is appended later; `get` and ``len`` what was there when one of them
+            was first asked.
 
     Attributes:
         path: The real path of the file.
@@ -123,6 +125,7 @@ class JournalStore:
         self._place: tuple[int, ...] = ()
         self._seen: tuple[int, ...] | None = None  # of a file that must not change
         self._process = os.getpid()
+        self._unread = read_only  # the keys
         self._ids: dict[bytes, int] = {}
         self._more: dict[bytes, list[bytes]] = {}  # key -> keys of later equal calls
         self._sqlite = load_sqlite(self.path)
@@ -146,7 +149,7 @@ class JournalStore:
         self.close()
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._known())
 
     def get(self, key: bytes) -> str | None:
         """Return the answer to a key, None if there is none.
@@ -158,7 +161,7 @@ class JournalStore:
             JournalError: If it cannot be read, or the store is closed or forked.
         """
         self._usable()
-        row_id = self._ids.get(key)
+        row_id = self._known().get(key)
         if row_id is None:
             return None
         query = "SELECT response, crc FROM answers WHERE id = ?"
@@ -177,7 +180,7 @@ class JournalStore:
         Args:
             first: The key of the first of these calls, whose answer may be missing.
         """
-        found = [first] if first in self._ids else []
+        found = [first] if first in self._known() else []
         return [*found, *self._more.get(first, ())]
 
     def place(self, key: bytes) -> str:
@@ -350,8 +353,9 @@ class JournalStore:
                 self._open_reader()
             else:
                 self._database = connect(self._sqlite, self.path, "mode=rw")
-            self._steadily(self._load)
+            self._steadily(self._check)
             if not self.read_only:
+                self._load(self._usable())
                 self._claim(self._usable())
 
     def _open_reader(self) -> None:
@@ -378,8 +382,8 @@ class JournalStore:
     def _is_outdated(self) -> bool:
         return self._seen is not None and state_of(self.path) != self._seen
 
-    def _check(self) -> None:
-        """Refuse a file that this version did not write."""
+    def _check(self, database: "sqlite3.Connection") -> None:
+        """Refuse a file that this version did not write, or that is damaged."""
         if self._pragma("application_id") != APPLICATION:
             raise self._error(
                 "is an SQLite file of another program", "Name another file."
@@ -392,6 +396,11 @@ class JournalStore:
                 "Read it with the version that wrote it (the table 'meta' names it), "
                 "or begin a new journal.",
             )
+        if self._pragma("quick_check(1)") != "ok":
+            raise self._error("is damaged", FIXES["damaged"])
+        query = "SELECT id FROM answers WHERE typeof(key) <> 'blob' OR length(key) <> ?"
+        if odd := database.execute(f"{query} LIMIT 1", (KEY_BYTES,)).fetchone():
+            raise self._error(f"has no key in row {odd[0]}", FIXES["damaged"])
 
     def _claim(self, database: "sqlite3.Connection") -> None:
         """Set the modes, and write down who uses it."""
@@ -408,18 +417,20 @@ class JournalStore:
 
     def _load(self, database: "sqlite3.Connection") -> None:
         """Read the keys; of equal ones the first counts."""
-        self._check()
-        found = self._pragma("quick_check(1)")
-        if found != "ok":
-            raise self._error("is damaged", FIXES["damaged"])
         self._ids.clear()
         self._more.clear()
         query = "SELECT id, key, first FROM answers ORDER BY id"
         for row_id, key, first in database.execute(query):
-            if not isinstance(key, bytes) or len(key) != KEY_BYTES:
-                raise self._error(f"has no key in row {row_id}", FIXES["damaged"])
             if key not in self._ids:
                 self._note(key, row_id, first)
+        self._unread = False
+
+    def _known(self) -> dict[bytes, int]:
+        """Return the ids of the rows by key; a reader reads them now."""
+        if self._unread:
+            with self._explained("cannot be read"):
+                self._steadily(self._load)
+        return self._ids
 
     def _note(self, key: bytes, row_id: int, first: bytes | None) -> None:
         """Take note of an answer that is in the file."""
