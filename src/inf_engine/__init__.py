@@ -52,6 +52,7 @@ from inf_engine.execution.engine import Engine
 from inf_engine.execution.settings import ExecutionSettings
 from inf_engine.functional import op
 from inf_engine.graph import GraphNode, InferenceGraph
+from inf_engine.images import Image
 from inf_engine.llm import LLMInference
 from inf_engine.module import InferenceModule
 from inf_engine.parameter import Parameter
@@ -82,6 +83,7 @@ __all__ = [
     "ExecutionSettings",
     "GraphError",
     "GraphNode",
+    "Image",
     "InfEngineError",
     "InferenceGraph",
     "InferenceModule",

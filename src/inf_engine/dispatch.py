@@ -46,7 +46,7 @@ class Dispatcher(Protocol):
         ...
 
     def format_parameter(self, parameter: Any, spec: str) -> str:
-        """Return the text that stands for a parameter in an f-string."""
+        """Return the text that stands for a parameter, or an image, in an f-string."""
         ...
 
 

@@ -11,7 +11,13 @@ from inf_engine.errors import (
     NotBoundError,
     ParameterTypeError,
 )
-from inf_engine.messages import as_messages, by_field, filled_prompt, template_fields
+from inf_engine.messages import (
+    as_messages,
+    by_field,
+    content_of,
+    filled_prompt,
+    template_fields,
+)
 from inf_engine.module import InferenceModule
 from inf_engine.parameter import Parameter
 from inf_engine.schema import OutputType
@@ -281,7 +287,8 @@ class LLMInference(InferenceModule, Generic[T]):
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Message, ...]:
         if self.prompt is not None:
-            return (Message("user", filled_prompt(self.prompt.value, args, kwargs)),)
+            text = filled_prompt(self.prompt.value, args, kwargs)
+            return (Message("user", content_of(text)),)
         self.check_call(args, kwargs)
         return as_messages(args[0])
 

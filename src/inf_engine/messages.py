@@ -2,11 +2,19 @@
 
 import string
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+from inf_engine.dispatch import dispatcher
 from inf_engine.errors import ModuleError, known_names
+from inf_engine.images import Image
 from inf_engine.parameter import Parameter
-from inf_engine.template import interpolated, is_t_string
+from inf_engine.template import (
+    HoleTable,
+    MixedText,
+    interpolated,
+    is_t_string,
+    pieces_of,
+)
 from inf_engine.types import ImagePart, Message, Part, TextPart, ToolCall
 
 _ROLES = ("system", "user", "assistant", "tool")
@@ -17,14 +25,17 @@ def as_messages(prompt: Any) -> tuple[Message, ...]:
     """Return the messages that a prompt stands for.
 
     Args:
-        prompt: Text, a `Parameter`, a `Message`, a list of messages (`Message` or
-            dicts with ``role`` and ``content``), or a list of text and image parts.
+        prompt: Text, an `Image`, a `Parameter`, a `Message`, a list of messages
+            (`Message` or dicts with ``role`` and ``content``), or a list of text and
+            image parts.
 
     Raises:
         ModuleError: If it is anything else.
     """
     if isinstance(prompt, (str, Parameter)):
-        return (Message("user", str(prompt)),)
+        return (Message("user", content_of(prompt)),)
+    if isinstance(prompt, ImagePart):
+        return (Message("user", (part_of(prompt),)),)
     if is_t_string(prompt):
         return (Message("user", interpolated(prompt)),)
     if isinstance(prompt, Message):
@@ -37,7 +48,7 @@ def as_messages(prompt: Any) -> tuple[Message, ...]:
             "into an f-string, e.g. self.llm(f'{value}')."
         )
     if all(_is_part(item) for item in prompt):
-        return (Message("user", _as_content(prompt)),)
+        return (Message("user", content_of(prompt)),)
     return tuple([_as_message(item) for item in prompt])
 
 
@@ -67,7 +78,7 @@ def _as_message(item: Any) -> Message:
     calls = tuple([_as_tool_call(call) for call in item.get("tool_calls") or ()])
     return Message(
         role,
-        "" if content is None and calls else _as_content(content),
+        "" if content is None and calls else content_of(content),
         tool_calls=calls,
         tool_call_id=str(item.get("tool_call_id") or ""),
     )
@@ -86,7 +97,17 @@ def _as_tool_call(call: Any) -> ToolCall:
         ) from exc
 
 
-def _as_content(content: Any) -> str | tuple[Part, ...]:
+def content_of(content: Any) -> str | tuple[Part, ...]:
+    """Return the content of a message: text, or parts where there are images.
+
+    Args:
+        content: Text, a `Parameter`, or a list of text and image parts.
+
+    Raises:
+        ModuleError: If it is anything else.
+    """
+    if isinstance(content, MixedText):
+        content = [content]
     if isinstance(content, (str, Parameter)):
         return str(content)
     if not isinstance(content, (list, tuple)):
@@ -94,10 +115,21 @@ def _as_content(content: Any) -> str | tuple[Part, ...]:
             "the content of a message must be text or a list of parts, not "
             f"{type(content).__name__}: write it into an f-string."
         )
-    return tuple([_as_part(part) for part in content])
+    return tuple([part_of(p) for part in content for p in pieces_of(part)])
 
 
-def _as_part(part: Any) -> Part:
+def part_of(part: Any) -> Part:
+    """Return a part of a message.
+
+    Args:
+        part: Text, an image, or a dict as OpenAI describes it.
+
+    Raises:
+        ModuleError: If it is anything else.
+        UsageError: If the content of an image is none.
+    """
+    if isinstance(part, ImagePart) and part.url.startswith("data:"):
+        return Image(part)
     if isinstance(part, (TextPart, ImagePart)):
         return part
     if isinstance(part, (str, Parameter)):
@@ -108,9 +140,9 @@ def _as_part(part: Any) -> Part:
     if isinstance(address, Mapping):
         address = address.get("url")
     if isinstance(address, str) and address:
-        return ImagePart(url=address)
+        return part_of(ImagePart(url=address))
     raise ModuleError(
-        "a part of a message must be text, a TextPart, an ImagePart, "
+        "a part of a message must be text, an Image, a TextPart, "
         "{'type': 'text', 'text': ...} or {'type': 'image_url', 'image_url': ...}, not "
         f"{type(part).__name__}."
     )
@@ -184,14 +216,41 @@ def filled_prompt(template: str, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 def filled_fields(template: str, given: Mapping[str, Any]) -> str:
     """Return a template with its fields filled in, of which none is missing.
 
+    With images in them it is a `MixedText`.
+
     Raises:
         ModuleError: If they do not fit it.
     """
+    holes = _Holes()
+    before = dispatcher.set(cast(Any, holes))
     try:
-        return template.format(**given)
+        return holes.filled(template.format(**given))
     except (AttributeError, LookupError, TypeError, ValueError) as exc:
         kinds = ", ".join(f"{name}: {type(v).__name__}" for name, v in given.items())
         raise ModuleError(
             f"the prompt template cannot be filled with ({kinds}): {exc}. Correct the "
             "fields of the template, or what the call gives for them."
         ) from exc
+    finally:
+        dispatcher.reset(before)
+
+
+class _Holes:
+    """Keeps images apart while a template is filled, as `dispatcher`."""
+
+    def __init__(self) -> None:
+        self._table: HoleTable | None = None
+
+    def format_parameter(self, parameter: Any, spec: str) -> str:
+        """Return what stands for an image, or a text with images."""
+        if isinstance(parameter, Parameter):
+            return format(parameter.value, spec)
+        self._table = self._table or HoleTable()
+        return self._table.issue(parameter, spec, known=parameter.value)
+
+    def filled(self, text: str) -> str:
+        """Return a text with its images."""
+        if self._table is None:
+            return text
+        found = self._table.scan(text, "a prompt template")
+        return found if isinstance(found, str) else found.fill(str)

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from inf_engine.errors import AnswerError, UsageError
+from inf_engine.errors import AnswerError, InfEngineError, UsageError
 from inf_engine.graph import GraphNode, InferenceGraph
 from inf_engine.llm import LLMInference
-from inf_engine.messages import by_field
+from inf_engine.messages import by_field, part_of
 from inf_engine.parameter import Parameter
 from inf_engine.quick import quick
 from inf_engine.report import write_report
 from inf_engine.svg import graph_svg
-from inf_engine.template import Hole, Template
-from inf_engine.types import LLMRequest, LLMResponse, Message, Usage
+from inf_engine.template import Hole, Template, pieces_of
+from inf_engine.types import ImagePart, LLMRequest, LLMResponse, Message, Usage
 
 Outcome = Literal["done", "failed", "cancelled", "running", "waiting"]
 ValueOf = Callable[[GraphNode], Any]
@@ -32,10 +32,17 @@ _DECIMALS = 12  # of USD: the units in which the ledger counts
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of a prompt; `source` names the node or parameter it came from."""
+    """A piece of a prompt; `source` names the node or parameter it came from.
+
+    Args:
+        text: The text; of an image what stands for it.
+        source: The name of the node or parameter, None for none.
+        image: The image, None for text.
+    """
 
     text: str
     source: str | None = None
+    image: ImagePart | None = None
 
 
 @quick
@@ -350,20 +357,23 @@ def system_segments(node: GraphNode) -> tuple[Segment, ...]:
 
 
 def _segments(value: Any, value_of: ValueOf) -> list[Segment]:
-    if isinstance(value, str):
-        return [Segment(value)]
+    if isinstance(value, str | ImagePart):
+        return [_segment(piece) for piece in pieces_of(value)]
     if isinstance(value, GraphNode):
-        return [Segment(str(value_of(value)), value.name)]
+        given = pieces_of(value_of(value))
+        return [_segment(piece, value.name) for piece in given]
     if isinstance(value, Parameter):
         return [Segment(value.value, _parameter_name(value))]
     if isinstance(value, Template):
         pieces = value.segments(value_of)
-        return [Segment(text, _origin(hole)) for text, hole in pieces]
+        return [_segment(piece, _origin(hole)) for piece, hole in pieces]
     if isinstance(value, Message):
         value = {"role": value.role, "content": value.content}
     if isinstance(value, dict):
         head = [Segment(f"{value['role']}: ")] if "role" in value else []
-        return head + _segments(value.get("content", ""), value_of)
+        if "content" not in value:
+            return _part_segments(value, value_of)
+        return head + _segments(value["content"], value_of)
     if isinstance(value, (list, tuple)):
         return [
             s for item in value for s in (*_segments(item, value_of), Segment("\n"))
@@ -371,12 +381,28 @@ def _segments(value: Any, value_of: ValueOf) -> list[Segment]:
     return [Segment(getattr(value, "text", None) or f"[{type(value).__name__}]")]
 
 
+def _part_segments(part: dict[str, Any], value_of: ValueOf) -> list[Segment]:
+    """Return a part of a message, given as a dict."""
+    if "image_url" not in part:
+        return _segments(part.get("text", ""), value_of)
+    try:
+        return [_segment(part_of(part))]
+    except InfEngineError:  # it is why the call failed
+        return [Segment("[image]")]
+
+
+def _segment(piece: Any, source: str | None = None) -> Segment:
+    """Return a text or an image as a piece of a prompt."""
+    image = piece if isinstance(piece, ImagePart) else None
+    return Segment(str(piece), source, image)
+
+
 def _origin(hole: Hole | None) -> str | None:
     if hole is None:
         return None
     if isinstance(hole.source, Parameter):
         return _parameter_name(hole.source)
-    return hole.source.name
+    return hole.source.name if isinstance(hole.source, GraphNode) else None
 
 
 def _parameter_name(parameter: Parameter) -> str:

@@ -9,6 +9,7 @@ critical path, and says how many it leaves out.
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from inf_engine.errors import ExecutionError
 from inf_engine.pages import cards, timeline
@@ -17,6 +18,7 @@ from inf_engine.pages.markup import (
     counted,
     escape,
     page,
+    pictures,
     seconds_text,
     text_block,
     usd_text,
@@ -25,7 +27,9 @@ from inf_engine.pages.markup import (
 from inf_engine.pages.private import write_private
 from inf_engine.pages.shapes import CallShape, NodeRecordShape, RecordShape
 from inf_engine.svg import graph_svg
-from inf_engine.types import Usage
+from inf_engine.template import pieces_of
+from inf_engine.tree import map_leaves
+from inf_engine.types import ImagePart, Usage
 
 MOST_CARDS = 200
 MOST_LANES = 120
@@ -139,9 +143,23 @@ def report_html(record: RecordShape, *, above: str = "", running: bool = False) 
     parts = [above, _header(record, ids, running), _in_and_out(record, running)]
     parts += [_graph(record, critical, ids), _timeline(record, critical, ids)]
     parts += [_aliases(record), _cards(record, shown, ids)]
-    style = STYLE + timeline.STYLE + cards.STYLE
+    style = STYLE + timeline.STYLE + cards.STYLE + pictures(_images(record, shown))
     body = f"<main>{''.join(parts)}</main>"
     return page(f"{record.module} · inf-engine", style, body)
+
+
+def _images(record: RecordShape, shown: Sequence[NodeRecordShape]) -> list[ImagePart]:
+    """Return the images of the inputs, the output and the calls that are shown."""
+    found: list[ImagePart] = []
+
+    def look(leaf: Any) -> Any:
+        found.extend(p for p in pieces_of(leaf) if isinstance(p, ImagePart))
+        return leaf
+
+    pieces = [piece.image for node in shown for piece in node.prompt]
+    nodes = [(pieces, node.args, node.kwargs, node.output) for node in shown]
+    map_leaves(look, (record.args, record.kwargs, record.output, nodes))
+    return found
 
 
 def _shown(

@@ -20,12 +20,14 @@ import itertools
 import re
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from inf_engine.dispatch import dispatcher
 from inf_engine.errors import TracingError
 from inf_engine.quick import quick
+from inf_engine.types import ImagePart
 
 _START, _END = "\U00016e40", "\U00016e41"
 _DIGITS = {ord(digit): chr(0x16E60 + int(digit, 16)) for digit in "0123456789abcdef"}
@@ -46,6 +48,49 @@ _TRACES = ("d81b", "00016e", "%f0%96%b9", "&#93", "&#x16e", "8ja5", "f096b9")
 _ESCAPED_BYTES = b"\xf0\x96\xb9"
 
 
+class MixedText(str):
+    """A text with images in it; Python sees their names in their places.
+
+    Args:
+        parts: The texts and images, in order.
+    """
+
+    __slots__ = ("parts",)
+
+    parts: tuple[str | ImagePart, ...]
+
+    def __new__(cls, parts: Iterable[str | ImagePart]) -> "MixedText":
+        kept = tuple(part for part in parts if part)
+        made = super().__new__(cls, "".join(map(str, kept)))
+        made.parts = kept
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.parts,)
+
+    def __format__(self, spec: str) -> str:
+        answer = dispatcher.get()
+        if answer is None:
+            return str.__format__(self, spec)
+        return answer.format_parameter(self, spec)
+
+    def __add__(self, other: Any) -> Any:
+        return joined([self, other]) if isinstance(other, str) else NotImplemented
+
+    def __radd__(self, other: Any) -> Any:
+        return joined([other, self]) if isinstance(other, str) else NotImplemented
+
+    @property
+    def name(self) -> str:
+        """What a message calls it."""
+        return "a text with images"
+
+    @property
+    def value(self) -> "MixedText":
+        """Itself, as a `Parameter` has a value."""
+        return self
+
+
 @quick
 @dataclass(frozen=True, slots=True, eq=False)
 class Hole:
@@ -56,7 +101,7 @@ class Hole:
         spec: The format spec, as in ``f"{p:>10}"``.
         conversion: ``"r"`` for ``!r``, else empty.
         where: File and line of the formatting.
-        known: The value, for a parameter; None for a node.
+        known: The value, for a parameter or an image; None for a node.
         token: What stands for it while the text travels through forward.
     """
 
@@ -64,12 +109,14 @@ class Hole:
     spec: str
     conversion: str
     where: str
-    known: str | None = None
+    known: Any = None
     token: str = ""
     _tree_leaf: ClassVar[bool] = True
 
-    def format(self, value: Any) -> str:
-        """Return the text that goes into the hole for its value."""
+    def format(self, value: Any) -> Any:
+        """Return what goes into the hole for its value: its text, or an image."""
+        if isinstance(value, (ImagePart, MixedText)) and not self.conversion:
+            return value if not self.spec else format(_name_of(value), self.spec)
         return format(repr(value) if self.conversion else value, self.spec)
 
 
@@ -85,13 +132,19 @@ class Template:
         """The holes, in order."""
         return (part for part in self.parts if isinstance(part, Hole))
 
-    def segments(self, value_of: Callable[[Any], Any]) -> list[tuple[str, Hole | None]]:
+    def segments(
+        self, value_of: Callable[[Any], Any]
+    ) -> list[tuple[str | ImagePart, Hole | None]]:
         """Return the filled text piece by piece, each with the hole it came from."""
-        return [(_fill(part, value_of), _hole(part)) for part in self.parts]
+        filled = [(_fill(part, value_of), _hole(part)) for part in self.parts]
+        return [(piece, hole) for found, hole in filled for piece in pieces_of(found)]
 
     def fill(self, value_of: Callable[[Any], Any]) -> str:
-        """Return the text, given the values of the sources of its holes."""
-        return "".join([_fill(part, value_of) for part in self.parts])
+        """Return the text, given the values of the sources of its holes.
+
+        With images among them it is a `MixedText`.
+        """
+        return joined([_fill(part, value_of) for part in self.parts])
 
     def text(self) -> str:
         """Return the text as forward saw it, a token in the place of each hole."""
@@ -133,11 +186,29 @@ def _is_escaped(text: str) -> bool:
     return False
 
 
+def _name_of(value: Any) -> str:
+    """Return a value's own text, without a hole."""
+    return str.__str__(value) if isinstance(value, str) else str(value)
+
+
 def _hole(part: str | Hole) -> Hole | None:
     return part if isinstance(part, Hole) else None
 
 
-def _fill(part: str | Hole, value_of: Callable[[Any], Any]) -> str:
+def pieces_of(value: Any) -> tuple[Any, ...]:
+    """Return the texts and images of a text; anything else is one piece."""
+    return value.parts if type(value) is MixedText else (value,)
+
+
+def joined(pieces: list[Any]) -> str:
+    """Return texts and images as one text, which holds the images."""
+    for piece in pieces:
+        if type(piece) is not str and isinstance(piece, (ImagePart, MixedText)):
+            return MixedText([p for piece in pieces for p in pieces_of(piece)])
+    return "".join(pieces)
+
+
+def _fill(part: str | Hole, value_of: Callable[[Any], Any]) -> Any:
     if isinstance(part, str):
         return part
     return part.format(value_of(part.source) if part.known is None else part.known)
@@ -150,6 +221,10 @@ class HoleTable:
     _nonce: str = ""
     _holes: list[Hole] = field(default_factory=list)
     _unread: dict[int, Hole] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Whether any were handed out."""
+        return bool(self._holes)
 
     def issue(
         self, source: Any, spec: str = "", conversion: str = "", known: Any = None
@@ -217,7 +292,7 @@ class HoleTable:
         """
         for number, hole in list(self._unread.items()):
             if hole.known is None and hole.source in sources:
-                text = hole.format(value_of(hole.source))
+                text = hole.format(value_of(hole.source))  # or an image
                 if number not in self._unread:
                     continue  # it was read while this one waited for the value
                 kept = replace(hole, known=text, spec="", conversion="")

@@ -4,17 +4,22 @@ All are frozen; none knows a provider. Tool arguments and schemas are JSON text 
 JSON values, so that a request hashes and prints the same everywhere.
 """
 
+import base64
+import binascii
+import hashlib
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from inf_engine.quick import quick
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "unknown"]
 
+IMAGE_TOKENS = 765
+"""How many tokens an image is thought to be where its size is not known."""
 CHARACTERS_PER_TOKEN = 4.0
 """How long a token is thought to be where nothing was counted yet."""
 
@@ -26,9 +31,9 @@ class TextPart:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ImagePart:
-    """An image in a message, by address or by content.
+    """An image in a message, by address or by content; `inf_engine.Image` makes one.
 
     Args:
         url: An http(s) or data address; empty if `data` is given.
@@ -39,6 +44,38 @@ class ImagePart:
     url: str = ""
     data: str = ""
     media_type: str = "image/png"
+    _tree_leaf: ClassVar[bool] = True
+
+    @property
+    def content(self) -> bytes:
+        """The encoded image itself; empty for one by address.
+
+        Raises:
+            ValueError: If `data` is no base64 text.
+        """
+        try:
+            return base64.b64decode(self.data, validate=True)
+        except binascii.Error:
+            raise ValueError("the data of an ImagePart is no base64 text") from None
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of its content, hex; of its address where that is all."""
+        return hashlib.sha256(self.content or self.url.encode()).hexdigest()
+
+    @property
+    def tokens(self) -> int:
+        """About how many tokens it is."""
+        return IMAGE_TOKENS
+
+    def __str__(self) -> str:
+        """What stands for it in a text: kind and digest, or its address."""
+        if self.url and not self.url.startswith("data:"):
+            return f"[image {self.url}]"
+        return f"[{self.media_type} {self.digest[:12]}]"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)[1:-1]})"
 
 
 Part: TypeAlias = TextPart | ImagePart
@@ -139,6 +176,12 @@ class LLMRequest:
         """The text of the last user message, empty if there is none."""
         texts = (m.text for m in reversed(self.messages) if m.role == "user")
         return next(texts, "")
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """The images in the messages, in order."""
+        mixed = [m.content for m in self.messages if not isinstance(m.content, str)]
+        return tuple(p for parts in mixed for p in parts if isinstance(p, ImagePart))
 
     @property
     def system(self) -> str:

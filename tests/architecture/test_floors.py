@@ -35,7 +35,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "types", "tree", "tasks", "startup", "quick"),
     1: (
         *("dispatch", "naming", "parameter", "schema", "tools", "template"),
-        *("messages", "demos", "pages", "clients", "journal"),
+        *("images", "messages", "demos", "pages", "clients", "journal"),
     ),
     2: ("module", "llm", "resources"),
     3: ("graph", "svg", "report", "containers", "functional"),
@@ -47,7 +47,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
 
 USER_TOWER = (
     *("dispatch", "naming", "parameter", "module", "llm", "schema", "tools"),
-    *("template", "messages", "demos", "graph", "containers", "functional"),
+    *("template", "images", "messages", "demos", "graph", "containers", "functional"),
     *("tracing", "record", "pages", "svg", "report"),
 )
 PROVIDER_TOWER = ("clients", "resources", "journal")

@@ -14,8 +14,8 @@ from inf_engine import errors
 NAMES = """
     Engine ExecutionSettings InferenceModule LLMInference Parameter ParameterList
     ParameterDict ModuleList ModuleDict Sequential op trace Result RunRecord
-    InferenceGraph GraphNode Proxy ResourceConfig EndpointConfig LLMRequest LLMResponse
-    Budget RetryPolicy
+    InferenceGraph GraphNode Image Proxy ResourceConfig EndpointConfig LLMRequest
+    LLMResponse Budget RetryPolicy
 """.split()
 
 HEAVY = """

@@ -197,7 +197,7 @@ def test_the_key_is_openais() -> None:
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             400,
-            "no images",
+            "a part of a message is a text, or an image_url with",
         ),
     ],
 )

@@ -191,7 +191,7 @@ class TestDefaults:
         config = EndpointConfig("openai", "gpt")
         assert dataclasses.astuple(config) == (
             "openai", "gpt", "", "OPENAI_API_KEY", None, 600.0, 2, None, None,
-            None, None, None, (), (), 0.0,
+            None, None, None, (), (), 0.0, True,
         )  # fmt: skip
 
     @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 import pytest
 
-from inf_engine.resources.estimate import IMAGE_TOKENS, TokenEstimator
+from inf_engine.resources.estimate import TokenEstimator
 from inf_engine.types import (
+    IMAGE_TOKENS,
     ImagePart,
     LLMRequest,
     Message,

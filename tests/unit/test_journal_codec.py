@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields, replace
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -74,8 +75,22 @@ RESPONSES = {
 
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
 def test_a_request_comes_back(request_: LLMRequest) -> None:
-    """A request that was written and read is equal."""
-    assert decode_request(canonical_request(request_)) == request_
+    """A request that was written and read is equal; images by their digests."""
+    read = decode_request(canonical_request(request_))
+    assert canonical_request(read) == canonical_request(request_)
+    if not any(image.data for image in request_.images):
+        assert read == request_
+
+
+def test_an_image_is_its_digest() -> None:
+    """Its content is not in the text; another content is another text."""
+    text = canonical_request(REQUESTS["parts"])
+    assert f"inf-image:{sha256(b'hi').hexdigest()}" in text
+    assert "aGk=" not in text
+    other = LLMRequest((Message("user", (*PARTS[:2], ImagePart(data="aG8="))),))
+    assert canonical_request(other) != text
+    with pytest.raises(JournalError, match="whose data is no base64 text"):
+        canonical_request(LLMRequest((Message("user", (ImagePart(data="%"),)),)))
 
 
 @pytest.mark.parametrize("response", RESPONSES.values(), ids=RESPONSES)

@@ -80,7 +80,7 @@ def test_what_is_appended_is_there(path: Path, durability: Any) -> None:
     with JournalStore(path) as store:
         assert store.get(FULL.key) == FULL.response
         (found,) = store.rows()
-        assert found == Row(*[getattr(FULL, n) for n in FULL.__slots__[:-1]], id=1)
+        assert found == Row(*[getattr(FULL, n) for n in FULL.__slots__[:-2]], id=1)
 
 
 def test_the_first_answer_wins(path: Path) -> None:
@@ -260,7 +260,7 @@ def test_durability_reaches_the_disk(
             if i % 3 == 2:
                 store.commit()
         assert len(synced) == syncs
-        assert store._pragma("synchronous") == 1
+        assert store._usable().execute("PRAGMA synchronous").fetchone()[0] == 1
 
 
 def test_a_loss_of_power(
@@ -333,7 +333,7 @@ def test_a_disk_that_does_not_sync(path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_full_disk_keeps_what_was_gathered(path: Path) -> None:
     """An answer that finds no room takes no other of its group with it."""
     with JournalStore(path, durability="power") as store:
-        store._pragma("max_page_count = 8")
+        store._usable().execute("PRAGMA max_page_count = 8")
         store.append(row(1))
         with pytest.raises(JournalError, match="full"):
             store.append(row(2, request="x" * 100_000))
@@ -654,7 +654,7 @@ def test_an_answer_that_is_not_kept(path: Path, durability: Any) -> None:
     with JournalStore(path, durability=durability) as store:
         store.append(row(1))
         store.commit()
-        store._pragma("max_page_count = 8")
+        store._usable().execute("PRAGMA max_page_count = 8")
         with pytest.raises(JournalError, match="could not keep an .*full. Make room"):
             store.append(row(2, request=big))
         assert store.get(key(2)) is None

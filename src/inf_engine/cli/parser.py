@@ -23,6 +23,8 @@ _LINES = (
     "input. A key that is no parameter is an error; an only input that is an object "
     "or an array itself is put into an array: [{...}]. Where forward has one "
     "parameter and it is annotated as a dict, an object of other keys is that input. "
+    "An input that forward annotates as an Image is a path, beside IN.jsonl, or an "
+    "address. "
 )
 
 

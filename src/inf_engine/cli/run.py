@@ -17,6 +17,7 @@ import signal
 import time
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from inf_engine.cli.console import say
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         InfEngineError: If something is wrong that is no failure of an input.
     """
     module = load_module(args.target, args.set)
-    inputs = InputFile(args.inputs, CallShape(module))
+    inputs = InputFile(args.inputs, CallShape(module, Path(args.inputs).parent))
     inputs.check()
     _check_names(args)
     options = _engine_options(args)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from inf_engine.dispatch import dispatcher
-from inf_engine.errors import DeadlineError, JournalError
+from inf_engine.errors import ConfigurationError, DeadlineError, JournalError
 from inf_engine.execution.conversation import Conversation, Next
 from inf_engine.execution.keeping import call_tool
 from inf_engine.graph import GraphNode
@@ -124,8 +124,20 @@ def ask(run: Any, node: GraphNode, context: Context) -> None:
     except Exception as exc:  # noqa: BLE001 - the outcome of user code
         run.fail(node, exc)
         return
+    alias = node.target.alias
+    if talk.request.images and not run.work.manager.reads_images(alias):
+        run.fail(node, _reads_none(alias))
+        return
     context.run(dispatcher.set, None)
     _send(run, node, talk, context)
+
+
+def _reads_none(alias: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{alias!r} is bound to a model that reads no images (provider 'local', or "
+        "images = false), and its prompt has one: nothing was sent. Bind it to a model "
+        "that reads images."
+    )
 
 
 def _send(run: Any, node: GraphNode, talk: Conversation, context: Context) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Iterable
 from functools import partial
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
 
-from inf_engine.errors import ConfigurationError
+from inf_engine.errors import ConfigurationError, UnknownAliasError
 from inf_engine.execution.batch import Result
 from inf_engine.execution.books import record_of
 from inf_engine.execution.events import Observer
@@ -162,6 +162,20 @@ class Engine:
             EngineStateError: If the engine is closed, or not here at home.
         """
         self._scheduler.program(module)
+
+    def reads_images(self, alias: str) -> bool:
+        """Say whether the models behind an alias read images, as far as is known.
+
+        Args:
+            alias: The alias.
+
+        Raises:
+            UnknownAliasError: If it is not bound.
+        """
+        manager = self._scheduler.manager
+        if alias not in manager.aliases:
+            raise UnknownAliasError(alias, manager.aliases, "")
+        return manager.reads_images(alias)
 
     def using(self, **settings: Any) -> Self:
         """Return a view of this engine with other `ExecutionSettings`.

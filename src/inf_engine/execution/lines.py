@@ -13,6 +13,9 @@ no parameters with names (``*texts``), or has one only and says that it takes an
 an only input that is itself an array or an object is put into an array:
 ``[["a", "b"]]``, ``[{"any": "keys"}]``.
 
+Where forward says that a parameter is an `Image`, a text is its path (beside the file
+of the inputs), or its address (https, data); whoever asks over HTTP has no paths.
+
 Empty lines are passed over. Parameters that a line leaves out have their default, and
 it is part of the input: each input is the whole call, and has the same identity
 whatever the other lines give.
@@ -21,14 +24,18 @@ whatever the other lines give.
 import inspect
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin, is_typeddict
 
 from inf_engine.containers import Sequential
 from inf_engine.errors import ExecutionError, UsageError, known_names
 from inf_engine.execution.batch import Result
+from inf_engine.images import Image
 from inf_engine.module import InferenceModule
 from inf_engine.schema import jsonable
+from inf_engine.template import MixedText
+from inf_engine.types import ImagePart
 
 _Kind = inspect.Parameter
 
@@ -44,6 +51,7 @@ class CallShape:
 
     Args:
         module: The module.
+        folder: Where the paths of images begin; None for inputs without paths.
 
     Attributes:
         names: The names of what its forward takes by position.
@@ -53,14 +61,16 @@ class CallShape:
         UsageError: If its forward takes nothing, or something by keyword only.
     """
 
-    def __init__(self, module: InferenceModule) -> None:
+    def __init__(self, module: InferenceModule, folder: Path | None = None) -> None:
         name = type(module).__name__
+        self._folder = folder
         self._signature = _signature_of(module)
         parameters = self._signature.parameters.values()
         by_place = (_Kind.POSITIONAL_ONLY, _Kind.POSITIONAL_OR_KEYWORD)
         self.names = [p.name for p in parameters if p.kind in by_place]
         self._by_keyword = [p for p in parameters if p.kind == _Kind.KEYWORD_ONLY]
         self.varies = any(p.kind == _Kind.VAR_POSITIONAL for p in parameters)
+        self._images = [p.name for p in parameters if _is_image(p.annotation)]
         self._takes_objects = self._only_takes_objects()
         if not self.names and not self.varies:
             raise UsageError(
@@ -90,7 +100,28 @@ class CallShape:
             takes = str(self._signature).split(" ->")[0]
             raise LineError(f"{exc}; forward takes {takes}. Give that") from exc
         bound.apply_defaults()
+        for name in self._images:
+            bound.arguments[name] = self._image(bound.arguments[name])
         return bound.args
+
+    def _image(self, value: Any) -> Any:
+        """Return the image that a line gives by its path or address."""
+        if isinstance(value, MixedText) and len(value.parts) == 1:
+            return value.parts[0]
+        if not isinstance(value, str):
+            return value
+        source: Any = value
+        if not value.startswith(("data:", "http://", "https://")):
+            if self._folder is None:
+                raise LineError(
+                    "an image is given by its address here, https://... or "
+                    "data:image/png;base64,..., not by a path. Send that"
+                )
+            source = self._folder / value
+        try:
+            return Image(source)
+        except UsageError as exc:
+            raise LineError(str(exc).rstrip(".")) from exc
 
     def _call(self, value: Any) -> tuple[list[Any], dict[str, Any]]:
         """Return the inputs that a line gives by position and by keyword."""
@@ -182,6 +213,12 @@ def _signature_of(module: InferenceModule) -> inspect.Signature:
         return inspect.signature(module.forward, eval_str=True)
     except Exception:  # noqa: BLE001 - an annotation that names nothing
         return inspect.signature(module.forward)
+
+
+def _is_image(annotation: Any) -> bool:
+    """Say whether an annotation names an image, maybe beside other types."""
+    kinds = get_args(annotation) or (annotation,)
+    return any(isinstance(k, type) and issubclass(k, ImagePart) for k in kinds)
 
 
 def _may_be_object(annotation: Any) -> bool:

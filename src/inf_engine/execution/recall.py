@@ -10,6 +10,7 @@ taken. A program that was edited goes on finding its answers that way.
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from inf_engine.errors import JournalError
@@ -161,12 +162,12 @@ class RunMemory:
     def _identify(self, job: Any) -> None:
         """Give a job its keys; a client that was handed in is known by its alias."""
         memory = self.memory
-        text = canonical_request(job.request)
+        text, images = canonical_request(job.request), job.request.images
         model = memory.model_of(job.alias) or job.alias
         if memory.journal is not None:
             path, alias = job.node.path, job.alias
             row = self._row(memory.journal, job.node, path, text, "call", alias, model)
-            job.row, job.key = row, row.key
+            job.row, job.key = replace(row, images=images) if images else row, row.key
         if memory.cache is not None:
             sample = self._samples.take("", text, model)
             key = job.key = cache_key(text, model, sample)
@@ -178,6 +179,7 @@ class RunMemory:
                 model=model,
                 number=sample,
                 request=text,
+                images=images,
             )
 
     def _row(

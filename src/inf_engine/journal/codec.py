@@ -11,6 +11,8 @@ The rules, because keys and years of paid answers hang on them:
 - JSON cannot hold every text of Python: in a string, two escaped halves of a surrogate
   pair are read as one character. A text with a lone surrogate in it (a model's answer
   cut in an emoji) is kept as ``{"wtf-8": hex}`` of the whole JSON text.
+- An image is written as the SHA-256 of its content, ``inf-image:<hex>`` in the place of
+  its address. Its content is kept once (`pictures`), and read back only when asked for.
 - What an answer's headers said about rate limits is not kept: it was true that minute.
 
 Each type has a table of kinds; a kind knows how to write and how to read one field.
@@ -33,6 +35,9 @@ from inf_engine.types import (
     ToolSpec,
     Usage,
 )
+
+IMAGE_SCHEME = "inf-image:"
+"""What the address of an image that is kept apart begins with; its SHA-256 follows."""
 
 _ENVELOPE = "wtf-8"
 _NEEDED = object()
@@ -222,7 +227,10 @@ class _Part:
     """A text or an image in a message; what has a text is a text."""
 
     def write(self, value: Any) -> Any:
-        """Return the part as a dict."""
+        """Return the part as a dict; the content of an image by its digest."""
+        if isinstance(value, ImagePart) and value.data:
+            url = f"{IMAGE_SCHEME}{_digest(value)}"
+            value = ImagePart(url=url, media_type=value.media_type)
         return (_TEXT_PART if isinstance(value, TextPart) else _IMAGE_PART).write(value)
 
     def read(self, value: Any) -> Any:
@@ -241,6 +249,14 @@ class _Content:
     def read(self, value: Any) -> Any:
         """Return the text, or a tuple of parts."""
         return value if isinstance(value, str) else _PARTS.read(value)
+
+
+def _digest(image: ImagePart) -> str:
+    """Return what stands for the content of an image."""
+    try:
+        return image.digest
+    except ValueError:
+        raise _MisfitError("holds an image whose data is no base64 text") from None
 
 
 def _default(field: Any) -> Any:

@@ -3,7 +3,7 @@
 import os
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inf_engine.errors import JournalError
 from inf_engine.journal.files import (
@@ -16,7 +16,8 @@ from inf_engine.journal.files import (
     sync_file,
     sync_folder,
 )
-from inf_engine.journal.rows import TABLES
+from inf_engine.journal.keys import KEY_BYTES
+from inf_engine.journal.rows import APPLICATION, TABLES, VERSION
 
 if TYPE_CHECKING:
     import sqlite3
@@ -119,6 +120,46 @@ def connect_reader(
     if has_no_log(name):
         return connect(sqlite, name, "mode=ro&immutable=1"), True
     return connect(sqlite, name, "mode=ro"), False
+
+
+def pragma(database: "sqlite3.Connection", text: str) -> Any:
+    """Return what a pragma of SQLite answers, None if it is silent.
+
+    Args:
+        database: The open file.
+        text: The pragma.
+    """
+    found = database.execute(f"PRAGMA {text}").fetchone()
+    return found[0] if found else None
+
+
+def check(path: str, database: "sqlite3.Connection") -> None:
+    """Refuse a file that this version did not write, or that is damaged.
+
+    Args:
+        path: The journal, for the message.
+        database: The open file.
+
+    Raises:
+        JournalError: If it is one.
+    """
+    if pragma(database, "application_id") != APPLICATION:
+        problem = "is an SQLite file of another program"
+        raise journal_error(path, problem, "Name another file.")
+    version = pragma(database, "user_version")
+    if version != VERSION:
+        raise journal_error(
+            path,
+            f"has format {version}, and this version of the library knows format "
+            f"{VERSION} only",
+            "Read it with the version that wrote it (the table 'meta' names it), "
+            "or begin a new journal.",
+        )
+    if pragma(database, "quick_check(1)") != "ok":
+        raise journal_error(path, "is damaged", FIXES["damaged"])
+    query = "SELECT id FROM answers WHERE typeof(key) <> 'blob' OR length(key) <> ?"
+    if odd := database.execute(f"{query} LIMIT 1", (KEY_BYTES,)).fetchone():
+        raise journal_error(path, f"has no key in row {odd[0]}", FIXES["damaged"])
 
 
 def create(sqlite: "ModuleType", path: str) -> None:

@@ -1,12 +1,13 @@
 """`Row`: one answer in the journal, and the tables that hold it."""
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from inf_engine.journal.files import journal_error
 from inf_engine.journal.keys import KEY_BYTES
+from inf_engine.types import ImagePart
 
 LIBRARY = "0.1.0.dev0"
 """The version of the library, which a journal notes for who cannot read it."""
@@ -49,6 +50,7 @@ class Row:
         place: Where in the program the call stands, to tell equal calls apart.
         first: The key of the first of equal calls, None for that one itself.
         id: Its number in the file, 0 before it is there.
+        images: Those of the request; they are kept apart, and are not read with it.
     """
 
     key: bytes
@@ -64,6 +66,7 @@ class Row:
     place: str = ""
     first: bytes | None = None
     id: int = 0
+    images: tuple[ImagePart, ...] = field(default=(), compare=False, repr=False)
 
 
 def checksum(key: bytes, response: str) -> int:

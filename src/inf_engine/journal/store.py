@@ -39,16 +39,19 @@ import os
 import socket
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from inf_engine.errors import JournalError
 from inf_engine.journal.database import (
     FIXES,
+    check,
     connect,
     connect_reader,
     create,
     load_sqlite,
     lock,
+    pragma,
     reason_of,
     remedy,
 )
@@ -60,12 +63,10 @@ from inf_engine.journal.files import (
     state_of,
     sync_file,
 )
-from inf_engine.journal.keys import KEY_BYTES
+from inf_engine.journal.pictures import keep_images, read_image
 from inf_engine.journal.rows import (
-    APPLICATION,
     COLUMNS,
     INSERT,
-    VERSION,
     Row,
     checksum,
     values_of,
@@ -164,9 +165,7 @@ class JournalStore:
         row_id = self._known().get(key)
         if row_id is None:
             return None
-        query = "SELECT response, crc FROM answers WHERE id = ?"
-        with self._explained("cannot be read"):
-            found = self._steadily(lambda d: d.execute(query, (row_id,)).fetchone())
+        found = self._column("response, crc", row_id)
         if found is None or not isinstance(found[0], str):
             raise self._error(f"has lost row {row_id}", FIXES["damaged"])
         if found[1] != checksum(key, found[0]):
@@ -192,11 +191,20 @@ class JournalStore:
         Raises:
             JournalError: If it cannot be read.
         """
-        query = "SELECT place FROM answers WHERE id = ?"
-        row_id = self._ids[key]
-        with self._explained("cannot be read"):
-            found = self._steadily(lambda d: d.execute(query, (row_id,)).fetchone())
+        found = self._column("place", self._ids[key])
         return str(found[0]) if found else ""
+
+    def image(self, digest: str) -> bytes | None:
+        """Return the content of an image that a request names, None if it is not here.
+
+        Args:
+            digest: Its SHA-256, hex: what follows ``inf-image:`` in the request.
+
+        Raises:
+            JournalError: If it cannot be read.
+        """
+        with self._explained("cannot be read"):
+            return self._steadily(lambda database: read_image(database, digest))
 
     def is_lasting(self, key: bytes) -> bool:
         """Say whether an answer that was appended may be used: its commit is done.
@@ -234,6 +242,8 @@ class JournalStore:
             return False
         values = values_of(row, response, self.path)
         try:
+            if row.images:
+                keep_images(database, row.images)
             number = database.execute(INSERT, values).lastrowid
         except self._sqlite.Error as error:
             raise self._lost(error) from error
@@ -353,7 +363,7 @@ class JournalStore:
                 self._open_reader()
             else:
                 self._database = connect(self._sqlite, self.path, "mode=rw")
-            self._steadily(self._check)
+            self._steadily(partial(check, self.path))
             if not self.read_only:
                 self._load(self._usable())
                 self._claim(self._usable())
@@ -382,34 +392,14 @@ class JournalStore:
     def _is_outdated(self) -> bool:
         return self._seen is not None and state_of(self.path) != self._seen
 
-    def _check(self, database: "sqlite3.Connection") -> None:
-        """Refuse a file that this version did not write, or that is damaged."""
-        if self._pragma("application_id") != APPLICATION:
-            raise self._error(
-                "is an SQLite file of another program", "Name another file."
-            )
-        version = self._pragma("user_version")
-        if version != VERSION:
-            raise self._error(
-                f"has format {version}, and this version of the library knows format "
-                f"{VERSION} only",
-                "Read it with the version that wrote it (the table 'meta' names it), "
-                "or begin a new journal.",
-            )
-        if self._pragma("quick_check(1)") != "ok":
-            raise self._error("is damaged", FIXES["damaged"])
-        query = "SELECT id FROM answers WHERE typeof(key) <> 'blob' OR length(key) <> ?"
-        if odd := database.execute(f"{query} LIMIT 1", (KEY_BYTES,)).fetchone():
-            raise self._error(f"has no key in row {odd[0]}", FIXES["damaged"])
-
     def _claim(self, database: "sqlite3.Connection") -> None:
         """Set the modes, and write down who uses it."""
-        if self._pragma("journal_mode = WAL") != "wal":
+        if pragma(database, "journal_mode = WAL") != "wal":
             raise self._error(
                 "lies where SQLite cannot keep a write-ahead log (a network folder?)",
                 "Put it on a local disk.",
             )
-        self._pragma("synchronous = NORMAL")
+        pragma(database, "synchronous = NORMAL")
         user = f"process {os.getpid()} on {socket.gethostname()}"
         query = "INSERT OR REPLACE INTO meta VALUES ('user', ?)"
         database.execute(query, (user,))
@@ -438,10 +428,11 @@ class JournalStore:
         if first is not None:
             self._more.setdefault(first, []).append(key)
 
-    def _pragma(self, text: str) -> Any:
-        database = self._usable()
-        found = database.execute(f"PRAGMA {text}").fetchone()
-        return found[0] if found else None
+    def _column(self, name: str, row_id: int) -> Any:
+        """Return what stands in a row."""
+        query = f"SELECT {name} FROM answers WHERE id = ?"
+        with self._explained("cannot be read"):
+            return self._steadily(lambda d: d.execute(query, (row_id,)).fetchone())
 
     def _usable(self) -> "sqlite3.Connection":
         """Return the open file, in the process that opened it."""

@@ -47,6 +47,7 @@ from inf_engine.parameter import Parameter
 from inf_engine.record import NodeRecord, RunRecord
 from inf_engine.schema import OutputType, jsonable
 from inf_engine.template import Template
+from inf_engine.types import ImagePart
 
 _CLOSE = 1e-9
 _DRAWS = 16  # tries to draw a subset that was not tried yet
@@ -405,9 +406,14 @@ def _as_field(value: Any, *, is_whole: bool) -> Any:
     return _as_json(value) if is_plain or not is_whole else str(value)
 
 
+def _jsonable(value: Any) -> Any:
+    """Return a value as JSON knows it; of an image its name, for prompts are text."""
+    return str(value) if isinstance(value, ImagePart) else jsonable(value)
+
+
 def _as_json(value: Any) -> Any:
     """Return a value as JSON; as text where JSON has no word for it."""
     try:
-        return json.loads(json.dumps(value, default=jsonable, allow_nan=False))
+        return json.loads(json.dumps(value, default=_jsonable, allow_nan=False))
     except (TypeError, ValueError):
         return str(value)

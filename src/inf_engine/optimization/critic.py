@@ -24,6 +24,7 @@ from inf_engine.optimization.questions import cut, fenced
 from inf_engine.optimization.rules import evidence_of, parameters_of
 from inf_engine.optimization.walk import Walk
 from inf_engine.parameter import Parameter
+from inf_engine.template import joined
 
 if TYPE_CHECKING:
     from inf_engine.execution.engine import Engine
@@ -99,7 +100,8 @@ class Critic:
         kinds = [_answer_of(*_names(group)) for group in groups]
         numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
         reviewer = Reviewer({str(n): self._call(kind) for kind, n in numbers.items()})
-        questions = [self.question(group) for group in groups]
+        sees = engine.reads_images(self.alias)
+        questions = [self.question(group, images=sees) for group in groups]
         places = [numbers[kind] for kind in kinds]
         results = await engine.map(reviewer, questions, places, errors="collect")
         for group, result in zip(groups, results, strict=True):
@@ -117,22 +119,26 @@ class Critic:
             self.alias, self.instructions, response_format=answer, max_reasks=2
         )
 
-    def question(self, group: Group) -> str:
-        """Return what is asked about a node."""
-        parts = [f"# The step: {group.name}"]
+    def question(self, group: Group, *, images: bool = False) -> str:
+        """Return what is asked about a node; it holds images if those are wanted."""
+        parts: list[Any] = [f"# The step: {group.name}"]
         for parameter in group.parameters:
             about = f" ({parameter.description})" if parameter.description else ""
             parts.append(f"## Parameter {name_of(parameter)!r}{about}")
             parts.append(fenced(parameter.value))
         for number, (walk, node) in enumerate(group.items):
-            parts += self._example(number, walk, node)
-        return "\n\n".join(parts)
+            parts += self._example(number, walk, node, images)
+        return joined([piece for part in parts for piece in (part, "\n\n")][:-1])
 
-    def _example(self, number: int, walk: Walk, node: GraphNode) -> list[str]:
+    def _example(
+        self, number: int, walk: Walk, node: GraphNode, images: bool
+    ) -> list[Any]:
         """Return what one call of the node is shown as."""
         evidence = evidence_of(walk, node, "text")
         score = "" if evidence.score is None else f", score {evidence.score:g}"
-        parts = [f"# Example {number}{score}"]
+        parts: list[Any] = [f"# Example {number}{score}"]
+        for image in evidence.images if images else ():
+            parts += [f"## {image}", image]
         shown = [("Its prompt", evidence.asked), ("Its answer", evidence.output)]
         if evidence.error is not None:
             shown.append(("Its error", evidence.error))

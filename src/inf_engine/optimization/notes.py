@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from inf_engine.record import Segment
+from inf_engine.types import ImagePart
 
 Role = Literal["system", "prompt", "text", "model"]
 
@@ -50,6 +51,12 @@ class Evidence:
     def asked(self) -> str:
         """The prompt as the model read it, without the system prompt."""
         return "".join(piece.text for piece in self.prompt)
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """The images in that prompt, each once; in `asked` they have their names."""
+        found = (piece.image for piece in self.prompt if piece.image is not None)
+        return tuple({image.digest: image for image in found}.values())
 
 
 @dataclass(frozen=True, slots=True)

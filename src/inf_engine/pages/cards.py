@@ -157,7 +157,11 @@ def _segments(
 def _piece(segment: SegmentShape, names: Mapping[str, str]) -> Piece:
     look = "node" if segment.source in names else "parameter"
     return Piece(
-        segment.text, segment.source, look, names.get(segment.source or "", "")
+        segment.text,
+        segment.source,
+        look,
+        names.get(segment.source or "", ""),
+        segment.image,
     )
 
 

@@ -13,11 +13,22 @@ import reprlib
 from collections.abc import Iterable
 from typing import Any
 
+from inf_engine.template import MixedText, pieces_of
+from inf_engine.types import ImagePart
+
 LONG = 1_500
 LONGEST = 20_000
 PREVIEW = 120
 DEEPEST = 12
 MOST_ITEMS = 500
+MOST_PICTURE = 3_000_000  # characters of base64 of one image
+MOST_PICTURES = 12_000_000  # of all on a page
+
+PICTURE_STYLE = """
+.picture-of{display:inline-block;width:220px;height:160px;margin:4px 8px 4px 0;
+border:1px solid var(--line);border-radius:6px;vertical-align:middle;
+background:var(--panel) center/contain no-repeat}
+"""
 
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
 _CONTROLS |= dict.fromkeys((*range(128, 160), 65534, 65535), 65533)
@@ -25,9 +36,13 @@ _CONTROLS |= dict.fromkeys((0x202D, 0x202E), 65533)  # they turn letters around
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
 _ESCAPES: dict[int, int | str] = {**_CONTROLS, 0x7F: 0x2421}
 _ESCAPES |= {ord(letter): entity for letter, entity in _ENTITIES.items()}
+_IMAGE_TYPE = re.compile("image/[a-z]{3,8}")
+_BASE64 = re.compile("[A-Za-z0-9+/]+={0,2}")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'"
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,12 +54,14 @@ class Piece:
         source: The name of what it came from, None for none.
         look: The class of the mark: ``node`` or ``parameter``.
         link: The id on the page that the source's name leads to, empty for none.
+        image: An image that the text stands for, None for none.
     """
 
     text: str
     source: str | None = None
     look: str = "node"
     link: str = ""
+    image: ImagePart | None = None
 
 
 def escape(text: str) -> str:
@@ -103,6 +120,7 @@ def text_block(pieces: Iterable[Piece], *, code: bool = False) -> str:
     for piece in pieces:
         if room > 0:
             body.append(_mark(piece, piece.text[:room]))
+            body += [] if piece.image is None else [thumbnail(piece.image)]
         room -= len(piece.text)
     block = f'<pre class="{"code" if code else "text"}">{"".join(body)}</pre>'
     if size > LONGEST:
@@ -128,6 +146,8 @@ def _mark(piece: Piece, text: str) -> str:
 
 def value_block(value: Any) -> str:
     """Return a value as a block: text as it is, everything else as JSON."""
+    if isinstance(value, ImagePart | MixedText):
+        return text_block([piece_of(piece) for piece in pieces_of(value)])
     if isinstance(value, str) and not isinstance(value, enum.Enum):
         return text_block([Piece(value)])
     shown = json.dumps(_plain(value), indent=2, ensure_ascii=False)
@@ -140,7 +160,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return value.value if isinstance(value, enum.Enum) else value
     if depth >= DEEPEST:
         return "…"
-    fields = _fields(value)
+    fields = None if isinstance(value, ImagePart) else _fields(value)
     if fields is not None:
         items = list(fields.items())
         shown = {_key(k): _plain(v, depth + 1) for k, v in items[:MOST_ITEMS]}
@@ -171,6 +191,45 @@ def _fields(value: Any) -> dict[Any, Any] | None:
 
 def _key(key: Any) -> str:
     return key if isinstance(key, str) else _leaf(key)
+
+
+def piece_of(value: Any) -> Piece:
+    """Return a text or an image as a piece of a text."""
+    return Piece(str(value), image=value if isinstance(value, ImagePart) else None)
+
+
+def thumbnail(image: ImagePart) -> str:
+    """Return an image as markup: small, a frame where its content is not here.
+
+    What it shows is in `pictures`, once for all places.
+    """
+    size = f" · {len(image.data) * 3 // 4 / 1000:,.1f} kB" if image.data else ""
+    label = str(image)[1:-1] + size
+    return (
+        f'<span class="picture-of i{image.digest[:24]}" role="img" '
+        f'aria-label="{escape(label)}" title="{escape(label)}"></span>'
+    )
+
+
+def pictures(images: Iterable[ImagePart]) -> str:
+    """Return the style sheet with the contents of images, each once.
+
+    Args:
+        images: All images of a page; of large ones, and of very many, there are only
+            frames, so that the page stays small.
+    """
+    each = {image.digest: image for image in images}
+    rules, room = [PICTURE_STYLE] if each else [], MOST_PICTURES
+    for digest, image in each.items():
+        kind, data = image.media_type, image.data
+        if not (_IMAGE_TYPE.fullmatch(kind) and _BASE64.fullmatch(data)):
+            continue
+        if len(data) > min(room, MOST_PICTURE):
+            continue
+        room -= len(data)
+        address = f"data:{kind};base64,{data}"
+        rules.append(f'.i{digest[:24]}{{background-image:url("{address}")}}')
+    return "\n".join(rules)
 
 
 def _leaf(value: Any) -> str:

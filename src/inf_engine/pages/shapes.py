@@ -7,7 +7,7 @@ writes its report, so neither can be imported here.
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from inf_engine.types import LLMRequest, LLMResponse, Usage
+from inf_engine.types import ImagePart, LLMRequest, LLMResponse, Usage
 
 
 class NodeShape(Protocol):
@@ -88,6 +88,11 @@ class SegmentShape(Protocol):
     @property
     def source(self) -> str | None:
         """The node or parameter it came from, None for text of the program."""
+        ...
+
+    @property
+    def image(self) -> ImagePart | None:
+        """The image that the text stands for, None for mere text."""
         ...
 
 

@@ -254,6 +254,10 @@ def _positive(what: str, most: float = sys.float_info.max) -> Callable[[Any], st
     return check
 
 
+def _switch(value: Any) -> str:
+    return "" if isinstance(value, bool) else not_a("true or false", value)
+
+
 def _share(value: Any) -> str:
     """Check a part of all requests."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -325,6 +329,7 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "fallbacks": _fallbacks,
     "deployments": _deployments,
     "hedge": _share,
+    "images": _switch,
 }
 
 FIELDS = tuple(_CHECKS)

@@ -74,6 +74,8 @@ class EndpointConfig:
         hedge: The share of requests, 0.05 for one in twenty, that may be sent a second
             time because they take longer than 95 in 100 did; 0 for none. See
             `inf_engine.resources.hedging`.
+        images: Whether the model reads images; a request with one is not sent to a
+            model that does not. A ``local`` one never does.
 
     Raises:
         ConfigurationError: If a value cannot be right.
@@ -94,6 +96,7 @@ class EndpointConfig:
     fallbacks: tuple[str, ...] = ()
     deployments: tuple["EndpointConfig", ...] = ()
     hedge: float = 0.0
+    images: bool = True
 
     def __post_init__(self) -> None:
         values = _plain({field: getattr(self, field) for field in FIELDS})
@@ -112,6 +115,11 @@ class EndpointConfig:
         if self.deployments:
             return self.deployments
         return (replace(self, fallbacks=()) if self.fallbacks else self,)
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether all of its deployments read images."""
+        return all(one.images and one.provider != "local" for one in self.each)
 
     @property
     def deployment(self) -> tuple[str, str, str, str]:

@@ -3,9 +3,9 @@
 A tokenizer would have to be fetched, per model. So the text is measured in characters,
 and how many of them make a token is learnt from the `usage` of answers: sums of both,
 of which an answer counts half as much once some thirty more have come. It starts at
-4 characters a token. An image is a fixed number of tokens; tools, calls and schemas
-count as text. How much is written is the mean of what was written lately; before the
-first answer `max_tokens`, or 256. Never more than `max_tokens`.
+4 characters a token. An image is as many tokens as its size tells; tools, calls and
+schemas count as text. How much is written is the mean of what was written lately;
+before the first answer `max_tokens`, or 256. Never more than `max_tokens`.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 
 from inf_engine.types import (
     CHARACTERS_PER_TOKEN,
+    ImagePart,
     LLMRequest,
     Message,
     ResponseSchema,
@@ -21,7 +22,6 @@ from inf_engine.types import (
     Usage,
 )
 
-IMAGE_TOKENS = 765
 OUTPUT_TOKENS = 256
 
 _KEPT = 0.98
@@ -54,7 +54,7 @@ class TokenEstimator:
         """
         characters, images = self._measure(request)
         tokens = characters * self._tokens / self._characters
-        return int(tokens) + 1 + images * IMAGE_TOKENS
+        return int(tokens) + 1 + images
 
     def output_tokens(self, request: LLMRequest) -> int:
         """Return how many tokens the answer will have, estimated.
@@ -76,7 +76,7 @@ class TokenEstimator:
             usage: What it used.
         """
         characters, images = self._measure(request)
-        tokens = usage.input_tokens - images * IMAGE_TOKENS
+        tokens = usage.input_tokens - images
         if tokens > 0 and characters > 0:
             self._tokens = _KEPT * self._tokens + tokens
             self._characters = _KEPT * self._characters + characters
@@ -86,7 +86,7 @@ class TokenEstimator:
             self._written += (1 - _KEPT) * (usage.output_tokens - self._written)
 
     def _measure(self, request: LLMRequest) -> tuple[int, int]:
-        """Return the characters and images of a request."""
+        """Return the characters of a request, and the tokens of its images."""
         characters = images = 0
         for message in request.messages:
             content = message.content
@@ -115,12 +115,13 @@ class TokenEstimator:
 
 
 def _of_message(message: Message) -> tuple[int, int]:
-    """Return the characters and images of a message that is not mere text."""
+    """Return the characters and the images' tokens of a message with parts."""
     calls = sum(len(c.name) + len(c.arguments) for c in message.tool_calls)
     if isinstance(message.content, str):
         return calls + len(message.content), 0
     texts = [len(p.text) for p in message.content if isinstance(p, TextPart)]
-    return calls + sum(texts), len(message.content) - len(texts)
+    images = [p.tokens for p in message.content if isinstance(p, ImagePart)]
+    return calls + sum(texts), sum(images)
 
 
 def _characters_of(thing: ToolSpec | ResponseSchema) -> int:

@@ -140,6 +140,15 @@ class ResourceManager:
         config = self._routes[alias].deployments[0].config
         return "" if config is None else config.model
 
+    def reads_images(self, alias: str) -> bool:
+        """Say whether all that answer for an alias read images, as far as is known.
+
+        Args:
+            alias: One that is bound.
+        """
+        configs = [route.config for route in self._routes[alias].deployments]
+        return all(config is None or config.reads_images for config in configs)
+
     def slots(self, *aliases: str) -> int:
         """Return how many requests to aliases are worth keeping in flight now.
 

@@ -1,8 +1,9 @@
 """`Chat`: a module as a model of OpenAI's chat completions.
 
 The text of the last user message is the module's input; a module whose forward has one
-parameter named ``messages`` gets all of them, as dicts. Its output is the answer: a
-text as it is, anything else as JSON.
+parameter named ``messages`` gets all of them, as dicts. Images in it stay in it: a text
+with images (`MixedText`) hands them on in f-strings. The output is the answer: a text
+as it is, anything else as JSON.
 
 With ``stream`` the text is sent as the model writes it where the output is the text of
 one model call, which cannot be taken back; any other output comes as one piece.
@@ -18,11 +19,15 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
+from inf_engine.errors import UsageError
+from inf_engine.images import Image
 from inf_engine.serving.exchange import Refused, Reply, Request, failed
 from inf_engine.serving.runs import ServedRun
 from inf_engine.serving.service import Service, written
+from inf_engine.template import joined
 
 _ONLY = {"n": 1, "logprobs": False, "tools": [], "functions": [], "audio": None}
+_ADDRESSES = ("http://", "https://", "data:")
 _PLAIN = ({"type": "text"}, None)
 
 
@@ -214,17 +219,30 @@ def _is_message(message: Any) -> bool:
 
 
 def _text(message: dict[str, Any]) -> str:
-    """Return the text of a message."""
+    """Return the text of a message, which holds its images."""
     content = message["content"]
     if isinstance(content, str):
         return content
-    texts = []
-    for part in content:
-        text = part.get("text") if isinstance(part, dict) else None
-        if not isinstance(text, str) or part.get("type") != "text":
-            raise Refused("only texts can be sent, no images.", param="messages")
-        texts.append(text)
-    return "".join(texts)
+    return joined([_part(part) for part in content])
+
+
+def _part(part: Any) -> str | Image:
+    """Return a text or an image."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text" and isinstance(part.get("text"), str):
+        return part["text"]
+    given = part.get("image_url") if kind == "image_url" else None
+    address = given.get("url") if isinstance(given, dict) else None
+    if not isinstance(address, str) or not address.startswith(_ADDRESSES):
+        raise Refused(
+            "a part of a message is a text, or an image_url with the address of an "
+            "image: https://... or data:image/png;base64,...",
+            param="messages",
+        )
+    try:
+        return Image(address)
+    except UsageError as exc:
+        raise Refused(str(exc), param="messages") from exc
 
 
 def _unsupported(name: str) -> Refused:

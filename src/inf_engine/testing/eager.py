@@ -19,9 +19,12 @@ from inf_engine.execution.engine import Engine
 from inf_engine.functional import Op, first
 from inf_engine.llm import LLMInference
 from inf_engine.module import InferenceModule
+from inf_engine.parameter import Parameter
+from inf_engine.template import HoleTable, Template
 from inf_engine.testing.answered import Answered, given, given_call
 from inf_engine.testing.answers import plausible
 from inf_engine.testing.clients import FunctionClient
+from inf_engine.tree import map_leaves
 from inf_engine.types import Client, LLMRequest, LLMResponse
 
 
@@ -56,7 +59,9 @@ def _called(
     module: InferenceModule, clients: Mapping[str, Client], args: Any, kwargs: Any
 ) -> Any:
     with _OtherLoop() as other:
-        return given(_Eager(clients, other).call(module, args, kwargs))
+        holes = HoleTable()
+        value = _Eager(clients, other, holes).call(module, args, kwargs)
+        return _with_images(holes, given(value))
 
 
 def assert_runs_alike(
@@ -124,15 +129,17 @@ class _Eager:
         self,
         clients: Mapping[str, Client],
         other: "_OtherLoop",
+        holes: HoleTable,
         is_async: bool | None = None,
     ) -> None:
         self._clients = clients
         self._other = other
+        self._holes = holes
         self._is_async = is_async
 
     def call(self, module: Any, args: Any, kwargs: Any) -> Any:
         """Return the value of a call of a module."""
-        args, kwargs = given_call(args, kwargs)
+        args, kwargs = self._given_call(args, kwargs)
         if isinstance(module, LLMInference):
             complete = _completer(self._clients[module.alias])
             return self._other.run(converse(module, args, kwargs, complete))
@@ -141,7 +148,7 @@ class _Eager:
         is_async = module.is_async()
         if is_async is self._is_async is False:
             return module.forward(*args, **kwargs)
-        inner = _Eager(self._clients, self._other, is_async)
+        inner = _Eager(self._clients, self._other, self._holes, is_async)
         context = copy_context()
         context.run(dispatcher.set, inner)
         return context.run(lambda: inner._finished(module.forward(*args, **kwargs)))
@@ -150,16 +157,17 @@ class _Eager:
         return self._answer(self.call(module, args, kwargs))
 
     def call_op(self, op: Op[Any, Any], args: Any, kwargs: Any) -> Any:
-        args, kwargs = given_call(args, kwargs)
+        args, kwargs = self._given_call(args, kwargs)
         return self._answer(copy_context().run(self._undisturbed, op.fn, args, kwargs))
 
     def call_branch(self, name: str, fn: Any, args: Any, wait: bool) -> Any:
         """Call `fn` as a forward of its own, which is async if it gives a coroutine."""
         context = copy_context()
-        context.run(dispatcher.set, _Eager(self._clients, self._other, False))
-        value = context.run(fn, *given_call(args, {})[0])
+        parts = self._clients, self._other, self._holes
+        context.run(dispatcher.set, _Eager(*parts, False))
+        value = context.run(fn, *self._given_call(args, {})[0])
         if type(value) is CoroutineType:
-            context.run(dispatcher.set, _Eager(self._clients, self._other, True))
+            context.run(dispatcher.set, _Eager(*parts, True))
             value = context.run(self._finished, value)
         return self._answer(given(value))
 
@@ -177,7 +185,14 @@ class _Eager:
         return self._answer(run(self._undisturbed, first, (values,), {"good": good}))
 
     def format_parameter(self, parameter: Any, spec: str) -> str:
-        return format(parameter.value, spec)
+        if isinstance(parameter, Parameter):
+            return format(parameter.value, spec)
+        return self._holes.issue(parameter, spec, known=parameter.value)
+
+    def _given_call(self, args: Any, kwargs: Any) -> Any:
+        """Return the arguments of a call with all that they stand for."""
+        args, kwargs = given_call(args, kwargs)
+        return _with_images(self._holes, args), _with_images(self._holes, kwargs)
 
     def _answer(self, value: Any) -> Any:
         return Answered(value) if self._is_async else value
@@ -192,6 +207,16 @@ class _Eager:
             return value
         with _OtherLoop() as inner:
             return inner.run(value, copy_context())
+
+
+def _with_images(holes: HoleTable, value: Any) -> Any:
+    """Return a value whose texts hold the images that tokens in them stand for."""
+
+    def look(leaf: Any) -> Any:
+        found = holes.scan(leaf, "a call") if isinstance(leaf, str) else leaf
+        return found.fill(str) if isinstance(found, Template) else found
+
+    return map_leaves(look, value) if holes else value
 
 
 class _OtherLoop:
