@@ -168,6 +168,10 @@ class FakeSearch:
             for name, text in candidate.values.items()
         }
 
+    def sources(self, split: Any) -> Sequence[str]:
+        size = self.val_size if split == "val" else self.train_size
+        return [f"{split} {place}" for place in range(size)]
+
     def accepted(
         self, candidate: Any, parents: Any, changes: Any, verdict: Any
     ) -> None:

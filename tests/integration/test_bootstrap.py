@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import random
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from inf_engine import Engine, InferenceModule, LLMInference, Parameter
 from inf_engine.demos import Demo, DemoParameter
 from inf_engine.errors import BudgetExceededError, TrainingError, UsageError
 from inf_engine.optimization.acceptance import Gate, Verdict
-from inf_engine.optimization.bootstrap import BootstrapDemos, source_of
+from inf_engine.optimization.bootstrap import BootstrapDemos
 from inf_engine.optimization.choices import (
     ChoiceParameter,
     ChoiceSearch,
@@ -25,6 +26,7 @@ from inf_engine.optimization.descent import TextGradientDescent
 from inf_engine.optimization.feedback import Feedback
 from inf_engine.optimization.loss import VerifierLoss
 from inf_engine.optimization.search import Candidate, Rollout
+from inf_engine.optimization.shown import source_of
 from inf_engine.optimization.trainer import Trainer
 from inf_engine.resources.prices import Price
 from inf_engine.testing import FunctionClient
@@ -87,6 +89,10 @@ class Bench:
             self.kept[key] = Rollout(key[2], score, told, ran)
         found = [self.kept[key] for key in keys]
         return found if record else [dataclasses.replace(r, record=None) for r in found]
+
+    def sources(self, split: Any) -> list[str]:
+        runs = [SimpleNamespace(args=tuple(i), kwargs={}) for i, _ in self.data[split]]
+        return [source_of(run) for run in runs]
 
     def accepted(
         self, candidate: Any, parents: Any, changes: Any, verdict: Any
@@ -607,8 +613,8 @@ def test_a_frozen_choice_stays() -> None:
     assert {c.values["llm.alias"] for c, _, _ in bench.decisions} == {"fast"}
 
 
-def test_optimizers_of_texts_leave_choices_and_demonstrations_alone() -> None:
-    """They get no feedback, so that no model is asked about them."""
+def test_a_step_leaves_choices_and_demonstrations_alone() -> None:
+    """They get no feedback, so that no model is asked about them; a search tries."""
 
     class Mixed(InferenceModule):
         def __init__(self) -> None:
@@ -631,9 +637,11 @@ def test_optimizers_of_texts_leave_choices_and_demonstrations_alone() -> None:
             optimizer = TextGradientDescent(
                 module.parameters(), engine=engine, alias="m"
             )
-            return await optimizer.step()
+            with pytest.raises(
+                UsageError, match="tone, demos, llm.alias are chosen by"
+            ):
+                await optimizer.step()
 
-    step = virtually(main)
-    assert step.updates == ()
+    virtually(main)
     assert module.state_dict() == before
     assert len(client.requests) == 1

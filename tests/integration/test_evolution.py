@@ -139,6 +139,10 @@ class Memory:
     ) -> None:
         self.log.append(("rejected", candidate, reason))
 
+    def sources(self, split: Any) -> list[str]:
+        size = self.val_size if split == "val" else self.train_size
+        return [f"{split} {place}" for place in range(size)]
+
     def is_over(self) -> bool:
         return len(self.runs) >= self.budget
 

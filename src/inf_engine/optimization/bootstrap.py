@@ -22,16 +22,11 @@ already, its run is no evidence and gives no new one.
 """
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from inf_engine.demos import Demo, DemoParameter
-from inf_engine.errors import OutputParseError, UsageError
-from inf_engine.graph import content
-from inf_engine.llm import LLMInference
-from inf_engine.messages import by_field
+from inf_engine.errors import UsageError
 from inf_engine.optimization.acceptance import Gate
 from inf_engine.optimization.comparing import ComparingOptimizer
 from inf_engine.optimization.groups import check_counts
@@ -43,23 +38,29 @@ from inf_engine.optimization.search import (
     Search,
     names_in,
 )
+from inf_engine.optimization.shown import (
+    Lesson,
+    demo_of,
+    gives_the_output,
+    is_answer,
+    lesson_of,
+    shown_by,
+    source_of,
+    stands_in,
+)
+from inf_engine.optimization.variations import Variations
 from inf_engine.parameter import Parameter
-from inf_engine.record import NodeRecord, RunRecord
-from inf_engine.schema import OutputType, jsonable
-from inf_engine.template import Template
-from inf_engine.types import ImagePart
 
 _CLOSE = 1e-9
 _DRAWS = 16  # tries to draw a subset that was not tried yet
-_HEADS = {f"{role}: ": role for role in ("system", "user", "assistant", "tool")}
 
 
 class BootstrapDemos(ComparingOptimizer):
     """Looks for the demonstrations that raise the held-out score.
 
     Args:
-        params: Parameters, or groups of them; those that are no `DemoParameter` are
-            left alone.
+        params: Parameters, or groups of them; texts and weights are left alone. Once
+            demonstrations are found, other values of choices are tried as well.
         engine: Not needed: it asks no model of its own.
         max_demos: How many demonstrations a parameter may get, 1 or more.
         labelled: How many of them may be training examples with their targets, 0 to
@@ -113,7 +114,7 @@ class BootstrapDemos(ComparingOptimizer):
         self.threshold = float(threshold)
         self.pool = pool
         self.harvested = 0
-        if not any(isinstance(h.parameter, DemoParameter) for h in self._held):
+        if not any(_takes_demos(held.parameter) for held in self._held):
             raise UsageError(
                 "BootstrapDemos got no DemoParameter: give one to a model call, "
                 "LLMInference(..., demos=DemoParameter())."
@@ -133,15 +134,7 @@ class BootstrapDemos(ComparingOptimizer):
         await _Bootstrap(self, search).run()
 
     def _changes(self, parameter: Parameter) -> bool:
-        return isinstance(parameter, DemoParameter)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Lesson:
-    """What the calls of a run show, for each parameter."""
-
-    source: str
-    demos: Mapping[str, tuple[Demo, ...]]
+        return _takes_demos(parameter) or parameter.choices is not None
 
 
 class _Bootstrap:
@@ -150,7 +143,11 @@ class _Bootstrap:
     def __init__(self, optimizer: BootstrapDemos, search: Search) -> None:
         self.optimizer = optimizer
         self.search = search
-        self.names = names_in(search, optimizer.names)
+        chosen = names_in(search, optimizer.names)
+        held = {n: h.parameter for n, h in optimizer._by_name().items() if n in chosen}
+        self.names = [name for name in chosen if _takes_demos(held[name])]
+        choices = {n: p for n, p in held.items() if p.choices is not None}
+        self.variations = Variations(choices, search.rng)
         if not search.val_size:
             raise UsageError(
                 "BootstrapDemos needs held-out examples: a demonstration must not "
@@ -169,8 +166,14 @@ class _Bootstrap:
         for number in range(self.optimizer.candidates):
             candidate = self._candidate(runs, labelled, number)
             if candidate is None or self.search.is_over():
-                return
-            scores = await self._try(candidate, scores)
+                break
+            scores = await self._try(candidate, scores, self._reason)
+        while variation := self.variations.next(self.best):
+            if self.search.is_over():
+                break
+            before, candidate = scores, self.best.with_values(variation.values)
+            scores = await self._try(candidate, before, "another choice")
+            self.variations.told(variation, scores is not before)
 
     async def _held_out(self, candidate: Candidate) -> list[Rollout]:
         """Run a candidate on the held-out examples; with records for the first."""
@@ -181,21 +184,26 @@ class _Bootstrap:
             record=candidate == self.search.start,
         )
 
+    @property
+    def _reason(self) -> str:
+        """Why demonstrations are tried."""
+        return _LABELLED if self.optimizer.labelled else _REASON
+
     def _barred(self, held_out: Sequence[Rollout]) -> set[str]:
         """Return the sources that must give no demonstration (only looked up in)."""
         tested = {source_of(r.record) for r in held_out if r.record is not None}
         shown = [d for name in self.names for d in self.search.start.values[name]]
         return tested | {Demo.of(demo).source for demo in shown}
 
-    async def _harvest(self, barred: set[str]) -> tuple[list[_Lesson], list[_Lesson]]:
+    async def _harvest(self, barred: set[str]) -> tuple[list[Lesson], list[Lesson]]:
         """Run training examples until the pool is full, each at most once.
 
         Returns:
             What good runs show, and what the targets of the others show.
         """
         seen: dict[int, None] = {}
-        found: dict[str, _Lesson] = {}
-        labelled: dict[str, _Lesson] = {}
+        found: dict[str, Lesson] = {}
+        labelled: dict[str, Lesson] = {}
         drawn, size = 0, self.search.train_size
         while len(seen) < size and drawn < 2 * size and not self.search.is_over():
             places = self.search.batch()
@@ -223,23 +231,12 @@ class _Bootstrap:
             return False
         return score >= self.optimizer.threshold - _CLOSE
 
-    def _shown(self, rollout: Rollout) -> _Lesson | None:
+    def _shown(self, rollout: Rollout) -> Lesson | None:
         """Return what the calls of a run show, None if they are none of ours."""
-        record = rollout.record
-        assert record is not None
-        source = source_of(record)
-        parameters = set(self.search.start.values)  # only looked up in
-        demos = {
-            name: tuple(
-                demo_of(node, parameters, source)
-                for node in record.nodes
-                if node.outcome == "done" and _stands_in(name, node)
-            )
-            for name in self.names
-        }
-        return _Lesson(source, demos) if any(demos.values()) else None
+        assert rollout.record is not None
+        return lesson_of(rollout.record, self.names, self.search.start.values)
 
-    def _labelled(self, rollout: Rollout) -> _Lesson | None:
+    def _labelled(self, rollout: Rollout) -> Lesson | None:
         """Return what the target of an example shows, None if it shows nothing."""
         record = rollout.record
         if record is None or not self.optimizer.labelled:
@@ -248,15 +245,15 @@ class _Bootstrap:
         parameters = set(self.search.start.values)  # only looked up in
         demos: dict[str, tuple[Demo, ...]] = {}
         for name in self.names:
-            calls = [node for node in record.nodes if _stands_in(name, node)]
-            is_one = len(calls) == 1 and _gives_the_output(calls[0], record)
-            if is_one and _is_answer(target, calls[0].node.target.output_type):
+            calls = [node for node in record.nodes if stands_in(name, node)]
+            is_one = len(calls) == 1 and gives_the_output(calls[0], record)
+            if is_one and is_answer(target, calls[0].node.target.output_type):
                 node = dataclasses.replace(calls[0], output=target)
                 demos[name] = (demo_of(node, parameters, source),)
-        return _Lesson(source, demos) if demos else None
+        return Lesson(source, demos) if demos else None
 
     def _candidate(
-        self, runs: Sequence[_Lesson], labelled: Sequence[_Lesson], number: int
+        self, runs: Sequence[Lesson], labelled: Sequence[Lesson], number: int
     ) -> Candidate | None:
         """Return a subset that was not tried; the first is as large as it may be."""
         most_labelled = min(self.optimizer.labelled, len(labelled))
@@ -270,30 +267,20 @@ class _Bootstrap:
             if extra:
                 lessons += rng.sample(labelled, extra)
                 rng.shuffle(lessons)
-            candidate = self._showing(lessons)
+            values = shown_by(lessons, self.names, self.optimizer.max_demos)
+            candidate = self.search.start.with_values(values)
             if candidate.digest not in self.tried:
                 self.tried.add(candidate.digest)
                 return candidate
         return None
 
-    def _showing(self, lessons: Sequence[_Lesson]) -> Candidate:
-        """Return the candidate that shows these runs."""
-        values = {}
-        for name in self.names:
-            demos = [demo for one in lessons for demo in one.demos.get(name, ())]
-            alone = {json.dumps(demo.state["inputs"]): demo for demo in reversed(demos)}
-            first = list(reversed(alone.values()))[: self.optimizer.max_demos]
-            values[name] = [demo.state for demo in first]
-        return self.search.start.with_values(values)
-
-    async def _try(self, candidate: Candidate, best: Scores) -> Scores:
+    async def _try(self, candidate: Candidate, best: Scores, reason: str) -> Scores:
         """Compare a candidate with the best, and return the scores of the winner."""
         scores = Scores.of(candidate, await self._held_out(candidate))
         verdict = self.optimizer.gate.judge(best.by_place, scores.by_place)
-        reason = _LABELLED if self.optimizer.labelled else _REASON
         changes = [
             Change(name, self.best.values[name], candidate.values[name], reason)
-            for name in self.names
+            for name in candidate.values
             if candidate.values[name] != self.best.values[name]
         ]
         self.optimizer.steps += 1
@@ -311,109 +298,5 @@ _REASON = "calls of training runs that scored well"
 _LABELLED = f"{_REASON}, and targets of others"
 
 
-def source_of(record: RunRecord) -> str:
-    """Return the digest of the inputs of a run: 16 hex digits.
-
-    Args:
-        record: The run.
-    """
-    text = json.dumps(content([record.args, record.kwargs]), sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def demo_of(node: NodeRecord, parameters: Iterable[str], source: str) -> Demo:
-    """Return what a call shows.
-
-    Its inputs are the fields of its template; without one the prompt as it was filled
-    in, of messages the last one of the user. What parameters put there is left out.
-
-    Args:
-        node: What the call did; it did not fail.
-        parameters: The dotted names of the module's parameters.
-        source: The digest of the run's inputs.
-    """
-    llm: LLMInference[Any] = node.node.target
-    output = _as_json(node.output)
-    if llm.output_type.wrapped:
-        output = {"value": output}
-    if llm.prompt is None:
-        return Demo(_asked(node, set(parameters)), output, source)
-    template = llm.prompt.value
-    given = by_field(template, node.args, node.kwargs or {})
-    captured = by_field(template, node.node.args, node.node.kwargs)
-    inputs = {
-        name: _as_field(value, is_whole=f"{{{name}}}" in template)
-        for name, value in given.items()
-        if not _is_parameter(captured[name])
-    }
-    return Demo(inputs, output, source)
-
-
-def _stands_in(name: str, node: NodeRecord) -> bool:
-    """Say whether a parameter shaped a model call."""
-    return node.node.kind == "llm" and any(
-        piece.source == name for piece in (*node.system, *node.prompt)
-    )
-
-
-def _gives_the_output(node: NodeRecord, record: RunRecord) -> bool:
-    """Say whether the answer of a call is the output of the run."""
-    if record.graph.output is node.node:
-        return True
-    return node.outcome == "done" and bool(node.output == record.output)
-
-
-def _is_answer(target: Any, answers: OutputType) -> bool:
-    """Say whether a target has the form of an answer, with nothing missing or over."""
-    if answers.is_text:
-        return isinstance(target, str) and bool(target.strip())
-    plain = _as_json(target)
-    try:
-        return (
-            target is not None and _as_json(answers.parse(json.dumps(plain))) == plain
-        )
-    except OutputParseError:
-        return False
-
-
-def _asked(node: NodeRecord, parameters: set[str]) -> str:
-    """Return what the user said last in a prompt, without the parameters' texts."""
-    pieces: list[str] = []
-    is_user = True
-    has_roles = bool(node.args) and isinstance(node.args[0], list | tuple | Mapping)
-    for piece in node.prompt:
-        role = _HEADS.get(piece.text) if has_roles and piece.source is None else None
-        if role is not None:
-            is_user = role == "user"
-            pieces = [] if is_user else pieces
-        elif is_user and piece.source not in parameters:
-            pieces.append(piece.text)
-    return "".join(pieces).strip()
-
-
-def _is_parameter(value: Any) -> bool:
-    """Say whether a captured argument is nothing but the text of parameters."""
-    if isinstance(value, Template):
-        holes = [hole.source for hole in value.holes]
-        texts = "".join(part for part in value.parts if isinstance(part, str))
-        return not texts.strip() and all(isinstance(s, Parameter) for s in holes)
-    return isinstance(value, Parameter)
-
-
-def _as_field(value: Any, *, is_whole: bool) -> Any:
-    """Return a field as JSON; an object that the prompt has as a whole as its text."""
-    is_plain = value is None or isinstance(value, str | int | float | list | Mapping)
-    return _as_json(value) if is_plain or not is_whole else str(value)
-
-
-def _jsonable(value: Any) -> Any:
-    """Return a value as JSON knows it; of an image its name, for prompts are text."""
-    return str(value) if isinstance(value, ImagePart) else jsonable(value)
-
-
-def _as_json(value: Any) -> Any:
-    """Return a value as JSON; as text where JSON has no word for it."""
-    try:
-        return json.loads(json.dumps(value, default=_jsonable, allow_nan=False))
-    except (TypeError, ValueError):
-        return str(value)
+def _takes_demos(parameter: Parameter) -> bool:
+    return isinstance(parameter, DemoParameter)

@@ -10,7 +10,7 @@ left are of that kind, and would teach nothing but their own mistakes. What they
 before that is tested on the examples that it is about, where others speak against it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from inf_engine.optimization.edits import changed
@@ -97,6 +97,30 @@ class Cases:
         self._turns[parent] = turn + 1
         return Case(parent, wrong, right, usual, turn)
 
+    async def mixed(
+        self, member: Member, *, fresh: bool
+    ) -> tuple[list[int], list[int], list[int]]:
+        """Return a minibatch for what is about no example in particular.
+
+        Args:
+            member: The candidate.
+            fresh: Whether to run it on new examples first; one that was never run is.
+
+        Returns:
+            Examples that it fails on, as many at most that it does not, the last ones
+            of each, and others that it does not.
+
+        Raises:
+            BudgetExceededError: If the budget does not allow it.
+        """
+        if fresh or not self._known(member):
+            await self._book.run(member.candidate, self._next(member))
+        known = self._known(member)
+        wrong = [place for place, score in known.items() if score < _TOP]
+        right = [place for place, score in known.items() if score >= _TOP]
+        half = max(1, self._size // 2)
+        return wrong[-half:], right[-half:], right[:-half]
+
     def places(self, case: Case, changes: Sequence[Change]) -> list[int]:
         """Return the examples to test changes on: those that they may be about.
 
@@ -154,3 +178,18 @@ class Cases:
             if place not in known and place not in found:
                 found.append(place)
         return found
+
+
+def is_shared(notes: Mapping[str, Sequence[Note]]) -> bool:
+    """Say whether one example has left notes on several parameters.
+
+    Args:
+        notes: The notes by the parameter's dotted name.
+    """
+    seen: dict[int, str] = {}
+    for name, about in notes.items():
+        for note in about:
+            for call in note.evidence:
+                if seen.setdefault(call.example, name) != name:
+                    return True
+    return False

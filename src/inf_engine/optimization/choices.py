@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
+from inf_engine.demos import DemoParameter
 from inf_engine.errors import (
     ParameterTypeError,
     ParameterValueError,
@@ -28,11 +29,14 @@ from inf_engine.optimization.comparing import ComparingOptimizer
 from inf_engine.optimization.groups import check_counts
 from inf_engine.optimization.objective import Objective, judge, means
 from inf_engine.optimization.search import Candidate, Change, Search, Split, names_in
+from inf_engine.optimization.variations import variations_of
 from inf_engine.parameter import Parameter
 from inf_engine.record import Call, RunRecord
 from inf_engine.resources.estimate import CHARACTERS_PER_TOKEN, TokenEstimator
 from inf_engine.resources.prices import Price
 from inf_engine.types import LLMResponse, Usage
+
+_MOST_SHOWN = 16  # minibatches of a round in which demonstrations are tried
 
 Choice: TypeAlias = str | int | float | bool | None
 
@@ -230,11 +234,12 @@ class ChoiceSearch(ComparingOptimizer):
     other value of each parameter is tried on a minibatch; where the objective is not
     lower there it is compared with the best so far on the held-out examples (on all
     training examples where there are none). So it goes round until a whole round
-    changed nothing. With a weight above 0 the cheaper of two values that score alike
-    wins.
+    changed nothing. Demonstrations are tried in the same way: subsets of the good runs
+    that were seen (`Variations`). With a weight above 0 the cheaper of two values that
+    score alike wins.
 
     Args:
-        params: Parameters, or groups of them; those that are no choices are left alone.
+        params: Parameters, or groups of them; texts and weights are left alone.
         engine: Not needed: it asks no model of its own.
         cost_weight: How much score one unit of `cost` is worth, 0 or more.
         cost: Gives the cost of a run: tokens (`TokenCost`), USD (`TokenCost` with
@@ -311,7 +316,7 @@ class ChoiceSearch(ComparingOptimizer):
         return Objective(score, cost, self.cost_weight)
 
     def _changes(self, parameter: Parameter) -> bool:
-        return isinstance(parameter, ChoiceParameter)
+        return parameter.choices is not None or isinstance(parameter, DemoParameter)
 
 
 class _Rounds:
@@ -325,6 +330,9 @@ class _Rounds:
         held = optimizer._trainable()
         names = names_in(search, tuple(held))
         self.choices = {name: held[name].parameter.choices or () for name in names}
+        demos = [name for name in names if not self.choices[name]]
+        parameters = {name: one.parameter for name, one in held.items()}
+        self.variations = variations_of(parameters, search, demos)
         self.best = search.start
         self.tried = {search.start.digest}
 
@@ -334,8 +342,24 @@ class _Rounds:
             before = self.best
             for name in self.choices:
                 await self._choose(name)
+            for _ in range(_MOST_SHOWN if self.variations else 0):
+                if not await self._show():
+                    break
             if self.best == before or self.search.is_over():
                 return
+
+    async def _show(self) -> bool:
+        """Try other demonstrations; say whether to go on."""
+        batch = self.search.batch()
+        runs = await self.search.rollouts(self.best, batch, record=True)
+        self.variations.learn(self.best, runs)
+        variation = self.variations.next(self.best, batch)
+        if variation is None or self.search.is_over():
+            return self.variations.is_learning and not self.search.is_over()
+        candidate = self.best.with_values(variation.values)
+        kept = await self._try(candidate, variation.changes, batch)
+        self.variations.told(variation, kept)
+        return True
 
     async def _choose(self, name: str) -> None:
         """Try every other value of one parameter."""
@@ -346,17 +370,23 @@ class _Rounds:
             self.tried.add(candidate.digest)
             before = self.best.values[name]
             change = Change(name, before, choice, "another choice")
-            verdict = await self._judged(candidate)
-            self.optimizer.steps += 1
-            if verdict.accepted:
-                self.search.accepted(candidate, [self.best], [change], verdict)
-                self.best = candidate
-            else:
-                self.search.rejected(candidate, [self.best], [change], verdict.reason)
+            await self._try(candidate, [change], self.search.batch())
 
-    async def _judged(self, candidate: Candidate) -> Verdict:
+    async def _try(
+        self, candidate: Candidate, changes: Sequence[Change], batch: Sequence[int]
+    ) -> bool:
+        """Take a candidate in place of the best if it is better; say whether it is."""
+        verdict = await self._judged(candidate, batch)
+        self.optimizer.steps += 1
+        if not verdict.accepted:
+            self.search.rejected(candidate, [self.best], changes, verdict.reason)
+            return False
+        self.search.accepted(candidate, [self.best], changes, verdict)
+        self.best = candidate
+        return True
+
+    async def _judged(self, candidate: Candidate, batch: Sequence[int]) -> Verdict:
         """Compare a candidate with the best, first on a minibatch, then in earnest."""
-        batch = self.search.batch()
         verdict = await self._compared(candidate, batch, "train", Gate("not worse"))
         if not verdict.accepted:
             return replace(verdict, reason=f"on a minibatch: {verdict.reason}")

@@ -11,6 +11,10 @@ rejected is remembered by the optimizer, with the reason.
 The search ends when the trainer says so, when the budget does not allow the next call,
 or when as many examples as two passes over the data brought nothing new to try:
 everything is right already, or the rewriter has nothing usable to say.
+
+Where there are demonstrations or choices, a round also tries another value of them
+(`Variations`) on its minibatch; that has to be better there, and is checked on the
+held-out examples like a text.
 """
 
 from collections.abc import Sequence
@@ -26,6 +30,7 @@ from inf_engine.optimization.search import (
     Search,
     names_in,
 )
+from inf_engine.optimization.variations import gained, variations_of
 
 _TOP = 1.0 - 1e-9  # the scores of a search are in [0, 1]
 _PASSES = 2
@@ -54,6 +59,9 @@ class Climb:
         self.passed = 0
         self.idle = 0
         self.tried = {search.start.digest}
+        held = {name: held.parameter for name, held in optimizer._by_name().items()}
+        self.variations = variations_of(held, search, self.names)
+        self.has_texts = any(held[name].is_text for name in self.names)
 
     async def run(self) -> None:
         """Search until it is over.
@@ -70,24 +78,55 @@ class Climb:
             await self._check()
 
     async def _round(self) -> None:
-        """Try one change."""
+        """Try new texts, and another value of what is no text."""
         places = self.search.batch()
         before = await self.search.rollouts(self.here, places, record=True)
         scored = [rollout for rollout in before if rollout.score is not None]
+        self.variations.learn(self.here, scored)
+        tried = await self._rewrite(scored) if self.has_texts else False
+        if self.variations and not _are_right(scored):
+            tried |= await self._vary([rollout.place for rollout in scored])
+        self.idle = 0 if tried else self.idle + max(1, len(places))
+
+    async def _rewrite(self, scored: Sequence[Rollout]) -> bool:
+        """Try new texts; say whether there was anything to try."""
         proposal = await self._proposal(scored)
         candidate = self.here.with_values(proposal.values)
         if candidate.digest in self.tried:
-            self.idle += max(1, len(places))
-            return
-        self.idle = 0
+            return False
         self.tried.add(candidate.digest)
         after = await self.search.rollouts(candidate, [r.place for r in scored])
         verdict = self._judged(self.optimizer.gate, self.here, scored, candidate, after)
         if not verdict.accepted:
             self._rejected(candidate, self.here, proposal.changes, verdict.reason)
-            return
+        else:
+            await self._passed(candidate, proposal.changes, verdict)
+        return True
+
+    async def _vary(self, places: Sequence[int]) -> bool:
+        """Try another value; say whether there was any."""
+        variation = self.variations.next(self.here, places)
+        if variation is None or self.search.is_over():
+            return False
+        candidate = self.here.with_values(variation.values)
+        before = await self.search.rollouts(self.here, places)
+        after = await self.search.rollouts(candidate, places)
+        verdict = self._judged(self.optimizer.gate, self.here, before, candidate, after)
+        kept = gained(verdict)
+        self.variations.told(variation, kept)
+        if kept:
+            await self._passed(candidate, variation.changes, verdict)
+        else:
+            parents, changes = [self.here], variation.changes
+            self.search.rejected(candidate, parents, changes, verdict.reason)
+        return True
+
+    async def _passed(
+        self, candidate: Candidate, changes: Sequence[Change], verdict: Verdict
+    ) -> None:
+        """Go on from a candidate that passed on a minibatch."""
         self.here = candidate
-        self.changes += proposal.changes
+        self.changes += changes
         self.passed += 1
         if not self.search.val_size:
             self._accepted(verdict)
@@ -96,7 +135,7 @@ class Climb:
 
     async def _proposal(self, scored: Sequence[Rollout]) -> Proposal:
         """Return what to change; nothing if every output is right."""
-        if all(rollout.score is None or rollout.score >= _TOP for rollout in scored):
+        if _are_right(scored):
             return Proposal()
         notes = await self.search.notes(self.here, scored)
         proposal: Proposal = await self.optimizer.propose(
@@ -169,3 +208,8 @@ class Climb:
         first, second = Scores.of(old, before), Scores.of(new, after)
         verdict: Verdict = gate.judge(first.by_place, second.by_place)
         return verdict
+
+
+def _are_right(rollouts: Sequence[Rollout]) -> bool:
+    """Say whether nothing went wrong in any."""
+    return all(r.score is None or r.score >= _TOP for r in rollouts)

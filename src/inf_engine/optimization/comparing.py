@@ -4,7 +4,7 @@ from typing import Any
 
 from inf_engine.errors import UsageError
 from inf_engine.optimization.optimizer import Optimizer
-from inf_engine.optimization.proposals import Proposal
+from inf_engine.optimization.proposals import Proposal, Step
 
 
 class ComparingOptimizer(Optimizer):
@@ -14,6 +14,14 @@ class ComparingOptimizer(Optimizer):
         params: Parameters, or groups of them (see `Optimizer`).
         **options: The other arguments of `Optimizer`.
     """
+
+    async def step(self) -> Step:
+        """Refuse: its values are not made from feedback.
+
+        Raises:
+            UsageError: Always.
+        """
+        return self.apply(await self.propose())
 
     async def propose(self, *args: Any, **kwargs: Any) -> Proposal:
         """Refuse: its values are not made from feedback.

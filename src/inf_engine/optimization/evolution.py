@@ -19,6 +19,8 @@ an engine that runs many calls at once, add to that:
   What edits did not mend is written anew: in every second proposal from one parent;
   but several texts, of which more would be forgotten, only while there is nothing else
   to try.
+- Demonstrations and choices are varied: what they should be, nobody can read off what
+  was said. In each round the best one is tried with another value (`variations`).
 - A child is tested on the examples that its changes seem to be about (`relevance`),
   and the best one is tried without what does harm or nothing (`pruning`).
 - No evidence is paid for twice (`cases`).
@@ -37,7 +39,7 @@ from typing import Any, TypeAlias
 
 from inf_engine.errors import UsageError
 from inf_engine.optimization.acceptance import Verdict
-from inf_engine.optimization.cases import PASSING, Case, Cases
+from inf_engine.optimization.cases import PASSING, Case, Cases, is_shared
 from inf_engine.optimization.notes import Note
 from inf_engine.optimization.optimizer import Optimizer
 from inf_engine.optimization.outcomes import together
@@ -47,6 +49,7 @@ from inf_engine.optimization.pruning import Cut, Pruning
 from inf_engine.optimization.racing import Race, Scorebook
 from inf_engine.optimization.rewriter import Job, Rewriter, Target
 from inf_engine.optimization.search import Candidate, Change, Search, names_in
+from inf_engine.optimization.variations import gained, variations_of
 
 _SHARPNESS = 3.0  # of the draw of parents
 _CUTS = 2  # sentences that the best is tried without in a round, at most
@@ -183,7 +186,10 @@ class Evolution:
         self._tried = {search.start.digest}
         self._samples = self._idle = 0
         size = optimizer.minibatch
-        self.pruning = Pruning(self.book.relevance, self.names, size)
+        held = {name: held.parameter for name, held in optimizer._by_name().items()}
+        self.variations = variations_of(held, search, self.names)
+        self.texts = [name for name in self.names if held[name].is_text]
+        self.pruning = Pruning(self.book.relevance, self.texts, size)
         self._crossed: set[tuple[str, str]] = set()
 
     async def run(self) -> None:
@@ -205,7 +211,7 @@ class Evolution:
 
     async def _round(self) -> None:
         """Try children of some parents, and perhaps a cross."""
-        cases = await self._cases()
+        cases = await self._cases() if self.texts else []
         notes = await together(self.cases.notes(case, self.names) for case in cases)
         asked = await together(
             self._proposed(case, about, sample)
@@ -218,6 +224,7 @@ class Evolution:
             proposals = asked[number * size : (number + 1) * size]
             grown |= await self._grow(case, proposals)
         grown |= await self._cross()
+        grown |= bool(self.variations) and await self._vary()
         for _ in range(_CUTS):
             grown |= await self._prune(self.pruning.harmful)
         if self.optimizer.shorten and not grown and self._has_failed():
@@ -268,7 +275,7 @@ class Evolution:
     ) -> str:
         """Return what to tell the rewriter; it decides how it is asked, too."""
         is_first = sample % self.optimizer.proposals == 0
-        joint = is_first and self.optimizer.coordinated and _is_shared(notes)
+        joint = is_first and self.optimizer.coordinated and is_shared(notes)
         if case.turn % 2 and (self._idle or not joint):
             return _ANEW
         return _TOGETHER if joint else ""
@@ -367,12 +374,37 @@ class Evolution:
             self.pruning.missed(cut)
             return False
         verdict = await self._tested(attempt, cut.first, before)
-        if _is_kept(cut, verdict):
+        if cut.is_kept(verdict):
             verdict = await self._tested(attempt, [*cut.first, *cut.then], before)
-        if _is_kept(cut, verdict):
+        if cut.is_kept(verdict):
             await self._take_in(attempt, verdict)
         else:
             self.pruning.missed(cut)
+            self._told(attempt, verdict.reason)
+        return True
+
+    # -- varying ----------------------------------------------------------------
+
+    async def _vary(self) -> bool:
+        """Test the best one with another value of what is no text; say whether so."""
+        best = self.book.ranked()[0][0]
+        fresh = not self.texts  # no case has run it on new ones
+        wrong, right, others = await self.cases.mixed(best, fresh=fresh)
+        if self.variations.is_learning:
+            shown = others[: self.optimizer.minibatch]
+            runs = await self.search.rollouts(best.candidate, shown, record=True)
+            self.variations.learn(best.candidate, runs)
+        before, places = self.book.train[best.candidate], [*wrong, *right]
+        variation = self.variations.next(best.candidate, places) if wrong else None
+        if variation is None:
+            return False
+        reasons = {change.parameter: change.reason for change in variation.changes}
+        attempt = self._try((best,), variation.values, reasons)
+        verdict = await self._tested(attempt, places, before)
+        self.variations.told(variation, kept := gained(verdict))
+        if kept:
+            await self._take_in(attempt, verdict)
+        else:
             self._told(attempt, verdict.reason)
         return True
 
@@ -462,23 +494,7 @@ class Evolution:
         self.search.rejected(attempt.candidate, parents, attempt.changes, reason)
 
 
-def _is_kept(cut: Cut, verdict: Verdict) -> bool:
-    """Say whether a cut is good enough by what was seen of it."""
-    return verdict.accepted and (verdict.gain.mean > 0 or not cut.must_gain)
-
-
 def _called(target: Target) -> Target:
     """Return a target that says beside its text what it is called."""
     purpose = target.purpose.strip() or "not said"
     return replace(target, purpose=f"{purpose}. The text of {target.name}:")
-
-
-def _is_shared(notes: Mapping[str, Sequence[Note]]) -> bool:
-    """Say whether one example has left notes on several parameters."""
-    seen: dict[int, str] = {}
-    for name, about in notes.items():
-        for note in about:
-            for call in note.evidence:
-                if seen.setdefault(call.example, name) != name:
-                    return True
-    return False

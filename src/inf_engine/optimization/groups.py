@@ -195,6 +195,24 @@ def check_counts(*, least: int = 0, **counts: Any) -> None:
             raise UsageError(f"{name}={count!r}: give a whole number, {least} or more.")
 
 
+def check_texts(kind: str, held: Mapping[str, Held]) -> None:
+    """Refuse a step from feedback where there is no text that it is about.
+
+    Args:
+        kind: The optimizer's class.
+        held: What may be changed, by dotted name.
+
+    Raises:
+        UsageError: If there is no text.
+    """
+    if not any(one.parameter.is_text for one in held.values()):
+        raise UsageError(
+            f"a step of {kind} changes texts, by what was said of them, and "
+            f"{', '.join(held)} are chosen by scores: train with "
+            "Trainer(..., optimizer=...).fit(...), which calls its search."
+        )
+
+
 def _check_parameter(place: int, parameter: Any) -> None:
     if not isinstance(parameter, Parameter):
         raise UsageError(

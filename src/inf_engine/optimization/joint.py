@@ -6,6 +6,9 @@ for the instruction. So a step does this, each part behind a gate:
 
 1. The prompts' optimizer proposes; the proposal is written if the examples are not
    worse with it, else it is rejected.
+   Then one other value of its demonstrations or choices is tried (`variations.py`), if
+   it has any, and written if the examples are better with it. A run that is shown is
+   no evidence: it does not count among them.
 2. What was said of the model's answers is counted by instruction (`instructions.py`).
    One that was said in `recurring` steps is more than prompts can do: what was said in
    all of them goes to the server of the weights, which trains, and promotes or rejects.
@@ -18,6 +21,7 @@ Nothing is forgotten where a step fails: lessons that the server did not take ar
 by the next one. The engine must not answer from memory, which knows the old weights.
 """
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,8 +39,9 @@ from inf_engine.optimization.groups import check_counts
 from inf_engine.optimization.instructions import Instruction, Instructions, alike
 from inf_engine.optimization.optimizer import Optimizer
 from inf_engine.optimization.proposals import Proposal, Refusal, Step
-from inf_engine.optimization.search import Change
-from inf_engine.optimization.trial import Trial
+from inf_engine.optimization.search import Candidate, Change
+from inf_engine.optimization.trial import Outcome, Trial
+from inf_engine.optimization.variations import Variations, gained
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,8 @@ class JointStep:
         number: Its number, from 0.
         prompts: What was written into prompts, and what was refused and why.
         verdict: What the examples said of the proposal, None if there was none.
+        varied: What was written into demonstrations or choices, or refused and why;
+            None if nothing was tried.
         said: The instructions that were said, or sent.
         weights: What came of the weights, None if nothing was sent.
         compaction: What was left out of prompts, None if no version was promoted.
@@ -78,12 +85,16 @@ class JointStep:
     said: tuple[Recurrence, ...] = ()
     weights: AdapterStep | None = None
     compaction: Compaction | None = None
+    varied: Step | None = None
 
     def __str__(self) -> str:
-        lines = [f"prompt {c.parameter} changed" for c in self.prompts.updates]
-        lines += [
-            f"prompt {r.parameter} stays: {r.reason}" for r in self.prompts.refused
-        ]
+        parts = [("prompt", self.prompts), ("value", self.varied)]
+        lines: list[str] = []
+        for what, step in parts:
+            if step is not None:
+                lines += [f"{what} {c.parameter} changed" for c in step.updates]
+                refused = [(r.parameter, r.reason) for r in step.refused]
+                lines += [f"{what} {name} stays: {why}" for name, why in refused]
         lines += [str(recurrence) for recurrence in self.said]
         for update in () if self.weights is None else self.weights.updates:
             why = "".join(f"; {reason}" for reason in update.reasons)
@@ -152,6 +163,9 @@ class JointOptimizer:
             module, examples, loss, engine=engine, gate=gate, target=target
         )
         self._instructions = Instructions(recurring, same)
+        held = prompts._trainable().items()
+        parameters = {name: one.parameter for name, one in held}
+        self._variations = Variations(parameters, random.Random(0))
 
     async def step(self) -> JointStep:
         """Act on the notes that a backward pass left.
@@ -163,7 +177,8 @@ class JointOptimizer:
             LossError: If the loss failed for all examples.
             BudgetExceededError: If a budget does not allow it.
         """
-        written, verdict = await self._prompted()
+        written, verdict, known = await self._prompted()
+        varied = await self._varied(known) if self._variations else None
         heard = self._heard(written)
         due = self._instructions.due()
         said = [
@@ -176,9 +191,8 @@ class JointOptimizer:
             self._instructions.learnt(due)
             compaction = await self._compacted()
         self.steps += 1
-        return JointStep(
-            self.steps - 1, written, verdict, tuple(said), weights, compaction
-        )
+        done = self.steps - 1, written, verdict, tuple(said), weights, compaction
+        return JointStep(*done, varied)
 
     # -- state ------------------------------------------------------------------
 
@@ -227,18 +241,43 @@ class JointOptimizer:
 
     # -- inside -----------------------------------------------------------------
 
-    async def _prompted(self) -> tuple[Step, Verdict | None]:
-        """Change the prompts, if the examples are not worse with the changes."""
+    async def _prompted(self) -> tuple[Step, Verdict | None, Outcome | None]:
+        """Change the prompts, if the examples are not worse with the changes.
+
+        Returns:
+            What was written, what the examples said of it, and what comes of them now.
+        """
         proposal = await self.prompts.propose(engine=self._trial.engine)
         if not proposal.changes:
-            return self.prompts.apply(proposal), None
+            return self.prompts.apply(proposal), None, None
         before = await self._trial.run()
         after = await self._trial.run(proposal.values)
         verdict = self._trial.judge(before, after)
         if verdict.accepted:
-            return self.prompts.apply(proposal), verdict
+            return self.prompts.apply(proposal), verdict, after
         step = self.prompts.apply(_refused(proposal, verdict.reason))
-        return step, verdict
+        return step, verdict, before
+
+    async def _varied(self, known: Outcome | None) -> Step | None:
+        """Try another value of what is no text, if the examples could be better."""
+        here = Candidate(self._trial.module.state_dict())
+        before = known or await self._trial.run()
+        self._variations.learn(here, before.rollouts)
+        is_right = all(score >= 1.0 for score in before.scores.values())
+        variation = None if is_right else self._variations.next(here)
+        if variation is None:
+            return None
+        after = await self._trial.run(variation.values)
+        sources = enumerate(self._trial.sources if variation.sources else ())
+        shown = [place for place, source in sources if source in variation.sources]
+        verdict = self._trial.judge(before.without(shown), after.without(shown))
+        kept, changes = gained(verdict), variation.changes
+        self._variations.told(variation, kept)
+        if not kept:
+            refused = _refused(Proposal(changes), verdict.reason).refused
+            return Step(self.steps, refused=refused)
+        self.prompts._write([(c.parameter, c.before, c.after) for c in changes])
+        return Step(self.steps, changes)
 
     def _heard(self, written: Step) -> list[Instruction]:
         """Count what waits on the weights, and take it."""
@@ -259,7 +298,8 @@ class JointOptimizer:
 
     async def _compacted(self) -> Compaction:
         """Leave out of the prompts what the weights have been taught."""
-        texts = self.prompts._trainable()
+        held = self.prompts._trainable().items()
+        texts = {name: one for name, one in held if one.parameter.is_text}
         wanted = self._instructions.said_by(sentences_of(texts))
         found, values = await left_out(self._trial, texts, wanted, self.least)
         changes = [

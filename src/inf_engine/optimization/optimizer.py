@@ -10,8 +10,7 @@ What was refused or rejected, and what earlier notes said, is remembered for eac
 parameter, in bounded numbers, and shown to the rewriter. `state_dict` holds all that a
 later step depends on, so that a loaded optimizer goes on where the saved one stopped.
 
-`search` is for the trainer: it looks for better candidates and writes into no
-parameter.
+`search` is for the trainer: it looks for candidates and writes into no parameter.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +27,7 @@ from inf_engine.optimization.groups import (
     Held,
     check_counts,
     check_parameters,
+    check_texts,
     checked_options,
     groups_of,
 )
@@ -49,7 +49,8 @@ _MOST_UNDO = 16
 class Optimizer:
     """Rewrites parameters by the notes that feedback left on them.
 
-    It is usable as it is, and the base class of all optimizers.
+    It is usable as it is, and the base class of all optimizers. A search also tries
+    other demonstrations and choices (`Variations`); a step has no examples for that.
 
     Args:
         params: Parameters, or groups of them: dicts with ``params`` and options that
@@ -158,10 +159,11 @@ class Optimizer:
             What was written, and what was not and why.
 
         Raises:
-            UsageError: If there is no engine or alias to ask.
+            UsageError: If there is no engine or alias to ask, or no text to change.
             ProposalError: If the rewriter could not be asked. Nothing is written.
             BudgetExceededError: If the budget does not allow it. Nothing is written.
         """
+        check_texts(type(self).__name__, self._trainable())
         return self.apply(await self.propose())
 
     async def propose(
@@ -359,8 +361,6 @@ class Optimizer:
         groups = len(self.param_groups)
         return f"{type(self).__name__}({len(self._held)} parameters, {groups} groups)"
 
-    # -- inside -----------------------------------------------------------------
-
     def _by_name(self) -> dict[str, Held]:
         """Return what is held, by dotted name."""
         return {held.parameter.name: held for held in self._held}
@@ -371,7 +371,7 @@ class Optimizer:
 
     def _changes(self, parameter: Parameter) -> bool:
         """Say whether this optimizer changes such a parameter."""
-        return parameter.is_text
+        return not parameter.is_weights
 
     def _chosen(self, names: Iterable[str] | None) -> dict[str, Held]:
         """Return what is to be changed."""

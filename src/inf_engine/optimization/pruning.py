@@ -21,6 +21,7 @@ sentences are left out, and the scores say whether they were missed.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from inf_engine.optimization.acceptance import Verdict
 from inf_engine.optimization.edits import plain, sentences_in
 from inf_engine.optimization.relevance import Relevance
 from inf_engine.optimization.search import Candidate
@@ -49,6 +50,14 @@ class Cut:
     first: Sequence[int]
     then: Sequence[int]
     must_gain: bool
+
+    def is_kept(self, verdict: Verdict) -> bool:
+        """Say whether it is good enough by what was seen of it.
+
+        Args:
+            verdict: What the gate says.
+        """
+        return verdict.accepted and (verdict.gain.mean > 0 or not self.must_gain)
 
 
 class Pruning:

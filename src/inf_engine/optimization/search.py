@@ -193,6 +193,14 @@ class Search(Protocol):
         """
         ...
 
+    def sources(self, split: Split) -> Sequence[str]:
+        """Return what tells the inputs of the examples of a split from others.
+
+        Only asked for where there are demonstrations: none may be of an example under
+        test.
+        """
+        ...
+
     def accepted(
         self,
         candidate: Candidate,

@@ -30,6 +30,7 @@ from inf_engine.optimization.racing import Entry, estimate
 from inf_engine.optimization.rollouts import Rollouts
 from inf_engine.optimization.runner import Runner
 from inf_engine.optimization.search import Candidate, Change, Rollout, Split
+from inf_engine.optimization.shown import source_of
 from inf_engine.optimization.trajectory import (
     CandidateAccepted,
     CandidateRejected,
@@ -118,9 +119,9 @@ class Session:
         self._is_checking = False
         self._idle = 0  # minibatches in a row without a new rollout
         self._done = -1
-        data: dict[Split, Sequence[ExampleCall]] = {"train": train, "val": val}
+        self._data: dict[Split, Sequence[ExampleCall]] = {"train": train, "val": val}
         self._rollouts = Rollouts(
-            *(runner, start, data, self._allow, self._made, trajectory, objective)
+            *(runner, start, self._data, self._allow, self._made, trajectory, objective)
         )
 
     # -- what an optimizer may ask ----------------------------------------------
@@ -164,6 +165,10 @@ class Session:
         said = {name: _in_short(notes) for name, notes in found.items()}
         self._said.setdefault(candidate.digest, {}).update(said)
         return found
+
+    def sources(self, split: Split) -> Sequence[str]:
+        """Return the digests of the inputs of the examples; see `Search.sources`."""
+        return [source_of(call) for call in self._data[split]]
 
     def accepted(
         self,

@@ -2,8 +2,8 @@
 
 import copy
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -12,6 +12,8 @@ from inf_engine.optimization.acceptance import Gate, Verdict
 from inf_engine.optimization.intervals import mean_interval
 from inf_engine.optimization.loss import lend_engine
 from inf_engine.optimization.runner import Runner
+from inf_engine.optimization.search import Rollout
+from inf_engine.optimization.shown import source_of
 from inf_engine.record import RunRecord
 from inf_engine.resources.estimate import TokenEstimator
 
@@ -27,10 +29,21 @@ class Outcome:
             the loss failed are left out.
         tokens: How many tokens the prompts of a run have, on average; as the endpoint
             counted them, estimated where it counts nothing.
+        rollouts: The runs.
     """
 
     scores: Mapping[int, float]
     tokens: float
+    rollouts: Sequence[Rollout] = field(default=(), repr=False)
+
+    def without(self, places: Collection[int]) -> "Outcome":
+        """Return it without some examples.
+
+        Args:
+            places: Their places.
+        """
+        left = {p: score for p, score in self.scores.items() if p not in places}
+        return replace(self, scores=left)
 
 
 class Trial:
@@ -87,7 +100,12 @@ class Trial:
         self._runner.check_loss(made)
         scores = {r.place: r.score for r in made if r.score is not None}
         read = [_read(r.record) for r in made if r.record is not None]
-        return Outcome(scores, math.fsum(read) / max(1, len(read)))
+        return Outcome(scores, math.fsum(read) / max(1, len(read)), made)
+
+    @property
+    def sources(self) -> list[str]:
+        """The digests of the inputs of the examples."""
+        return [source_of(call) for call in self._calls]
 
     def judge(self, before: Outcome, after: Outcome, least: float = 0.0) -> Verdict:
         """Return whether a change may stay.
