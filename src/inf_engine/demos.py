@@ -18,8 +18,8 @@ demonstrations has none then), in an f-string of forward, or after a system prom
         {"role": "user", "content": question},
     ])
 
-Feedback in words is not for it, so it keeps none, and optimizers of texts leave it
-alone: `BootstrapDemos` looks for demonstrations that raise the score.
+Feedback in words is not for it, so it keeps none: optimizers look for demonstrations
+that raise the score, `BootstrapDemos` for nothing else.
 """
 
 import json

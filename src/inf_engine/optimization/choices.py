@@ -357,7 +357,8 @@ class _Rounds:
         if variation is None or self.search.is_over():
             return self.variations.is_learning and not self.search.is_over()
         candidate = self.best.with_values(variation.values)
-        kept = await self._try(candidate, variation.changes, batch)
+        places = self.variations.tests(variation, batch)
+        kept = await self._try(candidate, variation.changes, places)
         self.variations.told(variation, kept)
         return True
 

@@ -109,6 +109,7 @@ class Climb:
         if variation is None or self.search.is_over():
             return False
         candidate = self.here.with_values(variation.values)
+        places = self.variations.tests(variation, places)
         before = await self.search.rollouts(self.here, places)
         after = await self.search.rollouts(candidate, places)
         verdict = self._judged(self.optimizer.gate, self.here, before, candidate, after)

@@ -388,10 +388,9 @@ class Evolution:
     async def _vary(self) -> bool:
         """Test the best one with another value of what is no text; say whether so."""
         best = self.book.ranked()[0][0]
-        fresh = not self.texts  # no case has run it on new ones
-        wrong, right, others = await self.cases.mixed(best, fresh=fresh)
+        wrong, right, others = await self.cases.mixed(best, fresh=not self.texts)
         if self.variations.is_learning:
-            shown = others[: self.optimizer.minibatch]
+            shown = [*others, *right][: self.optimizer.minibatch]
             runs = await self.search.rollouts(best.candidate, shown, record=True)
             self.variations.learn(best.candidate, runs)
         before, places = self.book.train[best.candidate], [*wrong, *right]
@@ -400,7 +399,8 @@ class Evolution:
             return False
         reasons = {change.parameter: change.reason for change in variation.changes}
         attempt = self._try((best,), variation.values, reasons)
-        verdict = await self._tested(attempt, places, before)
+        tests = self.variations.tests(variation, places)
+        verdict = await self._tested(attempt, tests, before)
         self.variations.told(variation, kept := gained(verdict))
         if kept:
             await self._take_in(attempt, verdict)

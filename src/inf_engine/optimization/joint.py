@@ -165,7 +165,8 @@ class JointOptimizer:
         self._instructions = Instructions(recurring, same)
         held = prompts._trainable().items()
         parameters = {name: one.parameter for name, one in held}
-        self._variations = Variations(parameters, random.Random(0))
+        sources = self._trial.sources
+        self._variations = Variations(parameters, random.Random(0), sources)
 
     async def step(self) -> JointStep:
         """Act on the notes that a backward pass left.
@@ -268,9 +269,8 @@ class JointOptimizer:
         if variation is None:
             return None
         after = await self._trial.run(variation.values)
-        sources = enumerate(self._trial.sources if variation.sources else ())
-        shown = [place for place, source in sources if source in variation.sources]
-        verdict = self._trial.judge(before.without(shown), after.without(shown))
+        places = self._variations.tests(variation, before.scores)
+        verdict = self._trial.judge(before.only(places), after.only(places))
         kept, changes = gained(verdict), variation.changes
         self._variations.told(variation, kept)
         if not kept:

@@ -36,13 +36,13 @@ class Outcome:
     tokens: float
     rollouts: Sequence[Rollout] = field(default=(), repr=False)
 
-    def without(self, places: Collection[int]) -> "Outcome":
-        """Return it without some examples.
+    def only(self, places: Collection[int]) -> "Outcome":
+        """Return the scores of some examples only.
 
         Args:
             places: Their places.
         """
-        left = {p: score for p, score in self.scores.items() if p not in places}
+        left = {p: score for p, score in self.scores.items() if p in places}
         return replace(self, scores=left)
 
 

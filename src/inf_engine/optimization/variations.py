@@ -10,8 +10,8 @@ same examples. This file says what to try next, and nothing of how it is judged:
   each, so that they fit together; after eight that failed in a row no more.
 
 Ties are no reason for another value, so a variation has to gain. A run that is shown is
-no evidence: it is drawn from other examples than those it is tested on, and held-out
-examples are never shown.
+no evidence: it is drawn from other examples than those at hand where there are enough,
+else its example is left out of the test. Held-out examples are never shown.
 """
 
 import random
@@ -116,7 +116,7 @@ class Variations:
 
         Args:
             here: The candidate.
-            places: The examples that it is to be tested on: they are not shown.
+            places: The examples at hand; where there are enough others, it shows those.
         """
         tested = {self._sources[place] for place in places} if self._sources else set()
         ways = [lambda: self._choice(here), lambda: self._subset(here, tested)]
@@ -127,6 +127,16 @@ class Variations:
                 self._tried.add(here.with_values(found.values).digest)
                 return found
         return None
+
+    def tests(self, variation: Variation, places: Iterable[int]) -> list[int]:
+        """Return the examples to test a variation on: those that it does not show.
+
+        Args:
+            variation: The variation.
+            places: The examples at hand.
+        """
+        shown = variation.sources
+        return [p for p in places if not shown or self._sources[p] not in shown]
 
     def told(self, variation: Variation, kept: bool) -> None:
         """Take note whether a variation was kept."""
@@ -158,6 +168,8 @@ class Variations:
     def _subset(self, here: Candidate, tested: set[str]) -> Variation | None:
         """Return good runs to show that were not tried together; the most first."""
         pool = [one for source, one in self._lessons.items() if source not in tested]
+        if len(pool) < MAX_DEMOS:
+            pool = list(self._lessons.values())
         if self._failures >= _FAILURES:
             return None
         most = min(MAX_DEMOS, len(pool))
