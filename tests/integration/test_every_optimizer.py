@@ -7,6 +7,7 @@ warmly (``choice``). About ``easy`` ones it is always right: they make demonstra
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -178,6 +179,33 @@ def test_all_kinds_in_one_training(optimizer: str) -> None:
     """Each gets the value that its examples ask for."""
     learned = found(trained(optimizer, *KINDS))
     assert learned == {k: k != "text" or optimizer not in SCORES_ONLY for k in KINDS}
+
+
+@pytest.mark.parametrize("optimizer", ["Optimizer", "ReflectiveEvolution"])
+def test_a_training_that_runs_again(optimizer: str, tmp_path: Path) -> None:
+    """It decides the same, and asks nothing that it has asked."""
+    client = FunctionClient(answer)
+
+    async def once() -> Any:
+        desk = Desk()
+        files = {"journal": tmp_path / "answers.db"}
+        async with Engine({"m": client}, progress=False, **files) as engine:
+            params = [desk.rules, desk.demos, desk.warmth]
+            loss = VerifierLoss(lambda output, target: output == target)
+            trainer = Trainer(
+                *(engine, desk, loss, OPTIMIZERS[optimizer][1](params)),
+                max_steps=20,
+                journal=tmp_path / "training.jsonl",
+            )
+            data = examples(0, *KINDS), examples(100, *KINDS)
+            result = await trainer.fit(*data)
+        return [step.candidate for step in result.lineage.steps], desk.state_dict()
+
+    first = virtually(once)
+    count = len(client.requests)
+    assert virtually(once) == first
+    assert len(client.requests) == count
+    assert len(first[0]) > 2
 
 
 @pytest.mark.parametrize("optimizer", ["Optimizer", "ReflectiveEvolution"])

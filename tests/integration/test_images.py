@@ -20,7 +20,8 @@ from inf_engine import (
 )
 from inf_engine.errors import ConfigurationError
 from inf_engine.journal import JournalStore, decode_request, export_journal
-from inf_engine.optimization import Feedback
+from inf_engine.optimization import DemoParameter, Feedback
+from inf_engine.optimization.shown import lesson_of
 from inf_engine.testing import FunctionClient, LoopbackServer
 from inf_engine.types import ImagePart, LLMRequest
 
@@ -160,6 +161,26 @@ async def test_a_critic_sees_it_if_it_can(images: bool) -> None:
         )
     assert [len(request.images) for request in asked] == [int(images)] * len(asked)
     assert f"Is {Image(DOT)} a dot?" in asked[0].prompt
+
+
+async def test_a_call_that_saw_an_image_is_no_demonstration() -> None:
+    """Demonstrations are text; a call without an image is one."""
+
+    class Two(InferenceModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.demos = DemoParameter()
+            self.see = LLMInference("m", demos=self.demos)
+
+        def forward(self, image: Image) -> str:
+            return self.see(f"Shorter: {self.see(f'What is {image}?')}")
+
+    async with Engine({"m": FunctionClient(lambda r: "dot")}) as engine:
+        record = await engine.record(Two(), Image(DOT))
+    lesson = lesson_of(record, ["demos"], ["demos"])
+    assert lesson is not None
+    (demo,) = lesson.demos["demos"]
+    assert demo.inputs == "Shorter: dot"
 
 
 def test_a_model_that_reads_none_is_not_asked() -> None:

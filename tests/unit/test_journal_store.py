@@ -20,6 +20,7 @@ from inf_engine.errors import JournalError
 from inf_engine.journal import rows as journal_rows
 from inf_engine.journal.rows import Row
 from inf_engine.journal.store import JournalStore
+from inf_engine.types import ImagePart
 
 ROOT = Path(__file__).parents[2]
 FULL = Row(
@@ -749,3 +750,23 @@ def test_a_file_that_cannot_be_synced_gets_no_name(
     assert not path.exists()
     with JournalStore(path):
         assert path.exists()
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_images_are_kept_once(kept: Path, durability: Any) -> None:
+    """In a table that the first one makes; those by address are not in it."""
+    dot, far = ImagePart(data="aGk="), ImagePart(url="https://h.test/a.png")
+    with JournalStore(kept, read_only=True) as store:
+        assert store.image(dot.digest) is None
+    with JournalStore(kept, durability=durability) as store:
+        store.append(replace(row(7), images=(far,)))
+        store.append(replace(row(8), images=(dot, dot)))
+        store.append(replace(row(9), images=(dot,)))
+        assert (store.image(dot.digest), store.image(far.digest)) == (b"hi", None)
+    with closing(sqlite3.connect(kept)) as database:
+        assert database.execute("SELECT digest, content FROM images").fetchall() == [
+            (dot.digest, b"hi")
+        ]
+    with JournalStore(kept, read_only=True) as store:
+        assert store.image(dot.digest) == b"hi"
+        assert len(store) == 6

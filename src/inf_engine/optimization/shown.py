@@ -1,4 +1,7 @@
-"""What good runs show: demonstrations out of the calls of a run."""
+"""What good runs show: demonstrations out of the calls of a run.
+
+A demonstration is text, so a call that was shown an image gives none.
+"""
 
 import dataclasses
 import hashlib
@@ -15,7 +18,6 @@ from inf_engine.parameter import Parameter
 from inf_engine.record import NodeRecord, RunRecord
 from inf_engine.schema import OutputType, jsonable
 from inf_engine.template import Template
-from inf_engine.types import ImagePart
 
 _HEADS = {f"{role}: ": role for role in ("system", "user", "assistant", "tool")}
 
@@ -113,10 +115,10 @@ def demo_of(node: NodeRecord, parameters: Iterable[str], source: str) -> Demo:
 
 
 def stands_in(name: str, node: NodeRecord) -> bool:
-    """Say whether a parameter shaped a model call."""
-    return node.node.kind == "llm" and any(
-        piece.source == name for piece in (*node.system, *node.prompt)
-    )
+    """Say whether a parameter shaped a model call that saw text only."""
+    pieces = (*node.system, *node.prompt)
+    is_text = not any(piece.image for piece in node.prompt)
+    return node.node.kind == "llm" and is_text and any(p.source == name for p in pieces)
 
 
 def gives_the_output(node: NodeRecord, record: RunRecord) -> bool:
@@ -169,14 +171,9 @@ def _as_field(value: Any, *, is_whole: bool) -> Any:
     return _as_json(value) if is_plain or not is_whole else str(value)
 
 
-def _jsonable(value: Any) -> Any:
-    """Return a value as JSON knows it; of an image its name, for prompts are text."""
-    return str(value) if isinstance(value, ImagePart) else jsonable(value)
-
-
 def _as_json(value: Any) -> Any:
     """Return a value as JSON; as text where JSON has no word for it."""
     try:
-        return json.loads(json.dumps(value, default=_jsonable, allow_nan=False))
+        return json.loads(json.dumps(value, default=jsonable, allow_nan=False))
     except (TypeError, ValueError):
         return str(value)
