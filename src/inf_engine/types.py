@@ -61,7 +61,9 @@ class ImagePart:
     @property
     def digest(self) -> str:
         """The SHA-256 of its content, hex; of its address where that is all."""
-        return hashlib.sha256(self.content or self.url.encode()).hexdigest()
+        return hashlib.sha256(
+            self.content or self.url.encode("utf-8", "surrogatepass")
+        ).hexdigest()
 
     @property
     def tokens(self) -> int:

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from base64 import b64encode
 from dataclasses import fields, replace
 from typing import Any
 
@@ -41,7 +42,8 @@ JSON = st.recursive(
 )
 SCHEMA = st.dictionaries(TEXT, JSON, max_size=2)
 CALLS = st.lists(st.builds(ToolCall, TEXT, TEXT, TEXT), max_size=2).map(tuple)
-PART = st.builds(TextPart, TEXT) | st.builds(ImagePart, TEXT, TEXT, TEXT)
+ENCODED = st.binary(max_size=3).map(lambda data: b64encode(data).decode())
+PART = st.builds(TextPart, TEXT) | st.builds(ImagePart, TEXT, ENCODED, TEXT)
 MESSAGE = st.builds(
     Message,
     st.sampled_from(["system", "user", "assistant", "tool"]),
@@ -120,10 +122,27 @@ def exact(value: Any) -> str:
 
 @given(REQUEST)
 def test_a_request_comes_back(request: LLMRequest) -> None:
-    """Written and read, any request is equal, and its text is UTF-8."""
+    """Written and read, any request is equal, its images named; its text is UTF-8."""
     text = canonical_request(request)
     text.encode()
-    assert decode_request(text) == request
+    assert decode_request(text) == named(request)
+
+
+def named(request: LLMRequest) -> LLMRequest:
+    """A request with the digests of its images in the place of their contents."""
+
+    def name(part: Any) -> Any:
+        if not isinstance(part, ImagePart) or part.url or not part.data:
+            return part
+        return ImagePart(f"inf-image:{part.digest}", media_type=part.media_type)
+
+    messages = [
+        m
+        if isinstance(m.content, str)
+        else replace(m, content=(*map(name, m.content),))
+        for m in request.messages
+    ]
+    return replace(request, messages=tuple(messages))
 
 
 @given(RESPONSE)

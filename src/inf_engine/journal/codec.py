@@ -228,7 +228,7 @@ class _Part:
 
     def write(self, value: Any) -> Any:
         """Return the part as a dict; the content of an image by its digest."""
-        if isinstance(value, ImagePart) and value.data:
+        if isinstance(value, ImagePart) and value.data and not value.url:
             url = f"{IMAGE_SCHEME}{_digest(value)}"
             value = ImagePart(url=url, media_type=value.media_type)
         return (_TEXT_PART if isinstance(value, TextPart) else _IMAGE_PART).write(value)

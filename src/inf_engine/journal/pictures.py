@@ -28,7 +28,7 @@ def keep_images(database: "sqlite3.Connection", images: Iterable[ImagePart]) -> 
     Raises:
         sqlite3.Error: If they could not be kept.
     """
-    for digest, image in {i.digest: i for i in images if i.data}.items():
+    for digest, image in {i.digest: i for i in images if i.data and not i.url}.items():
         if read_image(database, digest, "1") is None:
             database.execute(_TABLE)
             row = digest, image.content
