@@ -188,8 +188,8 @@ def test_a_training_that_runs_again(optimizer: str, tmp_path: Path) -> None:
 
     async def once() -> Any:
         desk = Desk()
-        files = {"journal": tmp_path / "answers.db"}
-        async with Engine({"m": client}, progress=False, **files) as engine:
+        path = tmp_path / "answers.db"
+        async with Engine({"m": client}, progress=False, journal=path) as engine:
             params = [desk.rules, desk.demos, desk.warmth]
             loss = VerifierLoss(lambda output, target: output == target)
             trainer = Trainer(
