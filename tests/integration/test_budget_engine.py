@@ -99,7 +99,7 @@ def test_requests_are_exact(slots: int, limit: int) -> None:
     assert len(refused) == 30 - limit
     assert all(isinstance(e, BudgetExceededError) for e in refused)
     assert all(isinstance(e, ExecutionError) for e in refused)
-    assert f"of {limit} request" in str(refused[-1])
+    assert f"the limit is {limit} request" in str(refused[-1])
 
 
 def test_tries_count_too() -> None:
@@ -140,7 +140,7 @@ def test_a_map_that_raises_ends_at_the_first_refusal() -> None:
     client = spending()
 
     async def body(engine: Engine) -> Any:
-        with pytest.raises(BudgetExceededError, match="there are 2 requests spent"):
+        with pytest.raises(BudgetExceededError, match="the limit is 2 requests: 2 requests spent"):
             await engine.map(Ask(), [f"{i}" for i in range(9)])
 
     under(Budget(requests=2), of(client, slots=1), body)
@@ -161,7 +161,7 @@ def test_tokens_are_reserved_before_and_corrected_after() -> None:
     assert spent(manager).tokens == 15 * done
     assert 15 * done <= 250 < 15 * done + 100 + 15
     assert client.arrivals[:3] == [0.0, 0.0, 1.0]
-    assert "tokens there are" in str(results[-1].error)
+    assert "the limit is 250 tokens" in str(results[-1].error)
     assert "ask for fewer max_tokens" in str(results[-1].error)
 
 
@@ -235,7 +235,7 @@ def test_money_by_the_price_of_the_config() -> None:
     assert len(client.requests) == 9
     assert spent(manager).usd == pytest.approx(0.9)
     assert manager.spending.ledger.snapshot().total.cost == pytest.approx(0.9)
-    assert "of $1.00 there are $0.90 spent" in str(results[-1].error)
+    assert "the limit is $1.00: $0.90 spent" in str(results[-1].error)
 
 
 def test_the_last_cent_can_be_spent() -> None:
