@@ -370,9 +370,9 @@ class Rings:
         return max(*times, *(hop.busy_s for hop in hops if hop), 0.0)
 
 
-def least_latency(rings: Rings, below: float = INF) -> Found | None:
+def least_latency(rings: Rings) -> Found | None:
     """Return the placement with the least ring time."""
-    return rings.shortest(INF, below)
+    return rings.shortest(INF)
 
 
 def least_beat(rings: Rings) -> Found | None:

@@ -52,15 +52,12 @@ def route_of(problem: Problem, given_order: bool) -> tuple[list[list[Node]], Rou
     return kinds, route
 
 
-def fastest_chain(
-    problem: Problem, *, given_order: bool = False, least: int = 1
-) -> Chain:
+def fastest_chain(problem: Problem, *, given_order: bool = False) -> Chain:
     """Return the chain on which one sequence alone is fastest.
 
     Args:
         problem: The problem.
         given_order: Keep the order of the nodes; some may be left out.
-        least: The least number of layers of a stage.
 
     Raises:
         InfeasibleError: The model does not fit.
@@ -68,9 +65,9 @@ def fastest_chain(
     """
     kinds, route = route_of(problem, given_order)
     table = Table(problem, 1, 1, kinds)
-    found = least_latency(Rings(table, route, least))
+    found = least_latency(Rings(table, route))
     if found is None:
-        raise why_infeasible(problem, Rings(table, route, least))
+        raise why_infeasible(problem, Rings(table, route))
     return retuned(problem, table.chain(found.parts))
 
 

@@ -10,10 +10,9 @@ that cannot be used is a refusal with a reason; a model that cannot be asked is 
 `ProposalError`.
 """
 
-import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
 from operator import getitem
 from types import GenericAlias
@@ -44,6 +43,7 @@ from inf_engine.optimization.edits import (
 from inf_engine.optimization.exhibits import cases_of, chosen, cut, fenced, needs_work
 from inf_engine.optimization.exhibits import shown as shown_cases
 from inf_engine.optimization.notes import Note
+from inf_engine.optimization.outcomes import together
 
 logger = logging.getLogger("inf_engine")
 
@@ -230,7 +230,7 @@ class Rewriter:
         results = dict(
             zip(
                 [place for places in kinds.values() for place in places],
-                [result for found in await _together(maps) for result in found],
+                [result for found in await together(maps) for result in found],
                 strict=True,
             )
         )
@@ -277,17 +277,6 @@ class Rewriter:
             parts.append(f"# Advice\n\n{job.advice}")
         parts.append(f"# What to answer\n\n{_asked(job)}")
         return "\n\n".join([part for part in parts if part])
-
-
-async def _together(maps: Sequence[Awaitable[list[Any]]]) -> list[list[Any]]:
-    """Wait for all; if one fails the others are cancelled and waited for."""
-    tasks = [asyncio.ensure_future(each) for each in maps]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 # -- what is asked ----------------------------------------------------------------

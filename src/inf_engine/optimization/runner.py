@@ -34,6 +34,7 @@ from inf_engine.optimization.data import examples_of
 from inf_engine.optimization.examples import ExampleCall, ExampleReader
 from inf_engine.optimization.feedback import Feedback
 from inf_engine.optimization.human import Answers, answers
+from inf_engine.optimization.outcomes import together
 from inf_engine.optimization.search import Rollout
 from inf_engine.record import RunRecord
 
@@ -142,13 +143,7 @@ class Runner:
                         raise
                     return record
 
-        tasks = [asyncio.ensure_future(run(call)) for call in calls]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        return await together(run(call) for call in calls)
 
     def _check_runs(self, records: Sequence[RunRecord], *, strict: bool) -> None:
         """Raise what is no fault of the candidate."""
