@@ -47,6 +47,8 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
+_MOST_WORDS = 3  # of an alias; what has more is a prompt in its place
+
 
 class InfEngineError(Exception):
     """Base of every error that the library raises on purpose.
@@ -121,6 +123,8 @@ class ConfigurationError(InfEngineError):
 class UnknownAliasError(ConfigurationError):
     """An alias is not bound to any endpoint.
 
+    What looks like a prompt is not repeated in the message.
+
     Args:
         alias: The alias that was asked for.
         known: The aliases that exist.
@@ -131,10 +135,15 @@ class UnknownAliasError(ConfigurationError):
         self.alias = alias
         self.known = tuple(known)
         place = f" used by {where!r}" if where else ""
-        super().__init__(
-            f"unknown alias {alias!r}{place}; {known_names(alias, self.known)}. "
-            f"Add [endpoints.{alias}] to the resources, or correct the name."
-        )
+        words = len(alias.split())
+        if words > _MOST_WORDS:
+            what = f"unknown alias of {words} words"
+            fix = "If it is a prompt, write LLMInference(alias, system_prompt=...)."
+        else:
+            what = f"unknown alias {alias!r}"
+            fix = f"Add [endpoints.{alias}] to the resources, or correct the name."
+        known = known_names(alias, self.known)
+        super().__init__(f"{what}{place}; {known}. {fix}")
 
 
 class MissingKeyError(ConfigurationError):

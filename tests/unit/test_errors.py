@@ -135,6 +135,15 @@ def test_an_unknown_alias_lists_the_known_ones_and_the_closest() -> None:
     assert error.known == ("smart", "fast")
 
 
+def test_a_prompt_in_the_place_of_an_alias_is_not_repeated() -> None:
+    """The likeliest mistake is told; a prompt stands in no message."""
+    error = UnknownAliasError("You are a critic.\nBe brief.", ["fast"], where="llm")
+    assert str(error) == (
+        "unknown alias of 6 words used by 'llm'; known: fast. If it is a prompt, write "
+        "LLMInference(alias, system_prompt=...)."
+    )
+
+
 def test_known_names_says_so_when_there_are_none() -> None:
     """An empty list is not printed as an empty list."""
     assert known_names("x", []) == "none is known"
