@@ -63,6 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells a default that there is, and that the words do not tell already."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        told = action.help or ""
+        is_told = "(default: " in told or "(0: " in told
+        is_none = action.nargs == 0 or action.default in (None, "")
+        return told if is_told or is_none else super()._get_help_string(action)
+
+
 def parser_of() -> argparse.ArgumentParser:
     """Return the parser; what it parses has a `do`, which takes it."""
     parser = argparse.ArgumentParser(
@@ -84,15 +94,15 @@ def parser_of() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     options: dict[str, Any] = {
-        "parents": [common],
+        "parents": [common, listening],
         "allow_abbrev": False,
-        "formatter_class": argparse.ArgumentDefaultsHelpFormatter,
+        "formatter_class": _Help,
     }
-    add_commands(partial(commands.add_parser, **options))
-    options["parents"] = [common, listening]
     _add_serve(commands.add_parser("serve", help="serve a model", **options))
     _add_node(commands.add_parser("node", help="offer a machine", **options))
+    options["parents"] = [common]
     _add_bench(commands.add_parser("bench", help="measure a server", **options))
+    add_commands(partial(commands.add_parser, **options))
     return parser
 
 

@@ -32,7 +32,8 @@ app = typer.Typer(
     name="claas",
     help="Feedback on answers becomes weights.",
     epilog=f"Settings: a TOML file in ${CONFIG} or ./claas.toml, and CLAAS_…. "
-    "Exit codes: 0 fine, 1 the server refuses, 2 wrong usage or setup, 130 Ctrl-C.",
+    "Exit codes: 0 fine, 1 the server refuses, 2 wrong usage or setup, 130 Ctrl-C, "
+    "143 SIGTERM.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

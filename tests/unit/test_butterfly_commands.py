@@ -1,5 +1,6 @@
 """``butterfly plan`` and ``simulate``: what they print, write and refuse; no torch."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -100,6 +101,26 @@ def test_codecs_that_change_too_much_are_left_out(
     assert main([*given, "--codecs", "int8"]) == 0
     assert "int8 is left out: nobody measured what" in capsys.readouterr().out
     assert Plan.read(files / "plan.json").chains[0].codecs == ("f32",)
+
+
+@pytest.mark.parametrize(
+    "command", ["serve", "node", "bench", "probe", "plan", "simulate"]
+)
+def test_help_tells_each_default_once(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A default that is none, or that the words tell, is not repeated."""
+    assert main([command, "--help"]) == 0
+    for option in capsys.readouterr().out.split("\n  -"):
+        told = re.findall(r"\(default: ([^)]*)\)|\((0): ", " ".join(option.split()))
+        assert len(told) <= 1, option
+        assert ("None", "") not in told and ("", "") not in told, option
+
+
+def test_a_bench_listens_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
+    """So it has nothing to allow."""
+    assert main(["bench", "--url", "http://127.0.0.1:1", "--allow-public"]) == 2
+    assert "unrecognized arguments: --allow-public" in capsys.readouterr().err
 
 
 def test_a_plan_and_a_rule_are_simulated(
