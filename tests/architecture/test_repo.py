@@ -114,6 +114,15 @@ def test_judging_tools_are_pinned() -> None:
     assert pinned == ["ruff", "ty"]
 
 
+def test_one_version() -> None:
+    """What each package says of itself is the version of the distribution."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    said = re.compile(r'^(?:VERSION|LIBRARY) = "(\d+\.\d.*)"$', re.MULTILINE)
+    files = [path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py")]
+    told = [version for text in files for version in said.findall(text)]
+    assert told == [project["version"]] * 3  # the journal, butterfly, claas
+
+
 def test_ci_runs_make_ci() -> None:
     """The CI is an executable file that runs `make ci`, as a contributor does."""
     script = ROOT / ".ci" / "run"
