@@ -19,9 +19,9 @@ from inf_engine import InferenceModule, LLMInference, Parameter
 from inf_engine.errors import StateDictError, UsageError
 from inf_engine.optimization.constraints import FrozenSpans, MaxLength
 from inf_engine.optimization.exhibits import (
-    cases_of,
     chosen,
     cut,
+    exhibits_of,
     fenced,
     in_short,
     shown,
@@ -441,10 +441,10 @@ def test_the_worst_examples_come_first_and_unlike_ones_before_alike() -> None:
     words = ["too long", "too long", "wrong date", "no name", "too long"]
     notes = [note(text, 0.0, n, prompt=text) for n, text in enumerate(words)]
     notes.append(note("rather good", 0.9, 9))
-    wrong, right = chosen(cases_of(notes)[0], 1.0, 3, 2)
+    wrong, right = chosen(exhibits_of(notes)[0], 1.0, 3, 2)
     assert [case.feedback for case in wrong] == ["too long", "wrong date", "no name"]
     assert right == []
-    everything, _ = chosen(cases_of(notes)[0], 1.0, 9, 0)
+    everything, _ = chosen(exhibits_of(notes)[0], 1.0, 9, 0)
     assert [case.score for case in everything].index(0.9) >= 3
 
 
@@ -456,7 +456,7 @@ def test_calls_of_one_example_stand_together() -> None:
         note("vague", 0.0, 1, content="be exact"),
         note("vague", 0.5, 2, content="be exact"),
     ]
-    cases, general = cases_of(notes)
+    cases, general = exhibits_of(notes)
     assert [len(case.calls) for case in cases] == [2, 1, 1]
     assert cases[0].notes == ("say when",) and cases[1].notes == ()
     assert general == ["be exact"]
@@ -465,7 +465,7 @@ def test_calls_of_one_example_stand_together() -> None:
 def test_a_page_keeps_within_its_characters() -> None:
     """Long texts are cut in the middle, then the least important examples go."""
     notes = [note("bad", 0.0, n, prompt=f"{n} " * 5000) for n in range(6)]
-    wrong, _ = chosen(cases_of(notes)[0], 1.0, 6, 0)
+    wrong, _ = chosen(exhibits_of(notes)[0], 1.0, 6, 0)
     for chars in (100_000, 20_000, 4_000, 10):
         page = shown(wrong, [], {}, chars)
         assert len(page) <= max(chars, 1_000)
@@ -476,9 +476,9 @@ def test_a_page_keeps_within_its_characters() -> None:
 
 def test_a_text_that_stands_whole_in_a_prompt_is_only_named() -> None:
     """It is on the page once; another version of it is shown as it was."""
-    page = shown(cases_of([note()])[0], [], {ANSWER: "Be brief. Be kind."}, 9_999)
+    page = shown(exhibits_of([note()])[0], [], {ANSWER: "Be brief. Be kind."}, 9_999)
     assert f"[the text of {ANSWER}]" in page and "Be kind" not in page
-    assert "Be kind" in shown(cases_of([note()])[0], [], {ANSWER: "Other."}, 9_999)
+    assert "Be kind" in shown(exhibits_of([note()])[0], [], {ANSWER: "Other."}, 9_999)
 
 
 def test_data_cannot_close_its_fence() -> None:

@@ -1,4 +1,4 @@
-"""`Case`: one example as a rewriter sees it: its calls, and what was said of it.
+"""`Exhibit`: one example as a rewriter sees it: its calls, and what was said of it.
 
 What is shown is exact, but not everything. Of the examples that went wrong the worst
 come first, and among equally bad ones those that are unlike the ones chosen before:
@@ -22,7 +22,7 @@ _TICKS = re.compile(r"`{3,}")
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class Exhibit:
     """One example: the calls that a text shaped in it, and what came of it.
 
     Args:
@@ -88,22 +88,22 @@ def needs_work(notes: Iterable[Note], high: float) -> bool:
         notes: The notes.
         high: The score of an output that needs no change.
     """
-    cases, general = cases_of(notes)
+    cases, general = exhibits_of(notes)
     return any(not case.is_right(high) for case in cases) or bool(general)
 
 
-def cases_of(notes: Iterable[Note]) -> tuple[list[Case], list[str]]:
+def exhibits_of(notes: Iterable[Note]) -> tuple[list[Exhibit], list[str]]:
     """Return the examples that notes tell of, and what they say of several at once.
 
     Args:
         notes: The notes on one parameter, or on several that are coupled.
     """
-    found: dict[tuple[object, ...], Case] = {}
+    found: dict[tuple[object, ...], Exhibit] = {}
     about: dict[str, dict[tuple[object, ...], None]] = {}
     for place, note in enumerate(notes):
         said = note.content.strip()
         if not note.evidence:
-            found[place,] = Case(feedback=said, score=note.score)
+            found[place,] = Exhibit(feedback=said, score=note.score)
         for call in note.evidence:
             key = _key(call)
             found[key] = _merged(found.get(key), call)
@@ -117,8 +117,8 @@ def cases_of(notes: Iterable[Note]) -> tuple[list[Case], list[str]]:
 
 
 def chosen(
-    cases: Sequence[Case], high: float, failing: int, passing: int
-) -> tuple[list[Case], list[Case]]:
+    cases: Sequence[Exhibit], high: float, failing: int, passing: int
+) -> tuple[list[Exhibit], list[Exhibit]]:
     """Return the examples to show: the worst, unlike each other, and some right ones.
 
     Args:
@@ -133,7 +133,10 @@ def chosen(
 
 
 def shown(
-    wrong: Sequence[Case], right: Sequence[Case], texts: Mapping[str, str], chars: int
+    wrong: Sequence[Exhibit],
+    right: Sequence[Exhibit],
+    texts: Mapping[str, str],
+    chars: int,
 ) -> str:
     """Return examples as a page for a rewriter, within a number of characters.
 
@@ -162,7 +165,7 @@ def in_short(notes: Iterable[Note], high: float) -> str:
         notes: The notes.
         high: The score of an output that needs no change.
     """
-    cases, general = cases_of(notes)
+    cases, general = exhibits_of(notes)
     wrong = [case for case in cases if not case.is_right(high)]
     said = [text for case in wrong for text in (case.feedback, *case.notes)]
     texts = [" ".join(text.split()) for text in [*general, *said] if text.strip()]
@@ -199,14 +202,14 @@ def _key(call: Evidence) -> tuple[object, ...]:
     return call.example, call.score, call.feedback, call.target, call.final
 
 
-def _merged(case: Case | None, call: Evidence) -> Case:
+def _merged(case: Exhibit | None, call: Evidence) -> Exhibit:
     """Return an example with one more call."""
     if case is None:
-        return Case((), (call,), call.feedback, call.score, call.final, call.target)
+        return Exhibit((), (call,), call.feedback, call.score, call.final, call.target)
     return case if call in case.calls else replace(case, calls=(*case.calls, call))
 
 
-def _diverse(cases: Sequence[Case], most: int) -> list[Case]:
+def _diverse(cases: Sequence[Exhibit], most: int) -> list[Exhibit]:
     """Return the worst examples, each unlike those before it."""
     scores = [0.0 if case.score is None else case.score for case in cases]
     spread = max(scores, default=0.0) - min(scores, default=0.0)
@@ -214,7 +217,7 @@ def _diverse(cases: Sequence[Case], most: int) -> list[Case]:
     words = [case.words for case in cases]
     likeness = [0.0] * len(cases)
     left = list(range(len(cases)))
-    found: list[Case] = []
+    found: list[Exhibit] = []
     while left and len(found) < most:
         place = min(left, key=lambda place: (cost[place] + likeness[place], place))
         left.remove(place)
@@ -232,7 +235,10 @@ def _alike(one: frozenset[str], other: frozenset[str]) -> float:
 
 
 def _page(
-    wrong: Sequence[Case], right: Sequence[Case], texts: Mapping[str, str], cap: int
+    wrong: Sequence[Exhibit],
+    right: Sequence[Exhibit],
+    texts: Mapping[str, str],
+    cap: int,
 ) -> str:
     parts = []
     if wrong:
@@ -245,7 +251,7 @@ def _page(
     return "\n\n".join(parts)
 
 
-def _shown(number: int, case: Case, texts: Mapping[str, str], cap: int) -> str:
+def _shown(number: int, case: Exhibit, texts: Mapping[str, str], cap: int) -> str:
     """Return one example under its headings."""
     score = "" if case.score is None else f" (score {case.score:g})"
     lines = [f"## Example {number}{score}"]

@@ -40,7 +40,13 @@ from inf_engine.optimization.edits import (
     clean_proposal,
     diff_edits,
 )
-from inf_engine.optimization.exhibits import cases_of, chosen, cut, fenced, needs_work
+from inf_engine.optimization.exhibits import (
+    chosen,
+    cut,
+    exhibits_of,
+    fenced,
+    needs_work,
+)
 from inf_engine.optimization.exhibits import shown as shown_cases
 from inf_engine.optimization.notes import Note
 from inf_engine.optimization.outcomes import together
@@ -265,7 +271,7 @@ class Rewriter:
             job: The job.
         """
         notes = [note for target in job.targets for note in target.notes]
-        cases, general = cases_of(notes)
+        cases, general = exhibits_of(notes)
         high = job.targets[0].high
         wrong, right = chosen(cases, high, self.failing, self.passing)
         texts = {target.name: target.text for target in job.targets}
