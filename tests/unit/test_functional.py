@@ -84,7 +84,7 @@ class AsyncCallable:
 
 async def wave(text: str) -> str:
     """Async."""
-    await asyncio.sleep(1)
+    await asyncio.sleep(0)
     return text + "~"
 
 
