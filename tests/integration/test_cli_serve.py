@@ -49,7 +49,7 @@ def shell(
         ("--api-key-env NO_SUCH_KEY", "the variable NO_SUCH_KEY holds no API key"),
         ("--reports nowhere", "nowhere is no folder"),
         ("--set alias=other", "'other'"),
-        ("--port 99999", "cannot listen at 127.0.0.1 port 99999"),
+        ("--port 99999", "port 99999: bind(): port must be 0-65535. Name another"),
         ("--max-inflight 0", "--max-inflight"),
         ("--budget-usd 1", "a budget in usd needs a price"),
         ("--tls-key r.toml", "--tls-key needs --tls-cert"),

@@ -77,8 +77,9 @@ class HttpServer:
             await self._site.start()
         except (OSError, OverflowError) as exc:
             await self._runner.cleanup()
+            why = str(exc).rstrip(".")
             raise UsageError(
-                f"cannot listen at {self._host} port {self.port}: {exc}. Name another "
+                f"cannot listen at {self._host} port {self.port}: {why}. Name another "
                 "--host or --port."
             ) from exc
         self.port = self._runner.addresses[0][1]
