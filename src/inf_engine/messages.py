@@ -43,9 +43,11 @@ def as_messages(prompt: Any) -> tuple[Message, ...]:
     if isinstance(prompt, Mapping):
         return (_as_message(prompt),)
     if not isinstance(prompt, (list, tuple)) or not prompt:
+        fix = "write it into an f-string, e.g. self.llm(f'{value}')."
+        if hasattr(prompt, "__await__"):
+            fix = "await it first, e.g. self.llm(await value)."
         raise ModuleError(
-            f"a prompt must be text or messages, not {type(prompt).__name__}: write it "
-            "into an f-string, e.g. self.llm(f'{value}')."
+            f"a prompt must be text or messages, not {type(prompt).__name__}: {fix}"
         )
     if all(_is_part(item) for item in prompt):
         return (Message("user", content_of(prompt)),)

@@ -140,7 +140,9 @@ def test_a_map_that_raises_ends_at_the_first_refusal() -> None:
     client = spending()
 
     async def body(engine: Engine) -> Any:
-        with pytest.raises(BudgetExceededError, match="the limit is 2 requests: 2 requests spent"):
+        with pytest.raises(
+            BudgetExceededError, match="the limit is 2 requests: 2 requests spent"
+        ):
             await engine.map(Ask(), [f"{i}" for i in range(9)])
 
     under(Budget(requests=2), of(client, slots=1), body)

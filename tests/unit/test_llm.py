@@ -270,10 +270,17 @@ def test_a_prompt_is_text_messages_or_parts(
     assert list(request.messages) == messages
 
 
+class Later:
+    """What an ``async def`` gives before it is awaited."""
+
+    def __await__(self) -> Any: ...
+
+
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
         (3, r"text or messages, not int: write it into an f-string"),
+        (Later(), r"not Later: await it first, e.g. self.llm\(await value\)"),
         (None, "text or messages, not NoneType"),
         (b"bytes", "text or messages, not bytes"),
         ([], "text or messages, not list"),
