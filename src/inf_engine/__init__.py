@@ -11,6 +11,7 @@ from inf_engine.containers import (
     Sequential,
 )
 from inf_engine.errors import (
+    ActorLostError,
     AnswerError,
     AuthenticationError,
     BudgetExceededError,
@@ -65,6 +66,7 @@ from inf_engine.tracing.symbolic import trace
 from inf_engine.types import LLMRequest, LLMResponse
 
 __all__ = [
+    "ActorLostError",
     "AnswerError",
     "AuthenticationError",
     "Budget",

@@ -31,6 +31,7 @@
     │   └── ToolArgumentError         it called a tool with unusable arguments
     ├── BudgetExceededError           a budget does not allow the next request
     ├── JournalError                  the journal or cache file
+    ├── ActorLostError                a process that worked for a map is gone
     ├── TrainingError                 training could not go on
     │   ├── LossError                 a loss failed, or gave a score off its scale
     │   ├── CriticError               the critic wrote no usable notes
@@ -269,6 +270,13 @@ class JournalError(InfEngineError):
     """The journal or cache file cannot be used, or not trusted."""
 
 
+class ActorLostError(InfEngineError):
+    """A process that worked for a `map` or a `stream` is gone, and cannot be replaced.
+
+    What was journaled before is not paid for again.
+    """
+
+
 class DeadlineError(InfEngineError, TimeoutError):
     """A run or a node took longer than its timeout."""
 
@@ -341,10 +349,15 @@ def _error_of(kind: type[InfEngineError]) -> type[ExecutionError]:
         return getattr(error.cause, name)
 
     def reduce(error: ExecutionError) -> tuple[Any, ...]:
-        return _rebuilt, (ExecutionError, error.args), error.__dict__
+        return _rebuilt_of, (kind, error.args), error.__dict__
 
     members = {"__getattr__": attribute, "__reduce__": reduce, "__module__": __name__}
     return type("ExecutionError", (ExecutionError, kind), members)
+
+
+def _rebuilt_of(kind: type[InfEngineError], args: tuple[Any, ...]) -> InfEngineError:
+    """Return the error of a node whose cause was of a type."""
+    return _rebuilt(_error_of(kind), args)
 
 
 def known_names(name: str, known: Iterable[str]) -> str:

@@ -41,7 +41,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     3: ("graph", "svg", "report", "containers", "functional"),
     4: ("tracing", "record"),
     5: ("execution", "optimization"),
-    6: ("serving", "testing"),
+    6: ("serving", "scale", "testing"),
     7: ("__init__", "__main__", "cli"),
 }
 
@@ -53,11 +53,11 @@ USER_TOWER = (
 PROVIDER_TOWER = ("clients", "resources", "journal")
 
 LATE = (
-    *("aiohttp", "aiohttp.web", "anthropic", "httpx", "openai", "rich", "tenacity"),
+    *("aiohttp", "aiohttp.web", "anthropic", "httpx", "openai", "ray", "rich"),
     *("genai_prices", "mlflow", "opentelemetry", "sqlite3", "tensorboard", "xllamacpp"),
     "pyarrow",
     *("pydantic", "pydantic_core", "typing_extensions"),  # they come together
-    *("yaml", "urllib.request", "email.utils"),
+    *("tenacity", "yaml", "urllib.request", "email.utils"),
 )
 TWICE = "testing"
 EARLY = ("greenlet",)

@@ -148,3 +148,14 @@ def test_known_names_says_so_when_there_are_none() -> None:
     """An empty list is not printed as an empty list."""
     assert known_names("x", []) == "none is known"
     assert known_names("x", ["y"]) == "known: y"
+
+
+def test_the_error_of_a_node_keeps_its_second_type() -> None:
+    """It comes from another process as it was raised there."""
+    cause = errors.RateLimitError("too many", status=429)
+    kind = errors.ExecutionError.of(cause)
+    error = kind("'a#1' failed", node="a#1", cause=cause)
+    twin = pickle.loads(pickle.dumps(error))
+    assert type(twin) is kind
+    assert isinstance(twin, errors.RateLimitError)
+    assert (twin.node, twin.status) == ("a#1", 429)

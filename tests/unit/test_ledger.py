@@ -172,3 +172,16 @@ def test_the_books_are_cheap() -> None:
             books.answered("fast", "a.b", USAGE, 0.00125, 0.5)
         best = min(best, time.perf_counter() - start)
     assert best / 1_000 < 30e-6
+
+
+def test_what_other_books_have_drained_adds_up() -> None:
+    """Nothing is counted twice, and nothing is lost between two drains."""
+    far, here = Ledger(), Ledger()
+    for _ in range(2):
+        far.sent("fast", "a")
+        far.answered("fast", "a", USAGE, 0.25, 2.0)
+        here.add(far.drain())
+    assert far.drain() == []
+    total = here.snapshot().total
+    assert (total.requests, total.tries, total.cost) == (2, 2, 0.5)
+    assert here.snapshot().by_module["a"] == total

@@ -159,6 +159,7 @@ class Batch:
         record: Whether results carry records.
         told: Takes this batch with False when it begins to pull inputs, with True
             when it has pulled all of them, with None when it is done.
+        result: Makes the result of a run, as `result_of` does.
 
     Attributes:
         done: How many inputs have ended, cancelled ones not counted.
@@ -168,12 +169,13 @@ class Batch:
     def __init__(
         self,
         rows: Rows,
-        start: Callable[[tuple[Any, ...], Callable[[Run], None]], Run],
+        start: Callable[[tuple[Any, ...], Callable[[Any], None]], Any],
         limit: Callable[[], int],
         *,
         ordered: bool,
         record: bool,
         told: Callable[["Batch", bool | None], None],
+        result: Callable[[Any, int, tuple[Any, ...], bool], Result] | None = None,
     ) -> None:
         self._told = told
         self._rows = rows
@@ -181,8 +183,9 @@ class Batch:
         self._limit = limit
         self._ordered = ordered
         self._record = record
+        self._result = result or result_of
         self._pulled = 0
-        self._alive: dict[Run, None] = {}
+        self._alive: dict[Any, None] = {}
         self._ready: dict[int, Result] = {}
         self._order: deque[int] = deque()
         self._changed = asyncio.Event()
@@ -266,7 +269,7 @@ class Batch:
         if not isinstance(run.error, asyncio.CancelledError):
             self.done += 1
             self.failed += run.error is not None
-        self._ready[index] = _result(run, index, inputs, self._record)
+        self._ready[index] = self._result(run, index, inputs, self._record)
         if not self._ordered:
             self._order.append(index)
         self._changed.set()
@@ -283,7 +286,15 @@ class Batch:
                 await run.wait_closed()
 
 
-def _result(run: Run, index: int, inputs: tuple[Any, ...], record: bool) -> Result:
+def result_of(run: Run, index: int, inputs: tuple[Any, ...], record: bool) -> Result:
+    """Return what a run that has ended gave.
+
+    Args:
+        run: The run.
+        index: The place of its input.
+        inputs: The input.
+        record: Whether the result carries a record.
+    """
     work = run.work
     return Result(
         index=index,

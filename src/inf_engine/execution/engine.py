@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
 
 from inf_engine.errors import ConfigurationError, UnknownAliasError
+from inf_engine.execution.backend import Backend
 from inf_engine.execution.batch import Result
 from inf_engine.execution.books import record_of
 from inf_engine.execution.events import Observer
@@ -236,6 +237,7 @@ class Engine:
         errors: ErrorPolicy | None = None,
         record: bool = False,
         identity: Identity | None = None,
+        backend: Backend | None = None,
     ) -> list[Any]:
         """Run a module on many inputs at once; results come in input order.
 
@@ -246,6 +248,8 @@ class Engine:
                 gives `Result` objects; None for the engine's setting.
             record: Whether to give `Result` objects with records.
             identity: As for the engine, for these inputs.
+            backend: Where the inputs run, e.g. `inf_engine.scale.RayBackend()`; None
+                for this process.
 
         Returns:
             Outputs, or `Result` objects with ``errors="collect"`` or ``record=True``.
@@ -256,7 +260,8 @@ class Engine:
         view = self if errors is None else self.using(errors=errors)
         policy = view.settings.errors
         found: list[Result] = []
-        stream = view.stream(module, *iterables, record=record, identity=identity)
+        how: dict[str, Any] = {"identity": identity, "backend": backend}
+        stream = view.stream(module, *iterables, record=record, **how)
         async with contextlib.aclosing(stream) as results:
             async for result in results:
                 if policy == "raise" and result.error is not None:
@@ -276,6 +281,7 @@ class Engine:
         ordered: bool = False,
         record: bool = False,
         identity: Identity | None = None,
+        backend: Backend | None = None,
     ) -> AsyncGenerator[Result, None]:
         """Run a module on any number of inputs; yield a `Result` for each.
 
@@ -289,19 +295,15 @@ class Engine:
             ordered: Whether to yield in input order instead of as they finish.
             record: Whether results carry records.
             identity: As for the engine, for these inputs.
+            backend: As for `map`.
 
         Yields:
             One result for each input.
         """
-        program = self._scheduler.program(module)
-        batch = self._scheduler.batch(
-            program,
-            iterables,
-            self.settings,
-            ordered=ordered,
-            record=record,
-            identity=identity,
-        )
+        scheduler = self._scheduler
+        make = scheduler.batch if backend is None else partial(backend.batch, scheduler)
+        how: dict[str, Any] = {"ordered": ordered, "record": record}
+        batch = make(module, iterables, self.settings, identity=identity, **how)
         with self._progress.showing(batch, iterables):
             async with contextlib.aclosing(batch.results()) as results:
                 async for result in results:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from inf_engine.errors import JournalError
-from inf_engine.journal import JournalStore
+from inf_engine.journal import AnswerStore
 
 Told = Callable[[JournalError | None], None]
 
@@ -25,7 +25,7 @@ class GroupCommit:
         stores: The files; what is appended to them outside is made lasting, too.
     """
 
-    def __init__(self, stores: Iterable[JournalStore]) -> None:
+    def __init__(self, stores: Iterable[AnswerStore]) -> None:
         self._stores = tuple(stores)
         self._waiting: list[Told] = []
         self._is_busy = False

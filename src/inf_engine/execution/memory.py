@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self
 from inf_engine.errors import ConfigurationError, JournalError
 from inf_engine.execution.lasting import GroupCommit
 from inf_engine.journal import (
+    AnswerStore,
     JournalStore,
     decode_response,
     encode_response,
@@ -66,8 +67,8 @@ class Memory:
 
     def __init__(
         self,
-        journal: JournalStore | None,
-        cache: JournalStore | None,
+        journal: AnswerStore | None,
+        cache: AnswerStore | None,
         ledger: Ledger,
         submit: Callable[[Job], None],
         withdraw: Callable[[Job], None],

@@ -36,8 +36,15 @@ _WAITING = (JobState.WAITING, JobState.PAUSED, JobState.FOLLOWING)
 class Counted(Protocol):
     """A batch, as far as it is looked at."""
 
-    done: int
-    failed: int
+    @property
+    def done(self) -> int:
+        """How many inputs have ended."""
+        ...
+
+    @property
+    def failed(self) -> int:
+        """How many of these failed."""
+        ...
 
     @property
     def alive(self) -> int:

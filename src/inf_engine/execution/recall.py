@@ -18,8 +18,8 @@ from inf_engine.execution.memory import Memory
 from inf_engine.execution.places import Places
 from inf_engine.graph import GraphNode
 from inf_engine.journal import (
+    AnswerStore,
     CallNumbers,
-    JournalStore,
     Row,
     cache_key,
     call_key,
@@ -184,7 +184,7 @@ class RunMemory:
 
     def _row(
         self,
-        journal: JournalStore,
+        journal: AnswerStore,
         node: GraphNode,
         name: str,
         request: str,
@@ -215,21 +215,34 @@ class RunMemory:
 
     def _input_id(self) -> str:
         if self._input is None:
-            args, kwargs = self._args, self._kwargs
-            if self._identity is not None:
-                args, kwargs = (self._called(self._identity),), {}
-            self._input = identity_of(args, kwargs)
+            self._input = input_id(self._args, self._kwargs, self._identity)
         return self._input
 
-    def _called(self, identity: Identity) -> Any:
-        try:
-            return identity(*self._args, **self._kwargs)
-        except Exception as exc:
-            raise JournalError(
-                f"the identity= function failed with {type(exc).__name__}: {exc}. It "
-                "is called with the inputs of the run, as forward is, and returns a "
-                "text that tells them from others."
-            ) from exc
+
+def input_id(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], identity: Identity | None
+) -> str:
+    """Return what stands for the input of a run in the journal.
+
+    Args:
+        args: The positional inputs.
+        kwargs: The keyword inputs.
+        identity: As for `RunMemory`.
+
+    Raises:
+        JournalError: If the input cannot be told from others.
+    """
+    if identity is None:
+        return identity_of(args, kwargs)
+    try:
+        named = identity(*args, **kwargs)
+    except Exception as exc:
+        raise JournalError(
+            f"the identity= function failed with {type(exc).__name__}: {exc}. It "
+            "is called with the inputs of the run, as forward is, and returns a "
+            "text that tells them from others."
+        ) from exc
+    return identity_of((named,), {})
 
 
 class _Equals:
@@ -242,7 +255,7 @@ class _Equals:
 
     __slots__ = ("_known", "_left", "_next")
 
-    def __init__(self, journal: JournalStore, first: bytes) -> None:
+    def __init__(self, journal: AnswerStore, first: bytes) -> None:
         keys = journal.twins(first)
         one = len(keys) == 1
         self._left = [("" if one else journal.place(key), key) for key in keys]

@@ -41,6 +41,9 @@ class Scheduler:
             slot busy.
         memory: Where answers are kept, None for nowhere.
         identity: Gives what stands for an input in the journal; None for the input.
+
+    Attributes:
+        is_lent: Whether actors have the limits and the journal; nothing runs here then.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class Scheduler:
         self.identity = identity
         self.observers = list(observers)
         self.max_inflight = max_inflight
-        self.closed = False
+        self.closed = self.is_lent = False
         self._numbers = itertools.count()
         self._fibers = FiberPool()
         self._alive: dict[Run, None] = {}
@@ -74,17 +77,29 @@ class Scheduler:
             ConfigurationError: If an alias cannot be called.
             EngineStateError: If the engine is closed, or not here at home.
         """
+        for alias, path in self.aliases(module).items():
+            self.manager.check(alias, path)
+        return Program(module)
+
+    def aliases(self, module: Any) -> dict[str, str]:
+        """Return the aliases that a module calls, and the first path of each.
+
+        Raises:
+            ModuleError: If it is not a module.
+            EngineStateError: If the engine is closed, or not here at home.
+        """
         self._check_home()
+        self._check_here()
         if not isinstance(module, InferenceModule):
             raise ModuleError(
                 f"an engine runs InferenceModule objects, not {type(module).__name__}: "
                 "subclass InferenceModule, and pass an instance of it."
             )
-        program = Program(module)
+        found: dict[str, str] = {}
         for path, below in module.named_modules():
             if isinstance(below, LLMInference):
-                self.manager.check(below.alias, path)
-        return program
+                found.setdefault(below.alias, path)
+        return found
 
     def start(
         self,
@@ -107,6 +122,7 @@ class Scheduler:
             EngineStateError: If the engine was closed in the meantime.
         """
         self.check_open()
+        self._check_here()
         tell = self._teller([*self.observers, *observers])
         if wants_tokens is None and any(map(_wants_tokens, self.observers)):
             wants_tokens = _every_node
@@ -164,6 +180,20 @@ class Scheduler:
             await run.wait_closed()
         return run
 
+    def lend(self) -> None:
+        """Run nothing until `is_lent` is False again.
+
+        Raises:
+            EngineStateError: If something runs, or it is lent already.
+        """
+        self._check_here()
+        if self._alive:
+            raise EngineStateError(
+                "this engine runs something else, and a map with a backend= needs all "
+                "of its limits and its journal. Wait for that, or make another Engine."
+            )
+        self.is_lent = True
+
     def jobs(self) -> list[Any]:
         """Return the requests that runs wait for, wherever they are."""
         return [job for run in self._alive for job in run.jobs.values()]
@@ -172,7 +202,7 @@ class Scheduler:
 
     def batch(
         self,
-        program: Program,
+        module: Any,
         iterables: tuple[Any, ...],
         settings: ExecutionSettings,
         *,
@@ -180,7 +210,8 @@ class Scheduler:
         record: bool,
         identity: Identity | None = None,
     ) -> Batch:
-        """Return the runs of a program on many inputs; see `Engine.stream`."""
+        """Return the runs of a module on many inputs; see `Engine.stream`."""
+        program = self.program(module)
 
         def start(inputs: tuple[Any, ...], done: Callable[[Run], None]) -> Run:
             return self.start(
@@ -193,7 +224,7 @@ class Scheduler:
                 identity=identity,
             )
 
-        limit = self._enough(program)
+        limit = self.enough(program)
         rows = Rows(iterables)
         return Batch(
             rows, start, limit, ordered=ordered, record=record, told=self._pulled
@@ -244,11 +275,10 @@ class Scheduler:
         finally:
             await self.manager.aclose()
 
-    def _enough(self, program: Program) -> Callable[[], int]:
+    def enough(self, program: Program) -> Callable[[], int]:
         """Return what says how many inputs keep every slot of the aliases busy."""
         given, slots = self.max_inflight, self.manager.slots
-        modules = program.module.modules()
-        aliases = {m.alias: None for m in modules if isinstance(m, LLMInference)}
+        aliases = self.aliases(program.module)
         return lambda: given or max(16, 2 * slots(*aliases))
 
     def check_open(self) -> None:
@@ -305,6 +335,14 @@ class Scheduler:
                 "this engine is at home on another event loop, and its connections "
                 "cannot leave it. Make one Engine per loop, or use engine.run_sync "
                 "everywhere."
+            )
+
+    def _check_here(self) -> None:
+        """Make sure that the limits and the journal are here."""
+        if self.is_lent:
+            raise EngineStateError(
+                "a map with a backend= is under way, and has the limits and the "
+                "journal of this engine. Wait until it is done, or make another Engine."
             )
 
     def _check_home(self) -> None:

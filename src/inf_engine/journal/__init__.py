@@ -22,11 +22,13 @@ from inf_engine.journal.codec import (
 )
 from inf_engine.journal.export import EXPORT_COLUMNS, export_journal
 from inf_engine.journal.identity import identity_of
+from inf_engine.journal.interface import AnswerStore
 from inf_engine.journal.keys import CallNumbers, cache_key, call_key
 from inf_engine.journal.rows import Row
 from inf_engine.journal.store import JournalStore
 
 __all__ = [
+    "AnswerStore",
     "EXPORT_COLUMNS",
     "CallNumbers",
     "JournalStore",

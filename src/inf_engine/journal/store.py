@@ -119,7 +119,7 @@ class JournalStore:
                 f"durability is {durability!r}: write 'process' or 'power'."
             )
         self.path = os.path.realpath(path)
-        self.read_only = read_only
+        self.read_only, self.durability = read_only, durability
         self.gathers = durability == "power"
         self._fresh: dict[bytes, None] = {}  # not lasting yet
         self._broken = ("", "")  # what happened, and what to do
@@ -133,7 +133,7 @@ class JournalStore:
         self._database: sqlite3.Connection | None = None
         self._lock: sqlite3.Connection | None = None
         try:
-            self._open()
+            self.open()
         except BaseException:
             self.close()
             raise
@@ -331,6 +331,12 @@ class JournalStore:
                 return
             after = page[-1][-1]
 
+    def inputs(self) -> "Iterator[tuple[bytes, bytes | None, str]]":
+        """Yield key, `first` and input of each row, in the order they came."""
+        query = "SELECT key, first, input FROM answers ORDER BY id"
+        with self._explained("cannot be read"):
+            yield from self._steadily(lambda d: d.execute(query).fetchall())
+
     def close(self) -> None:
         """Commit what is appended, and let go of the file; twice is once.
 
@@ -350,8 +356,12 @@ class JournalStore:
                     connection.close()
             self._database = self._lock = None
 
-    def _open(self) -> None:
-        """Find the file, lock it, make it if it is new, and read its keys."""
+    def open(self) -> None:
+        """Open the file once more after `close`; others may have written to it.
+
+        Raises:
+            JournalError: As for a new store.
+        """
         look(self.path, must_exist=self.read_only)
         if not self.read_only:
             self._lock = lock(self._sqlite, self.path)

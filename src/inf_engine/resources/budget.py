@@ -149,7 +149,7 @@ class BudgetAccount:
         self._spent = _Sum()
         self._reserved = _Sum()
         self._unknown = _Sum()
-        self._limits = (
+        self._limits: tuple[float, float, float] = (
             math.inf if budget.requests is None else budget.requests,
             math.inf if budget.tokens is None else budget.tokens,
             math.inf if budget.usd is None else round(budget.usd * UNITS),
@@ -171,7 +171,7 @@ class BudgetAccount:
             BudgetExceededError: If that and what is spent, unknown and reserved would
                 be more than a limit; then nothing is reserved.
         """
-        asked = Reservation(requests, tokens, round(usd * UNITS))
+        asked = self._reservation(requests, tokens, usd)
         if not (self._fits(asked, self._reserved) and self._in_time(now)):
             raise BudgetExceededError(self._refusal(asked, now))
         self._reserved.add(asked.requests, asked.tokens, asked.units)
@@ -182,7 +182,7 @@ class BudgetAccount:
         self, *, now: float, tokens: int = 0, usd: float = 0.0, requests: int = 1
     ) -> bool:
         """Return whether `reserve` would allow a request now; the same arguments."""
-        asked = Reservation(requests, tokens, round(usd * UNITS))
+        asked = self._reservation(requests, tokens, usd)
         return self._fits(asked, self._reserved) and self._in_time(now)
 
     def may_fit_later(
@@ -199,7 +199,7 @@ class BudgetAccount:
             usd: As for `reserve`.
             requests: As for `reserve`.
         """
-        asked = Reservation(requests, tokens, round(usd * UNITS))
+        asked = self._reservation(requests, tokens, usd)
         return self._fits(asked, _Sum()) and self._in_time(now)
 
     def settle(self, reservation: Reservation, tokens: int, usd: float | None) -> None:
@@ -260,6 +260,33 @@ class BudgetAccount:
             unknown_tokens=self._unknown.tokens,
             unknown_usd=self._unknown.units / UNITS,
         )
+
+    @property
+    def left(self) -> tuple[float, float, float]:
+        """Requests, tokens and units of money that are left; infinity for any."""
+        (requests, tokens, units), limits = self.used, self._limits
+        return limits[0] - requests, limits[1] - tokens, limits[2] - units
+
+    @property
+    def used(self) -> tuple[int, int, int]:
+        """Requests, tokens and units of money that are spent, or may be."""
+        spent, unknown = self._spent, self._unknown
+        tokens, units = spent.tokens + unknown.tokens, spent.units + unknown.units
+        return spent.requests, tokens, units
+
+    def book(self, requests: int, tokens: int, units: int) -> None:
+        """Book what was spent elsewhere.
+
+        Args:
+            requests: Tries.
+            tokens: Tokens.
+            units: Money, in units of 1e-12 USD.
+        """
+        self._spent.add(requests, tokens, units)
+
+    @staticmethod
+    def _reservation(requests: int, tokens: int, usd: float) -> Reservation:
+        return Reservation(requests, tokens, round(usd * UNITS))
 
     def _close(self, reservation: Reservation) -> bool:
         """Take a reservation back; False if that has been done already."""

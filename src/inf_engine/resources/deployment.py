@@ -32,6 +32,7 @@ from inf_engine.resources.estimate import TokenEstimator
 from inf_engine.resources.gate import Gate
 from inf_engine.resources.job import Job
 from inf_engine.resources.latency import Latencies
+from inf_engine.resources.lease import Lease, limits_under
 from inf_engine.resources.limits import FIRST_FLIGHT, RateLimits
 from inf_engine.resources.window import ConcurrencyWindow
 from inf_engine.types import LLMResponse
@@ -58,6 +59,7 @@ class Deployment:
         in_use: How many requests are in flight.
         seconds: How long an answer takes, smoothed; 0.0 before the first.
         latencies: How long the last answers took; None until somebody hedges.
+        lease: What this process may use of the limits that were set, None for all.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Deployment:
         self.in_use = 0
         self.seconds = 0.0
         self.latencies: Latencies | None = None
+        self.lease: Lease | None = None
         self.gate = Gate(self.ready_at, partial(start, self), self.slots, pump)
 
     def __repr__(self) -> str:
@@ -95,6 +98,12 @@ class Deployment:
     def slots(self) -> int | None:
         """Return how many requests may be in flight, None for any number."""
         return None if self.window is None else self.window.size
+
+    def hold(self, lease: Lease) -> None:
+        """Use only what a lease allows of the limits that were set."""
+        self.lease = lease
+        self.window = lease.window or self.window
+        self.limits = _limits(self.config, lease)
 
     @property
     def clients(self) -> list[Any]:
@@ -136,8 +145,12 @@ class Deployment:
 
     def ready_at(self, job: Job, now: float) -> float:
         """Return when a job may leave; infinity if only the end of another tells."""
-        window = self.window
+        window, lease = self.window, self.lease
+        if lease is not None and lease.is_over(now):
+            return math.inf
         if window is not None and self.in_use >= window.size:
+            if lease is not None:
+                lease.need()
             return math.inf
         if self._must_wait(self, job, now):
             return math.inf
@@ -154,6 +167,8 @@ class Deployment:
     def sent(self, job: Job, now: float) -> None:
         """Take note that a job leaves."""
         self.in_use += 1
+        if self.lease is not None:
+            self.lease.sent()
         job.booked = self.limits.sent(*self.estimate(job), now)
         self.breaker.sent(now)
 
@@ -171,14 +186,14 @@ class Deployment:
         if self.latencies is not None:
             self.latencies.add(took)
         self.seconds += (took - self.seconds) * (_SMOOTHING if self.seconds else 1.0)
-        self.in_use -= 1
+        self._freed()
 
     def failed(self, job: Job, error: BaseException, now: float) -> None:
         """Take note of a try that gave no answer, or one of no use."""
         if isinstance(error, AnswerError) and error.response is not None:
             self.answered(job, error.response, now)
             return
-        self.in_use -= 1
+        self._freed()
         if isinstance(error, RateLimitError):
             self.limits.refused(job.booked, error.retry_after, error.limits, now)
         elif isinstance(error, EndpointError) and error.status is not None:
@@ -188,6 +203,11 @@ class Deployment:
         self._judge(job, error, now)
         if self.window is not None and _is_overload(error):
             self.window.overloaded(self.in_use, job.since, now)
+
+    def _freed(self) -> None:
+        self.in_use -= 1
+        if self.lease is not None:
+            self.lease.freed(len(self.gate))
 
     def _judge(self, job: Job, error: BaseException, now: float) -> None:
         """Tell the circuit breaker whether the endpoint is to blame."""
@@ -216,12 +236,10 @@ def _client_key(config: EndpointConfig) -> tuple[Any, ...]:
     return config.timeout, config.context, config.threads
 
 
-def _limits(config: EndpointConfig | None) -> RateLimits:
+def _limits(config: EndpointConfig | None, lease: Lease | None = None) -> RateLimits:
     """Return the rate limits of an endpoint; without a window it feels its way."""
-    if config is None:
-        return RateLimits(None, None, None, _PROBE_SECONDS)
-    first = None if slots_of(config) else FIRST_FLIGHT
-    rpm, tpm = config.requests_per_minute, config.tokens_per_minute
+    first = None if config is None or slots_of(config) else FIRST_FLIGHT
+    rpm, tpm = limits_under(lease, config)
     return RateLimits(rpm, tpm, first, _PROBE_SECONDS)
 
 

@@ -18,6 +18,8 @@ from inf_engine.resources.statistics import EngineStatistics, Statistics
 from inf_engine.types import Usage
 
 Reuse = Literal["journal", "cache"]
+Entries = list[tuple[str, str, tuple[float, ...]]]
+"""Alias, path and counts of some bookings."""
 
 
 class _Tally:
@@ -159,6 +161,22 @@ class Ledger:
             tally.journal_hits += 1
         else:
             tally.cache_hits += 1
+
+    def drain(self) -> Entries:
+        """Return all that is booked, and begin anew; for `add` of other books."""
+        tallies, names = self._tallies, _Tally.__slots__
+        self._tallies = defaultdict(_Tally)
+        return [
+            (*key, tuple(getattr(tally, name) for name in names))
+            for key, tally in tallies.items()
+        ]
+
+    def add(self, entries: Entries) -> None:
+        """Book what other books have drained."""
+        for alias, path, values in entries:
+            tally = self._tallies[alias, path]
+            for name, value in zip(_Tally.__slots__, values, strict=True):
+                setattr(tally, name, getattr(tally, name) + value)
 
     def snapshot(self) -> EngineStatistics:
         """Return what the books say now."""

@@ -43,8 +43,9 @@ class RateLimits:
     `refused` or `lost`.
 
     Args:
-        requests_per_minute: The limit that the user set, None for none.
-        tokens_per_minute: The limit of tokens read and written, None for none.
+        requests_per_minute: The limit that the user set, None for none; a bucket of it
+            where several processes share it.
+        tokens_per_minute: The limit of tokens read and written, likewise.
         first_flight: How many may leave before the first answer, None for any number.
         patience: Seconds after which a probe that is not refused counts as answered.
 
@@ -72,8 +73,8 @@ class RateLimits:
 
     def __init__(
         self,
-        requests_per_minute: float | None,
-        tokens_per_minute: float | None,
+        requests_per_minute: float | TokenBucket | None,
+        tokens_per_minute: float | TokenBucket | None,
         first_flight: int | None = None,
         patience: float = math.inf,
     ) -> None:
@@ -316,10 +317,12 @@ class RateLimits:
         self._is_free = not self._buckets and self._episode is None
 
 
-def _configured(per_minute: float | None, name: str) -> TokenBucket | None:
+def _configured(
+    per_minute: float | TokenBucket | None, name: str
+) -> TokenBucket | None:
     """Return the bucket of a limit that the user set."""
-    if per_minute is None:
-        return None
+    if per_minute is None or isinstance(per_minute, TokenBucket):
+        return per_minute
     if not per_minute > 0:
         raise ValueError(
             f"{name} is {per_minute}, which lets nothing through; give a number above "

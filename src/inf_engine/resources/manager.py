@@ -76,7 +76,8 @@ class ResourceManager:
         self._is_pumping = False
         self._checked: set[str] = set()
         self.spending = Spending()
-        self._routes = Routes(bound(resources), self._deployment)
+        self.bindings = bound(resources)  # of each alias: a config, or a client
+        self._routes = Routes(self.bindings, self._deployment)
         self._deployments = self._routes.deployments
         self._hedging = Hedging(self)
 
@@ -84,6 +85,16 @@ class ResourceManager:
     def aliases(self) -> tuple[str, ...]:
         """The aliases that are bound, in order."""
         return tuple(self._routes)
+
+    @property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """What answers the aliases, each once, in an order that resources decide."""
+        return tuple(self._deployments)
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """Where API keys are looked up."""
+        return self._environ
 
     def _deployment(
         self, alias: str, config: EndpointConfig | None, client: Any
