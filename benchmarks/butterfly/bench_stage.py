@@ -58,6 +58,7 @@ async def compare(size: int, fleet: Fleet, peer: Peer) -> None:
             lanes=size,
             positions=128,
             reuse=False,
+            speculate=0,
             rebalance=0.0,
         )
     )

@@ -144,6 +144,7 @@ async def serve(
         frames=o.frames,
         codec=o.codec,
         reuse=False,
+        speculate=0,
         plan=described(*_problem(o), []),
         rebalance=0.0,
     )

@@ -206,6 +206,13 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="the most frames under way (0: as the plan has, else one a stage)",
     )
+    add(
+        *("--speculate",),
+        type=_number,
+        default=8,
+        metavar="K",
+        help="guess up to K tokens of a lone answer from what was said (0: none)",
+    )
 
 
 def _add_node(parser: argparse.ArgumentParser) -> None:
@@ -324,6 +331,7 @@ def _head_options(
         budget=args.codec_budget,
         dtype=args.dtype,
         reuse=not args.no_reuse,
+        speculate=args.speculate,
         split=SPLITS[0] if plan else args.plan,
         plan=plan,
         patience=max(0.1, args.patience),

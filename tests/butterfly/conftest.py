@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(model: Path, nursery: Nursery) -> Iterator[Server]:
     """A server with two stages; it must end in order at Ctrl-C."""
-    given = "--lanes", "4", "--positions", "512", "--body", "200000"
+    given = "--lanes", "4", "--positions", "512", "--body", "200000", "--speculate", "6"
     found = Server.begun(
         nursery, str(model), "--name", "tiny", *given, BUTTERFLY_API_KEY=KEY
     )

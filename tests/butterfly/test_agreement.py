@@ -81,9 +81,7 @@ def served(problem: Problem, chain: Chain, seconds: float = 40.0) -> float:
     while now < seconds:
         send()
         now, _, batch = heapq.heappop(events)
-        drawn: dict[int, int | None] = {
-            s.lane: 7 for s in batch.segments if s.is_sampled
-        }
+        drawn = {s.lane: [7] for s in batch.segments if s.is_sampled}
         scheduler.settle(batch.step, drawn)
         tokens += len(drawn) * (now > seconds / 3)
         for _ in [s for s in batch.sequences if s.finish]:

@@ -37,11 +37,13 @@ def segments(draw: st.DrawFn) -> Segment:
     """Any segment."""
     length = draw(st.integers(0, 4))
     targets = draw(st.lists(st.integers(-1, 999), min_size=length, max_size=length))
+    drafts = st.lists(st.integers(0, 999), max_size=max(0, length - 1))
     return Segment(
         *(draw(COUNTS), draw(COUNTS), length, draw(COUNTS)),
         *(draw(st.integers(-1, 99)), draw(COUNTS), draw(st.booleans())),
         draw(SAMPLINGS),
         tuple(targets) if draw(st.booleans()) else (),
+        tuple(draw(drafts)),
         draw(st.binary(max_size=9)),
         draw(st.binary(max_size=9)),
     )
@@ -84,7 +86,7 @@ def test_strangers_are_refused() -> None:
         Frame.decode(b"x" * 100, 7)
     with pytest.raises(FrameError, match="of epoch 7 came in epoch 8"):
         Frame.decode(data, 8)
-    with pytest.raises(FrameError, match="of version 9 came, and this is version 2"):
+    with pytest.raises(FrameError, match="of version 9 came, and this is version 3"):
         Frame.decode(data[:4] + b"\x09" + data[5:], 7)
     negative = dataclasses.replace(frame, segments=(Segment(-1, 0, 2),)).encode()
     with pytest.raises(FrameError, match="rows do not add up"):

@@ -20,7 +20,11 @@ class OnlyEven:
     def __init__(self) -> None:
         self.taken: list[int] = []
 
-    def allowed(self) -> bytes:
+    def fits(self, draft: list[int]) -> int:
+        """Say that all may be drawn."""
+        return len(draft)
+
+    def allowed(self, draft: list[int]) -> bytes:
         """Return the even ones of eight tokens."""
         return zlib.compress(bytes([0b01010101]))
 
@@ -37,17 +41,17 @@ def test_a_constraint_is_asked_when_a_token_is_drawn() -> None:
     line.add(sequence)
     first = line.plan()
     assert first is not None and first.segments[0].allowed == b""
-    line.settle(first.step, {0: None})
+    line.settle(first.step, {})
     second = line.plan()
-    assert second is not None and second.segments[0].allowed == rule.allowed()
-    line.settle(second.step, {0: 6})
+    assert second is not None and second.segments[0].allowed == rule.allowed([])
+    line.settle(second.step, {0: [6]})
     line.reset()
     for token in (2, 4):
         for _ in range(3):
             batch = line.plan()
             assert batch is not None
             is_drawn = batch.segments[0].is_sampled
-            line.settle(batch.step, {0: token if is_drawn else None})
+            line.settle(batch.step, {0: [token] if is_drawn else []})
             if is_drawn:
                 break
     assert rule.taken == sequence.output == [6, 2, 4]
@@ -74,7 +78,7 @@ def test_what_was_reused_is_counted() -> None:
         line.add(sequence)
         batch = line.plan()
         assert batch is not None
-        line.settle(batch.step, {0: 9})
+        line.settle(batch.step, {0: [9]})
         assert sequence.reused == expected
 
 
@@ -86,7 +90,7 @@ def test_a_grammar_goes_from_the_start_to_the_end(model: Path) -> None:
     rule = Grammar(tokenizer.native, grammar_of(form))
     tokens: list[int] = []
     while not tokens or tokens[-1] not in tokenizer.ends:
-        bits = zlib.decompress(rule.allowed())
+        bits = zlib.decompress(rule.allowed([]))
         allowed = [n for n in range(320) if bits[n // 8] >> n % 8 & 1]
         tokens.append(allowed[0])
         rule.accept(tokens[-1])

@@ -49,10 +49,10 @@ def test_logits_change_as_in_plain_python(
     memory = Memory()
     for heard in range(len(output) + 1):
         past = Past.of(HOW, heard - 1 if heard else -1, prompt, output[:heard])
-        found = memory.weighed(row, 3, past.encode())
+        found = memory.told(3, past.encode(), len(row)).weighed(row)
     assert found.tolist() == expected
     whole = Past.of(HOW, -1, prompt, output).encode()
-    assert Memory().weighed(row, 0, whole).tolist() == expected
+    assert Memory().told(0, whole, len(row)).weighed(row).tolist() == expected
     assert row.tolist() == logits
 
 
@@ -72,7 +72,7 @@ def test_what_was_missed_is_no_guess() -> None:
     """A lane that heard something else, and bytes that are cut, end the epoch."""
     later = Past.of(HOW, 3, [7], [1, 2, 3, 4]).encode()
     with pytest.raises(FrameError, match="lane 0 has heard nothing, and not 3 tokens"):
-        Memory().weighed(torch.zeros(8), 0, later)
+        Memory().told(0, later, 8)
     for size in (8, len(later) - 1):
         with pytest.raises(FrameError, match="past of a segment is damaged"):
             Past.decode(later[:size])
@@ -100,14 +100,14 @@ def test_the_last_stage_hears_each_token_once(events: list[str]) -> None:
         (part,) = batch.segments
         if part.is_sampled:
             logits = [0.1 * token for token in range(8)]
-            found = memory.weighed(torch.tensor(logits), 0, part.past)
+            found = memory.told(0, part.past, 8).weighed(torch.tensor(logits))
             expected = weighed(logits, HOW, one.prompt, one.output)
             assert found.tolist() == pytest.approx(expected, abs=1e-4)
         if event == "reset":
             line.reset()
             memory = Memory()
         else:
-            line.settle(batch.step, {0: len(one.output) if part.is_sampled else None})
+            line.settle(batch.step, {0: [len(one.output)] if part.is_sampled else []})
 
 
 @pytest.fixture(scope="module")

@@ -59,17 +59,10 @@ def test_a_damaged_result_ends_the_epoch(step: int, payload: bytes) -> None:
 def test_a_sequence_that_cannot_be_sent_leaves_nothing() -> None:
     """Its own client sees the error; the next one is served."""
 
-    class Odd:
-        def allowed(self) -> bytes:
-            raise OverflowError
-
-        def accept(self, token: int) -> None:
-            del token
-
     async def main() -> None:
         pump, ring = begun([])
         with pytest.raises(OverflowError):
-            await anext(pump.generate(Sequence([1, 2], 4, constraint=Odd())))
+            await anext(pump.generate(Sequence([1, 2], 4, constraint=Odd("before"))))
         assert not (pump._queues or pump.scheduler.running or ring.frames)
         asked = asyncio.ensure_future(anext(pump.generate(Sequence([1, 2], 4))))
         await asyncio.sleep(0)
@@ -85,7 +78,12 @@ class Odd:
     def __init__(self, when: str) -> None:
         self.when = when
 
-    def allowed(self) -> bytes:
+    def fits(self, draft: list[int]) -> int:
+        """Say that none may be drawn."""
+        del draft
+        return 0
+
+    def allowed(self, draft: list[int]) -> bytes:
         """Say which tokens may be drawn."""
         if self.when == "before":
             raise OverflowError

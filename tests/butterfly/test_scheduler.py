@@ -21,8 +21,8 @@ def sequence(length: int = 3, limit: int = 4, first: int = 10, **more: Any) -> S
 def settled(scheduler: Scheduler, batch: Batch | None, token: int = 7) -> Batch:
     """Let a frame come back, with the same token everywhere."""
     assert batch is not None
-    drawn = {s.lane: token for s in batch.segments if s.is_sampled}
-    return scheduler.settle(batch.step, dict(drawn))
+    drawn = {s.lane: [token] for s in batch.segments if s.is_sampled}
+    return scheduler.settle(batch.step, drawn)
 
 
 def rows(batch: Batch | None) -> list[tuple[int, int, int]]:

@@ -176,8 +176,9 @@ async def run(
             async for token in tokens:
                 job.learn(token)
                 now = perf_counter()
-                job.trace.add(token.hops, now - framed)
-                framed = now
+                if token.hops:
+                    job.trace.add(token.hops, now - framed)
+                    framed = now
                 if token.drawn.token is None:
                     continue
                 metrics.token(is_first, now - last)

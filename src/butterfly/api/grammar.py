@@ -45,9 +45,27 @@ class Grammar:
                 param=param,
             )
 
-    def allowed(self) -> bytes:
-        """Return which tokens may come next, one bit each, deflated."""
-        return zlib.compress(self._matcher.compute_bitmask(), 1)
+    def fits(self, draft: list[int]) -> int:
+        """Return how many tokens of a draft may come, one after the other.
+
+        Args:
+            draft: The tokens.
+        """
+        return self._matcher.validate_tokens(draft)
+
+    def allowed(self, draft: list[int]) -> bytes:
+        """Return which tokens may come next, one bit each, deflated.
+
+        Args:
+            draft: Tokens that fit; those that may come after each are told, too.
+        """
+        masks = [self._matcher.compute_bitmask()]
+        for token in draft:
+            self._matcher.consume_token(token)
+            masks.append(self._matcher.compute_bitmask())
+        if draft:
+            self._matcher.rollback(len(draft))
+        return zlib.compress(b"".join(masks), 1)
 
     def accept(self, token: int) -> None:
         """Take the token that was drawn.

@@ -30,6 +30,8 @@ def state_of(head: Head) -> State:
         reused=line.reused,
         split="" if split is None else split.rule,
         rows=line.rows,
+        proposed=line.proposed,
+        accepted=line.accepted,
         tasks=len(asyncio.all_tasks()),
         stages=tuple([_stage(member) for member in members]),
     )

@@ -73,7 +73,11 @@ class Epochs:
         self._planning = planning
         self.epoch = 0
         self.membership = Membership(options, self)
-        scheduler = Scheduler(options.lanes, options.positions, reuse=options.reuse)
+        scheduler = Scheduler(
+            *(options.lanes, options.positions),
+            reuse=options.reuse,
+            speculate=options.speculate,
+        )
         patience = Patience(options.patience)
         self.pump = Pump(scheduler, self.broke, self._measured, patience)
         self._head_layers = head_layers(config)

@@ -30,6 +30,8 @@ class HeadOptions:
         budget: How much a lossy codec may change; more is refused.
         dtype: The format of weights.
         reuse: Whether the beginning of a prompt that is there already is used again.
+        speculate: The most tokens that are guessed for a sequence which has a frame to
+            itself, 0 for none.
         split: Who gets which layers: one of `SPLITS`; with a plan it is for those that
             are left when a node of it is gone.
         plan: What ``butterfly plan`` wrote.
@@ -53,6 +55,7 @@ class HeadOptions:
     budget: Budget = Budget()
     dtype: str = "float32"
     reuse: bool = True
+    speculate: int = 8
     split: str = "balanced"
     plan: Plan | None = None
     patience: float = 10.0

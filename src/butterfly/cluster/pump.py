@@ -208,26 +208,35 @@ class Pump:
         try:
             left, rows = self._out.pop(step)
             segments = self.scheduler.flying(step).segments
-            drawn = {one.lane: one for one in unpack(payload, segments)}
+            drawn: dict[int, list[Drawn]] = {}
+            for one in unpack(payload, segments):
+                drawn.setdefault(one.lane, []).append(one)
         except (KeyError, ValueError) as exc:
             self._broke(ring.epoch, f"frame {step} came back damaged: {exc!r}")
             return
         self.patience.learn(rows, time.monotonic() - left)
-        batch = self.scheduler.settle(step, {k: d.token for k, d in drawn.items()})
+        tokens = {
+            lane: [one.token for one in each if one.token is not None]
+            for lane, each in drawn.items()
+        }
+        batch = self.scheduler.settle(step, tokens)
         self.push()
         self._report(batch, drawn, hops)
         self.stir()
         self._took([hop.computed * 1e-6 for hop in hops])
 
     def _report(
-        self, batch: Batch, drawn: dict[int, Drawn], hops: tuple[Hop, ...]
+        self, batch: Batch, drawn: dict[int, list[Drawn]], hops: tuple[Hop, ...]
     ) -> None:
         """Tell the clients of a frame what it brought."""
-        for sequence, part in zip(batch.sequences, batch.segments, strict=True):
+        each = zip(batch.sequences, batch.segments, batch.taken, strict=True)
+        for sequence, part, taken in each:
             queue = self._queues.get(sequence)
             if queue is None or sequence.failure is not None:
                 continue
-            told = drawn.get(part.lane, Drawn(part.lane, None))
-            is_output = told.token is not None and sequence.finish != "stop"
-            start = part.start
-            queue.put_nowait(Token(told, is_output, sequence.finish, start, hops))
+            told = drawn.get(part.lane, [Drawn(part.lane, None)])[: max(1, taken)]
+            for number, one in enumerate(told, 1):
+                finish = sequence.finish if number == len(told) else ""
+                is_output = one.token is not None and finish != "stop"
+                took = hops if number == 1 else ()
+                queue.put_nowait(Token(one, is_output, finish, part.start, took))

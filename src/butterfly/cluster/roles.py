@@ -39,6 +39,7 @@ class Role:
             and what was said before.
         adapters: The numbers and folders of adapters.
         patience: Seconds to wait for the others, who may still load their layers.
+        drafts: The most rows of drafts in a frame; each may bring as much as a segment.
     """
 
     epoch: int
@@ -59,11 +60,13 @@ class Role:
     extra: int = 8192
     adapters: tuple[tuple[int, str], ...] = ()
     patience: float = 60.0
+    drafts: int = 0
 
     @property
     def frame_bytes(self) -> int:
         """The size of the largest frame."""
-        return largest(self.lanes, self.rows, self.row_bytes, self.extra)
+        segments, rows = self.lanes + self.drafts, self.rows + self.drafts
+        return largest(segments, rows, self.row_bytes, self.extra)
 
     def message(self) -> dict[str, Any]:
         """Return it as a message for a control connection."""
@@ -106,6 +109,7 @@ def roles_of(
             codec=codecs[rank - 1],
             dtype=o.dtype,
             extra=8192 + config.vocab_size // 8 + 4 * o.positions,
+            drafts=o.speculate,
         )
         for rank, stage in enumerate(chain.stages, 1)
     ]

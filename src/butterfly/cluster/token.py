@@ -15,7 +15,8 @@ class Token:
         is_output: Whether the token is part of the output.
         finish: Why the sequence ended, empty if it goes on.
         start: The position of the first row that its frame had of the sequence.
-        hops: What its frame took at each stage.
+        hops: What its frame took at each stage; only the first of several tokens that
+            a frame brought has it.
     """
 
     drawn: Drawn

@@ -3,7 +3,7 @@
     header     40 bytes   magic, version, codec, kind, epoch, step, counts
     hops       12 bytes for each stage that it went through: what it took there
     segments   64 bytes each: which rows belong to which sequence, and how to sample
-    extras     prompt tokens, allowed tokens and what was said, where there are any
+    extras     prompt tokens, drafts, allowed tokens and what was said, if any
     payload    token ids (int32), hidden states (as the codec writes them), or results
 
 The segments travel along the whole ring, so that a stage needs no other word about a
@@ -24,7 +24,7 @@ import numpy as np
 from butterfly.errors import FrameError
 
 MAGIC = b"BFLY"
-VERSION = 2
+VERSION = 3
 _HEADER = struct.Struct("<4sBBBBIIIIII8x")
 _HOP = struct.Struct("<III")
 HEADER_BYTES = _HEADER.size
@@ -36,7 +36,8 @@ _SEGMENT = np.dtype(
         ("adapter", "<i4"),
         ("source", "<i4"),
         ("shared", "<i4"),
-        ("flags", "<u2"),
+        ("flags", "u1"),
+        ("draft", "u1"),
         ("top_logprobs", "<u2"),
         ("top_k", "<i4"),
         ("temperature", "<f4"),
@@ -83,6 +84,8 @@ class Sampling:
 
 
 GREEDY = Sampling()
+MOST_DRAFTED = 255
+"""The most tokens of a draft."""
 _SAMPLE, _LOGPROBS = 1, 2
 
 
@@ -97,11 +100,15 @@ class Segment:
         adapter: The number of the adapter, 0 for none.
         source: The lane whose first `shared` positions are copied before, -1 for none.
         shared: How many positions are copied.
-        is_sampled: Whether the last row gives a token.
+        is_sampled: Whether the last row gives a token; with a draft, whether the row
+            before the draft does, and each row of the draft if its token came true.
         sampling: How the token is chosen.
         targets: The token after each row, -1 where there is none, if the log
             probabilities of the prompt are wanted.
-        allowed: Which tokens may be drawn, one bit each, deflated; empty for all.
+        draft: The tokens of the last rows, if they are a guess of what is drawn after
+            the rows before; then there are no targets.
+        allowed: Which tokens may be drawn, one bit each, deflated; empty for all. For
+            each row that may give a token, one after the other.
         past: What the last stage must know for penalties, as `Past.encode` writes it;
             empty if there are none.
     """
@@ -115,8 +122,14 @@ class Segment:
     is_sampled: bool = True
     sampling: Sampling = GREEDY
     targets: tuple[int, ...] = ()
+    draft: tuple[int, ...] = ()
     allowed: bytes = field(default=b"", repr=False)
     past: bytes = field(default=b"", repr=False)
+
+    @property
+    def draws(self) -> int:
+        """How many rows may give a token."""
+        return 1 + len(self.draft) if self.is_sampled else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +222,10 @@ class Frame:
         segments = _unpacked(middle, notes)
         took = tuple([Hop(*hop) for hop in _HOP.iter_unpack(trail)])
         frame = cls(told, step, segments, Kind(kind), payload, codec, took)
-        if frame.rows != rows or any(s.length < 0 or s.lane < 0 for s in segments):
+        odd = [
+            s for s in segments if s.lane < 0 or s.length < len(s.draft) + bool(s.draft)
+        ]
+        if frame.rows != rows or odd:
             raise FrameError(f"frame {step} is damaged: its rows do not add up.")
         return frame
 
@@ -235,7 +251,7 @@ def _packed(segments: Sequence[Segment]) -> bytes:
         found.append(
             (
                 *(s.lane, s.start, s.length, s.adapter, s.source, s.shared),
-                *(flags, how.top_logprobs or 0, how.top_k),
+                *(flags, len(s.draft), how.top_logprobs or 0, how.top_k),
                 *(how.temperature, how.top_p, how.min_p, how.seed),
                 *(len(s.targets), len(s.allowed), len(s.past)),
             )
@@ -244,22 +260,25 @@ def _packed(segments: Sequence[Segment]) -> bytes:
 
 
 def _extras(segment: Segment) -> bytes:
-    return np.array(segment.targets, "<i4").tobytes() + segment.allowed + segment.past
+    tokens = np.array([*segment.targets, *segment.draft], "<i4").tobytes()
+    return tokens + segment.allowed + segment.past
 
 
 def _unpacked(data: memoryview, extras: memoryview) -> tuple[Segment, ...]:
     found, at = [], 0
     for row in np.frombuffer(data, _SEGMENT).tolist():
         many, size, past = row[-3:]
-        *place, flags, top, top_k, temperature, top_p, min_p, seed = row[:-3]
-        middle = at + 4 * many
+        *place, flags, drafted, top, top_k, temperature, top_p, min_p, seed = row[:-3]
+        middle = at + 4 * (many + drafted)
         last, end = middle + size, middle + size + past
         if end > len(extras):
             raise FrameError("a frame is damaged: its extras do not fit it.")
-        targets = np.frombuffer(extras[at:middle], "<i4").tolist()
+        tokens = tuple(np.frombuffer(extras[at:middle], "<i4").tolist())
         reported = top if flags & _LOGPROBS else None
         how = Sampling(temperature, top_p, top_k, min_p, seed, reported)
-        told = tuple(targets), bytes(extras[middle:last]), bytes(extras[last:end])
-        found.append(Segment(*place, bool(flags & _SAMPLE), how, *told))
+        told = bytes(extras[middle:last]), bytes(extras[last:end])
+        is_sampled = bool(flags & _SAMPLE)
+        guess = tokens[:many], tokens[many:]
+        found.append(Segment(*place, is_sampled, how, *guess, *told))
         at = end
     return tuple(found)

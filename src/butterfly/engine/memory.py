@@ -4,9 +4,11 @@ It belongs to the last stage of an epoch. The order in which logits change is vL
 biases, repetition, frequency, presence; what a grammar forbids comes after.
 """
 
+from collections.abc import Sequence
+
 import torch
 
-from butterfly.communication.penalties import Past
+from butterfly.communication.penalties import Past, Penalties
 from butterfly.errors import FrameError
 
 
@@ -14,22 +16,22 @@ class Memory:
     """What was said in each lane."""
 
     def __init__(self) -> None:
-        self._lanes: dict[int, _Said] = {}
+        self._lanes: dict[int, Said] = {}
 
-    def weighed(self, logits: torch.Tensor, lane: int, data: bytes) -> torch.Tensor:
-        """Return logits as penalties and biases change them.
+    def told(self, lane: int, data: bytes, vocabulary: int) -> "Said":
+        """Return what was said in a lane, with what is new.
 
         Args:
-            logits: `[vocabulary]`, float32; they stay as they are.
-            lane: Whose they are.
+            lane: The lane.
             data: What is new of its sequence, as `Past.encode` wrote it.
+            vocabulary: How many tokens there are.
 
         Raises:
             FrameError: If something was missed.
         """
         past = Past.decode(data)
         if past.heard < 0:
-            self._lanes[lane] = _Said(past, len(logits))
+            self._lanes[lane] = Said(past.prompt, past.penalties, vocabulary)
         said = self._lanes.get(lane)
         if said is None or said.heard != max(0, past.heard):
             count = "nothing" if said is None else said.heard
@@ -38,29 +40,51 @@ class Memory:
                 "the nodes disagree about what was said."
             )
         said.hear(past.output)
-        return said.weighed(logits, past)
+        return said
 
 
-class _Said:
-    """What was said in one lane."""
+class Said:
+    """What was said in one lane.
 
-    def __init__(self, past: Past, vocabulary: int) -> None:
+    Args:
+        prompt: The tokens of the prompt, if they matter.
+        penalties: How what was said changes what is said next.
+        vocabulary: How many tokens there are.
+
+    Attributes:
+        heard: How many tokens of the output it has heard.
+    """
+
+    def __init__(
+        self, prompt: Sequence[int], penalties: Penalties, vocabulary: int
+    ) -> None:
         self.heard = 0
+        self._penalties = penalties
         self._counts = torch.zeros(vocabulary)
         self._seen = torch.zeros(vocabulary, dtype=torch.bool)
-        self._seen[list(past.prompt)] = True
+        self._seen[list(prompt)] = True
         self._biases = torch.zeros(vocabulary)
-        for token, bias in past.penalties.biases:
+        for token, bias in penalties.biases:
             self._biases[token] = bias
 
-    def hear(self, tokens: tuple[int, ...]) -> None:
+    def hear(self, tokens: Sequence[int]) -> None:
+        """Take tokens that were said.
+
+        Args:
+            tokens: They, in order.
+        """
         for token in tokens:
             self._counts[token] += 1
             self._seen[token] = True
         self.heard += len(tokens)
 
-    def weighed(self, logits: torch.Tensor, past: Past) -> torch.Tensor:
-        how = past.penalties
+    def weighed(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return logits as penalties and biases change them.
+
+        Args:
+            logits: `[vocabulary]`, float32; they stay as they are.
+        """
+        how = self._penalties
         found = logits + self._biases
         if how.repetition != 1.0:
             less = torch.where(

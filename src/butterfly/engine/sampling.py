@@ -38,7 +38,7 @@ class Logprob:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What the last stage says of a segment.
+    """What the last stage says of a segment, or of one of several tokens after it.
 
     Args:
         lane: Its lane.
@@ -103,37 +103,66 @@ def sampled(
     Raises:
         FrameError: If the memory missed something.
     """
-    found, row = [], 0
-    greedy = logits.argmax(-1).tolist()
+    found: list[Drawn] = []
+    row, greedy = 0, logits.argmax(-1).tolist()
     for s in segments:
-        how, prompt = s.sampling, []
-        top = how.top_logprobs or 0
+        prompt, top = [], s.sampling.top_logprobs or 0
         for number, target in enumerate(s.targets):
             asked = target >= 0
             prompt.append(
                 _logprob(logits[row + number], target, top) if asked else None
             )
-        if s.is_sampled or s.targets:
-            row += len(s.targets) or 1
+        row += len(s.targets) or s.draws
         if s.is_sampled:
-            raw = logits[row - 1]
-            plain = how.temperature <= 0.0 and not s.allowed and not s.past
-            token = greedy[row - 1] if plain else _drawn(raw, s, memory)
-            told = None if how.top_logprobs is None else _logprob(raw, token, top)
-            found.append(Drawn(s.lane, token, told, tuple(prompt)))
+            first = row - s.draws
+            tokens = _chain(logits[first:row], greedy[first:row], s, memory)
+            found += _told(logits[first:row], tokens, s, tuple(prompt))
         elif s.targets:
             found.append(Drawn(s.lane, None, None, tuple(prompt)))
     return found
 
 
-def _drawn(logits: torch.Tensor, segment: Segment, memory: Memory) -> int:
-    """Return the token after a segment, as its past and its grammar want it."""
-    if segment.past:
-        logits = memory.weighed(logits, segment.lane, segment.past)
-    if segment.allowed:
-        allowed = _allowed(segment.allowed, len(logits))
-        logits = logits.masked_fill(~allowed, float("-inf"))
-    return draw(logits, segment.sampling, segment.start + segment.length)
+def _chain(
+    logits: torch.Tensor, greedy: list[int], segment: Segment, memory: Memory
+) -> list[int]:
+    """Return the tokens after a segment: one, and one for each that was foretold.
+
+    Each is drawn as if there were no draft, with the chance of its own position. So a
+    foretold token comes true as often as it is probable, and where it does not, the
+    token is one of the others, as often as these are: what is said depends on no guess.
+    """
+    s, size = segment, logits.shape[-1]
+    said = memory.told(s.lane, s.past, size) if s.past else None
+    masks = _allowed(s.allowed, s.draws, size) if s.allowed else None
+    place, tokens = s.start + s.length - len(s.draft), []
+    for number, foretold in enumerate((*s.draft, -1)):
+        own = logits[number]
+        if said is not None:
+            own = said.weighed(own)
+        if masks is not None:
+            own = own.masked_fill(~masks[number], float("-inf"))
+        plain = s.sampling.temperature <= 0.0 and said is None and masks is None
+        token = greedy[number] if plain else draw(own, s.sampling, place + number)
+        tokens.append(token)
+        if token != foretold:
+            break
+        if said is not None:
+            said.hear([token])
+    return tokens
+
+
+def _told(
+    logits: torch.Tensor,
+    tokens: Sequence[int],
+    segment: Segment,
+    prompt: tuple[Logprob | None, ...],
+) -> list[Drawn]:
+    """Return what to say of the tokens after a segment: as much as it has draws."""
+    top, found = segment.sampling.top_logprobs, []
+    for number, token in enumerate(tokens):
+        told = None if top is None else _logprob(logits[number], token, top)
+        found.append(Drawn(segment.lane, token, told, () if number else prompt))
+    return found + [Drawn(segment.lane, None)] * (segment.draws - len(tokens))
 
 
 def wanted(segments: Sequence[Segment]) -> list[int]:
@@ -147,8 +176,8 @@ def wanted(segments: Sequence[Segment]) -> list[int]:
     for s in segments:
         if s.targets:
             rows += range(at, at + s.length)
-        elif s.is_sampled:
-            rows.append(at + s.length - 1)
+        else:
+            rows += range(at + s.length - s.draws, at + s.length)
         at += s.length
     return rows
 
@@ -170,24 +199,26 @@ def pack(drawn: Sequence[Drawn]) -> bytes:
 
 
 def unpack(data: bytes | memoryview, segments: Sequence[Segment]) -> list[Drawn]:
-    """Return what `pack` wrote.
+    """Return what `pack` wrote, but for draws that there were not.
 
     Args:
         data: The bytes.
         segments: The segments of the frame that they answer.
     """
     asked = [s for s in segments if s.is_sampled or s.targets]
-    pairs = np.frombuffer(data[: 8 * len(asked)], "<i4").reshape(-1, 2).tolist()
-    at, found = 8 * len(asked), []
-    for s, (lane, token) in zip(asked, pairs, strict=True):
+    each = [(s, number) for s in asked for number in range(s.draws or 1)]
+    pairs = np.frombuffer(data[: 8 * len(each)], "<i4").reshape(-1, 2).tolist()
+    at, found = 8 * len(each), []
+    for (s, number), (lane, token) in zip(each, pairs, strict=True):
         own, prompt = None, []
-        if s.is_sampled and s.sampling.top_logprobs is not None:
+        if token >= 0 and s.sampling.top_logprobs is not None:
             own, at = _unpacked(data, at)
         for _ in s.targets:
             told, at = _unpacked(data, at)
             prompt.append(told)
         drawn = token if token >= 0 else None
-        found.append(Drawn(lane, drawn, own, tuple(prompt)))
+        if drawn is not None or not number:
+            found.append(Drawn(lane, drawn, own, tuple(prompt)))
     return found
 
 
@@ -203,9 +234,10 @@ def _logprob(logits: torch.Tensor, token: int, top: int) -> Logprob:
     return Logprob(token, float(chances[token]), rank, tuple(pairs))
 
 
-def _allowed(deflated: bytes, count: int) -> torch.Tensor:
-    bits = np.frombuffer(zlib.decompress(deflated), np.uint8)
-    flags = np.unpackbits(bits, count=count, bitorder="little")
+def _allowed(deflated: bytes, rows: int, count: int) -> torch.Tensor:
+    """Return which tokens may be drawn in each row, `[rows, count]`."""
+    bits = np.frombuffer(zlib.decompress(deflated), np.uint8).reshape(rows, -1)
+    flags = np.unpackbits(bits, axis=1, count=count, bitorder="little")
     return torch.from_numpy(flags.astype(bool))
 
 

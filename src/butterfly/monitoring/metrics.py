@@ -65,6 +65,8 @@ class State:
         room: Positions that there are.
         reused: Tokens of prompts whose keys and values were there already.
         rows: Rows that were sent around the ring.
+        proposed: Tokens that were guessed.
+        accepted: Tokens that were guessed rightly.
         tasks: Tasks of the event loop.
         stages: The stages, in order.
         split: What shared the layers out: ``plan``, ``balanced``, ...
@@ -81,6 +83,8 @@ class State:
     room: int
     reused: int
     rows: int = 0
+    proposed: int = 0
+    accepted: int = 0
     tasks: int = 0
     stages: tuple[StageState, ...] = ()
     split: str = ""
@@ -187,6 +191,10 @@ class _Cluster(Collector):
         yield CounterMetricFamily("butterfly_reused_tokens", what, value=s.reused)
         what = "Rows that were sent around the ring, of prompts and of answers."
         yield CounterMetricFamily("butterfly_rows", what, value=s.rows)
+        what = "Tokens that were guessed, each a row of a frame."
+        yield CounterMetricFamily("butterfly_proposed_tokens", what, value=s.proposed)
+        what = "Tokens that were guessed rightly: each saved a frame."
+        yield CounterMetricFamily("butterfly_accepted_tokens", what, value=s.accepted)
         yield from _of_stages(s)
 
 

@@ -17,14 +17,23 @@ made, and nobody has to wait until it came back. Where another prompt is about t
 compute most of what a sequence needs (the other answers to it, say), it lets that one
 go first.
 
+With `speculate`, a sequence that has a frame to itself brings a draft of what may come
+next. Each token of it that comes true saves a round; what does not is forgotten: the
+next frame writes over its rows in the lane. Beside other rows a draft is too dear.
+
 Plain synchronous code: no clock, no waiting.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from butterfly.communication.frames import Segment
-from butterfly.errors import CapacityError, LengthError, RequestError
+from butterfly.communication.frames import MOST_DRAFTED, Segment
+from butterfly.errors import (
+    CapacityError,
+    ConfigurationError,
+    LengthError,
+    RequestError,
+)
 from butterfly.scheduling.sequence import Sequence
 
 
@@ -56,12 +65,14 @@ class Batch:
         segments: The rows, in the order of their lanes.
         tokens: The token of each row.
         sequences: Whose segments they are.
+        taken: How many tokens each of them took, once it is back.
     """
 
     step: int
     segments: tuple[Segment, ...]
     tokens: tuple[int, ...]
     sequences: tuple[Sequence, ...]
+    taken: tuple[int, ...] = ()
 
 
 class Scheduler:
@@ -76,6 +87,17 @@ class Scheduler:
         beside: As in `Limits`.
         most_waiting: How many sequences may wait for a lane.
         reuse: Whether what lanes still hold is used again.
+        speculate: The most tokens that are guessed for a sequence which has a frame to
+            itself, 0 for none.
+
+    Raises:
+        ConfigurationError: If drafts are to have more tokens than a frame can tell.
+
+    Attributes:
+        reused: How many tokens had their keys and values already.
+        rows: How many rows were sent.
+        proposed: How many tokens drafts had.
+        accepted: How many of them came true.
     """
 
     def __init__(
@@ -89,14 +111,20 @@ class Scheduler:
         beside: int = 0,
         most_waiting: int = 1024,
         reuse: bool = True,
+        speculate: int = 0,
     ) -> None:
+        if not 0 <= speculate <= MOST_DRAFTED:
+            raise ConfigurationError(
+                f"drafts cannot have {speculate} tokens: name at most {MOST_DRAFTED}, "
+                "or 0 for none."
+            )
         self.positions = positions
         self.frames, self.cap, self.chunk, self.beside = frames, cap, chunk, beside
         self.most_waiting, self.reuse = most_waiting, reuse
+        self.speculate = speculate
         self.waiting: list[Sequence] = []
         self.running: dict[int, Sequence] = {}  # by lane
-        self.reused = 0  # tokens whose keys and values were there already
-        self.rows = 0  # rows that were sent
+        self.reused = self.rows = self.proposed = self.accepted = 0
         self._held: list[list[int]] = [[] for _ in range(lanes)]
         self._adapters = [0] * lanes
         self._flying: dict[int, Batch] = {}
@@ -188,12 +216,8 @@ class Scheduler:
                 return None
             chosen.sort(key=lambda pair: pair[0].lane or 0)
             segments = self._segments(chosen)
-        self._sent([pair for pair in chosen if pair[0] in segments])
-        tokens = [
-            token
-            for sequence, part in segments.items()
-            for token in sequence.part(part.start, part.start + part.length)
-        ]
+        tokens = [token for pair in segments.items() for token in _tokens(*pair)]
+        self._sent(segments)
         self._step += 1
         owners = tuple(segments)
         batch = Batch(self._step, tuple(segments.values()), tuple(tokens), owners)
@@ -210,27 +234,26 @@ class Scheduler:
         """
         return self._flying[step]
 
-    def settle(self, step: int, drawn: dict[int, int | None]) -> Batch:
+    def settle(self, step: int, drawn: dict[int, list[int]]) -> Batch:
         """Take what came back for a frame.
 
         A sequence that cannot take its token is ended, and is one of `failed`.
 
         Args:
             step: The number of the frame.
-            drawn: The token that was drawn in each lane that had one.
+            drawn: The tokens that were drawn in each lane that had some.
 
         Returns:
             The frame's batch; sequences that ended have a `finish`, and no lane.
         """
         batch = self._flying.pop(step)
+        taken = []
         for sequence, part in zip(batch.sequences, batch.segments, strict=True):
             sequence.flying -= 1
-            token = drawn.get(part.lane)
-            if token is not None and not sequence.finish:
-                self._take(sequence, token)
+            taken.append(self._take(sequence, part, drawn.get(part.lane, [])))
             if sequence.finish and not sequence.flying:
                 self._release(sequence)
-        return batch
+        return replace(batch, taken=tuple(taken))
 
     def reset(self, limits: Limits | None = None) -> None:
         """Begin anew: nothing is on its way, no lane holds anything.
@@ -257,19 +280,32 @@ class Scheduler:
 
     # -- inside -----------------------------------------------------------------
 
-    def _take(self, sequence: Sequence, token: int) -> None:
-        """Give a sequence its token."""
-        try:
-            sequence.take(token)
-        except Exception as exc:  # noqa: BLE001 - its client is told
-            self._fail(sequence, exc)
+    def _take(self, sequence: Sequence, part: Segment, tokens: list[int]) -> int:
+        """Give a sequence tokens until it ends; return how many it took."""
+        taken = 0
+        for token in tokens:
+            if sequence.finish:
+                break
+            try:
+                sequence.take(token)
+                taken += 1
+            except Exception as exc:  # noqa: BLE001 - its client is told
+                self._fail(sequence, exc)
+        if part.draft and tokens:
+            proposed, accepted = len(part.draft), len(tokens) - 1
+            self.proposed += proposed
+            self.accepted += accepted
+            sequence.learn(proposed, accepted)
+            sequence.computed = part.start + 1 + accepted  # rows of the rest are void
+        return taken
 
     def _segments(self, chosen: list[tuple[Sequence, int]]) -> dict[Sequence, Segment]:
         """Return what travels of each sequence; one that cannot be sent is ended."""
         found = {}
+        guessed = self.speculate if len(chosen) == 1 else 0
         for sequence, rows in chosen:
             try:
-                found[sequence] = self._segment(sequence, rows)
+                found[sequence] = self._segment(sequence, rows, guessed)
             except Exception as exc:  # noqa: BLE001 - its client is told
                 self._fail(sequence, exc)
         return found
@@ -364,26 +400,25 @@ class Scheduler:
         shared = _common(other.tokens, sequence.tokens[:-1])
         return 2 * (shared - sequence.computed) >= left
 
-    def _sent(self, chosen: list[tuple[Sequence, int]]) -> None:
+    def _sent(self, segments: dict[Sequence, Segment]) -> None:
         """Note what lanes hold when the rows of a frame are computed."""
-        for sequence, rows in chosen:
-            assert sequence.lane is not None
-            start, end = sequence.computed, sequence.computed + rows
-            if sequence.is_begun:
-                self._held[sequence.lane] += sequence.part(start, end)
-            else:
-                self._held[sequence.lane] = sequence.part(0, end)
-            self.rows += rows
-            sequence.flying += 1
+        for sequence, part in segments.items():
+            held = self._held[part.lane]
             if not sequence.is_begun:
-                self.reused += sequence.computed
+                held[:] = sequence.part(0, part.start)
+                self.reused += part.start
                 if not sequence.output:
-                    sequence.reused = sequence.computed
-            if sequence.penalties is not None and end == sequence.length:
+                    sequence.reused = part.start
+            held[part.start :] = _tokens(sequence, part)
+            self.rows += part.length
+            sequence.flying += 1
+            if sequence.penalties is not None and part.is_sampled:
                 sequence.heard = len(sequence.output)  # its past is in the frame
-            sequence.computed, sequence.is_begun = end, True
+            sequence.computed = part.start + part.length
+            sequence.is_begun = True
 
-    def _segment(self, sequence: Sequence, rows: int) -> Segment:
+    def _segment(self, sequence: Sequence, rows: int, guessed: int) -> Segment:
+        """Return what travels of a sequence; if it decodes, with so long a draft."""
         start, end = sequence.computed, sequence.computed + rows
         assert sequence.lane is not None
         targets: tuple[int, ...] = ()
@@ -393,17 +428,19 @@ class Scheduler:
         is_sampled = end == sequence.length
         source = -1 if sequence.is_begun else sequence.source
         rule = sequence.constraint if is_sampled else None
+        draft = sequence.draft(guessed) if guessed and sequence.is_decoding else []
         return Segment(
             sequence.lane,
             start,
-            rows,
+            rows + len(draft),
             adapter=sequence.adapter,
             source=source,
             shared=start if source >= 0 else 0,
             is_sampled=is_sampled,
             sampling=sequence.sampling,
             targets=targets,
-            allowed=b"" if rule is None else rule.allowed(),
+            draft=tuple(draft),
+            allowed=b"" if rule is None else rule.allowed(draft),
             past=sequence.past() if is_sampled else b"",
         )
 
@@ -411,6 +448,12 @@ class Scheduler:
         if sequence.lane is not None:
             del self.running[sequence.lane]
             sequence.lane = None
+
+
+def _tokens(sequence: Sequence, part: Segment) -> list[int]:
+    """Return the tokens of a segment's rows: what was said, and the draft."""
+    end = part.start + part.length - len(part.draft)
+    return [*sequence.part(part.start, end), *part.draft]
 
 
 def _common(one: list[int], other: list[int]) -> int:

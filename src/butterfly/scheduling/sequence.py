@@ -5,13 +5,26 @@ from typing import Protocol
 
 from butterfly.communication.frames import GREEDY, Sampling
 from butterfly.communication.penalties import Past, Penalties
+from butterfly.scheduling.lookup import Lookup
 
 
 class Constraint(Protocol):
     """Says which tokens a sequence may have next."""
 
-    def allowed(self) -> bytes:
-        """Return the tokens that may be drawn, as `Segment.allowed` has them."""
+    def fits(self, draft: list[int]) -> int:
+        """Return how many tokens of a draft may be drawn, one after the other.
+
+        Args:
+            draft: The tokens.
+        """
+        ...
+
+    def allowed(self, draft: list[int]) -> bytes:
+        """Return the tokens that may be drawn, as `Segment.allowed` has them.
+
+        Args:
+            draft: Tokens that fit; those that may be drawn after each are told, too.
+        """
         ...
 
     def accept(self, token: int) -> None:
@@ -48,6 +61,7 @@ class Sequence:
         finish: Why it ended, empty while it runs: ``stop``, ``length``, ``abort``.
         failure: What went wrong when its next token was to be drawn, or was.
         reused: How many tokens of the prompt had their keys and values already.
+        lookup: What guesses the next tokens, None until there was a guess to make.
         number: The order in which sequences came.
     """
 
@@ -71,6 +85,7 @@ class Sequence:
     finish: str = ""
     failure: Exception | None = None
     reused: int = 0
+    lookup: Lookup | None = None
     number: int = 0
 
     @property
@@ -98,6 +113,33 @@ class Sequence:
     def is_decoding(self) -> bool:
         """Whether all but the newest token have their keys and values, or will have."""
         return self.computed >= self.length - 1 and bool(self.output)
+
+    def draft(self, most: int) -> list[int]:
+        """Return a guess of the next tokens, of which none ends the sequence.
+
+        Args:
+            most: How many tokens at most.
+        """
+        if self.lookup is None:
+            self.lookup = Lookup()
+        self.lookup.read_on(self.part(self.lookup.read, self.length))
+        found = self.lookup.draft(min(most, self.limit - len(self.output) - 1))
+        ends = (k for k, token in enumerate(found) if token in self.stops)
+        found = found[: next(ends, len(found))]
+        fits = len(found) if self.constraint is None else self.constraint.fits(found)
+        return found[:fits]
+
+    def learn(self, proposed: int, accepted: int) -> None:
+        """Take how much of a draft came true: the last stage heard of that.
+
+        Args:
+            proposed: How many tokens it had.
+            accepted: How many of them were drawn.
+        """
+        if self.lookup is not None:
+            self.lookup.learn(proposed, accepted)
+        if self.heard >= 0:
+            self.heard += accepted
 
     def leave(self) -> None:
         """Forget what was sent: the ring is another one."""
