@@ -16,7 +16,7 @@ from typing import Any
 
 from butterfly.bench import BenchOptions, measure
 from butterfly.cluster.options import SPLITS, HeadOptions
-from butterfly.commands import BUDGET, DTYPES, MEMORY, add_commands
+from butterfly.commands import BUDGET, DTYPES, MEMORY, TENSOR, add_commands
 from butterfly.commands import count as _count
 from butterfly.config import (
     API_KEY,
@@ -152,6 +152,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="of the weights",
     )
     add("--threads", type=_count, default=1, help="how many a node computes with")
+    add("--tensor", **TENSOR)
     _add_faults(parser)
     add("--no-reuse", action="store_true", help="compute every prompt from the start")
     add("--body", type=_count, default=4 << 20, help="the most bytes of a request")
@@ -224,6 +225,7 @@ def _add_node(parser: argparse.ArgumentParser) -> None:
     add("--device", default="cpu", help="where to compute")
     add("--memory", **MEMORY)
     add("--threads", type=_count, default=1, help="how many compute")
+    add("--tensor", **TENSOR)
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
@@ -277,6 +279,7 @@ def _serve(args: argparse.Namespace) -> int:
         api_key=key,
         most_bytes=args.body,
         threads=args.threads,
+        tensor=args.tensor,
     )
     return _leave(asyncio.run(serve(options)))
 
@@ -366,6 +369,7 @@ def _node(args: argparse.Namespace) -> int:
         memory=args.memory,
         device=args.device,
         threads=args.threads,
+        tensor=args.tensor,
     )
     try:
         asyncio.run(NodeAgent(options).run())

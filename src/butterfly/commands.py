@@ -79,6 +79,8 @@ def _budget(text: str) -> Budget:
 count.__name__, size.__name__, _link.__name__ = "positive number", "GB", "MS:MBIT"
 _budget.__name__ = "KL:TOP1"
 MEMORY: dict[str, Any] = {"type": size, "default": 0, "metavar": "GB"}
+TENSOR: dict[str, Any] = {"type": count, "default": 1, "metavar": "N"}
+TENSOR["help"] = "how many processes compute each layer of a node together"
 MEMORY["help"] = "what it offers (0: all that is free)"
 BUDGET: dict[str, Any] = {"type": _budget, "default": Budget(), "metavar": "KL:TOP1"}
 BUDGET["help"] = (
@@ -105,6 +107,7 @@ def _add_probe(parser: argparse.ArgumentParser) -> None:
     add("--name", default="", help="what the node is called (default: the host's name)")
     add("--device", default="cpu", help="where to compute")
     add("--threads", type=count, default=1, help="how many compute")
+    add("--tensor", **TENSOR)
     add("--memory", **MEMORY)
     add("--dtype", default="float32", choices=DTYPES, help="of the weights")
     add("--stages", type=count, default=4, help="that codecs are measured for")
@@ -167,6 +170,7 @@ def _probe(args: argparse.Namespace) -> int:
         threads=args.threads,
         memory=args.memory,
         stages=args.stages,
+        tensor=args.tensor,
     )
     cluster = Cluster((node,))
     if args.shape:

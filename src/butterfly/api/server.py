@@ -29,6 +29,7 @@ class ServeOptions:
         api_key: What clients must send; empty for nothing.
         most_bytes: The most bytes of a request.
         threads: How many threads a node computes with.
+        tensor: How many processes compute each layer of a node together.
     """
 
     head: HeadOptions
@@ -39,6 +40,7 @@ class ServeOptions:
     api_key: str = ""
     most_bytes: int = MOST_BYTES
     threads: int = 1
+    tensor: int = 1
 
 
 async def serve(options: ServeOptions) -> int:
@@ -65,7 +67,8 @@ async def serve(options: ServeOptions) -> int:
         o = options.head
         children = Children(
             *(options.nodes, o.address, head.port, o.secret),
-            *("--threads", str(options.threads), "--address", o.address),
+            *("--threads", str(options.threads), "--tensor", str(options.tensor)),
+            *("--address", o.address),
         )
         children.start()
         said = asyncio.ensure_future(_announce(head, options, listener))

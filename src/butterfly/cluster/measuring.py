@@ -29,7 +29,7 @@ def answered(
             of a link to be measured with its other end.
         host: Where the head is.
         address: The address of the interface that frames come in at.
-        **machine: `name`, `device` and `memory` as in `node_of`.
+        **machine: `name`, `device`, `memory` and `tensor` as in `node_of`.
     """
     told = {"event": "measured", "key": message["key"]}
     try:

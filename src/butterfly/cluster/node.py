@@ -27,6 +27,7 @@ from butterfly.cluster.roles import Role
 from butterfly.communication.control import Connection
 from butterfly.communication.links import Ring
 from butterfly.engine.stage import Shape, Stage
+from butterfly.engine.team import stage_of
 from butterfly.engine.weights import Checkpoint
 from butterfly.engine.worker import Worker
 from butterfly.errors import ClusterError, ConfigurationError
@@ -47,7 +48,8 @@ class NodeOptions:
         address: The address of the interface that frames come in at.
         memory: Bytes that it offers; 0 for what is free.
         device: Where to compute.
-        threads: How many threads compute.
+        threads: How many threads compute, in each process.
+        tensor: How many processes compute each layer together.
     """
 
     host: str
@@ -58,6 +60,7 @@ class NodeOptions:
     memory: int = 0
     device: str = "cpu"
     threads: int = 1
+    tensor: int = 1
 
 
 class NodeAgent:
@@ -178,7 +181,8 @@ class NodeAgent:
         machine = {"name": o.name or "node", "device": o.device, "memory": o.memory}
 
         def run() -> None:
-            self._tell(answered(message, o.host, o.address, **machine))
+            own = {**machine, "tensor": o.tensor}
+            self._tell(answered(message, o.host, o.address, **own))
 
         threading.Thread(target=run, name="measuring", daemon=True).start()
 
@@ -281,13 +285,18 @@ class NodeAgent:
         key = role.model, role.first, role.last, role.lanes, role.positions, role.dtype
         with self._loading:
             found, present = self._stages.pop(key, None), self._present
+            if found is not None and not found.is_whole:
+                found = None
             kept = self._stages.items() if present is not None else ()
             self._stages = {k: stage for k, stage in kept if stage is present}
             if found is None:
                 shape = Shape(role.first, role.last, role.lanes, role.positions)
-                dtype, device = getattr(torch, role.dtype), self.options.device
-                checkpoint = Checkpoint.of(role.model)
-                found = Stage(checkpoint, shape, dtype=dtype, device=device)
+                found = stage_of(
+                    *(Checkpoint.of(role.model), shape),
+                    dtype=getattr(torch, role.dtype),
+                    device=self.options.device,
+                    tensor=self.options.tensor,
+                )
             self._stages[key] = found
             self._match(found, role)
             return found

@@ -21,6 +21,7 @@ def probed(
     threads: int = 1,
     memory: int = 0,
     stages: int = 4,
+    tensor: int = 1,
 ) -> tuple[Node, ModelShape]:
     """Return this machine and a model as numbers.
 
@@ -32,6 +33,7 @@ def probed(
         threads: How many compute.
         memory: Bytes that it offers; 0 for what is free.
         stages: Of how many stages the chain is for which codecs are measured.
+        tensor: How many processes compute each layer together.
 
     Raises:
         ConfigurationError: If there is no such model.
@@ -39,9 +41,10 @@ def probed(
     torch.set_num_threads(threads)
     checkpoint, kind = Checkpoint.of(model), getattr(torch, dtype)
     own = name or socket.gethostname()
-    node = node_of(own, checkpoint, dtype=kind, device=device, memory=memory)
+    where = {"dtype": kind, "device": device}
+    node = node_of(own, checkpoint, **where, memory=memory, tensor=tensor)
     lossy, links = [codec.name for codec in CODECS[1:]], stages - 1
-    losses = losses_of(checkpoint, lossy, links, dtype=kind, device=device)
+    losses = losses_of(checkpoint, lossy, links, **where)
     return replace(node, losses=losses), shape_of(checkpoint, dtype=kind)
 
 

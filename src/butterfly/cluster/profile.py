@@ -17,7 +17,8 @@ import torch
 from butterfly.communication.frames import Frame, Kind, Segment
 from butterfly.communication.links import Ring
 from butterfly.engine.library import head_size
-from butterfly.engine.stage import Shape, Stage
+from butterfly.engine.stage import Shape
+from butterfly.engine.team import stage_of
 from butterfly.engine.weights import Checkpoint
 from butterfly.partitioning import Layer, LayerTime, Link, ModelShape, Node
 
@@ -36,6 +37,7 @@ def node_of(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     memory: int = 0,
+    tensor: int = 1,
 ) -> Node:
     """Measure this machine.
 
@@ -45,8 +47,9 @@ def node_of(
         dtype: Of weights and hidden states.
         device: Where to compute.
         memory: Bytes that it offers; 0 for what is free.
+        tensor: How many processes compute each layer together.
     """
-    layer, head = layer_times(checkpoint, dtype=dtype, device=device)
+    layer, head = layer_times(checkpoint, dtype=dtype, device=device, tensor=tensor)
     return Node(name, float(memory or free_memory(device)), layer, head)
 
 
@@ -115,7 +118,11 @@ def stage_bytes(
 
 
 def layer_times(
-    checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    tensor: int = 1,
 ) -> tuple[LayerTime, LayerTime]:
     """Return what a layer takes on this machine, and what the head does.
 
@@ -123,11 +130,12 @@ def layer_times(
         checkpoint: The model; its last two layers are loaded.
         dtype: Of weights and hidden states.
         device: Where to compute.
+        tensor: How many processes compute each layer together.
     """
     depth = checkpoint.config().num_hidden_layers
     first = max(0, depth - 2)
     shape = Shape(first, depth, max(_BATCHES), _CONTEXT + max(_PROMPTS) + 1)
-    stage = Stage(checkpoint, shape, dtype=dtype, device=device)
+    stage = stage_of(checkpoint, shape, dtype=dtype, device=device, tensor=tensor)
     count = depth - first
 
     def layers(segments: Sequence[Segment]) -> float:

@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from butterfly.communication.frames import Segment
+from butterfly.engine.shard import Shard
 from butterfly.errors import ConfigurationError
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -88,14 +89,21 @@ class Adapters:
     Args:
         layers: The stage's layers.
         first: The number that the first of them has in the model.
+        shard: The part of each layer that they are, None for all of it.
         dtype: Of the matrices.
         device: Where they are.
     """
 
     def __init__(
-        self, layers: nn.ModuleList, first: int, *, dtype: torch.dtype, device: str
+        self,
+        layers: nn.ModuleList,
+        first: int,
+        shard: Shard | None = None,
+        *,
+        dtype: torch.dtype,
+        device: str,
     ) -> None:
-        self._layers, self._first = layers, first
+        self._layers, self._first, self._shard = layers, first, shard
         self._dtype, self._device = dtype, device
         self.lock = threading.Lock()  # held while a frame is computed
         self._known: set[int] = set()
@@ -124,7 +132,8 @@ class Adapters:
                 for name in opened.keys():
                     module, which = self._target(name, folder)
                     if module is not None:
-                        tensor = opened.get_tensor(name).to(self._device, self._dtype)
+                        tensor = self._cut(name, opened.get_tensor(name))
+                        tensor = tensor.to(self._device, self._dtype)
                         pairs.setdefault(module, {})[which] = tensor
         except (OSError, SafetensorError) as exc:
             raise ConfigurationError(
@@ -135,7 +144,8 @@ class Adapters:
             for module, (down, up) in checked.items():
                 if module not in self._hooked:
                     self._hooked[module] = {}
-                    module.register_forward_hook(self._add)
+                    # before the sum over the parts of a layer
+                    module.register_forward_hook(self._add, prepend=True)
                 self._hooked[module][number] = down.T, up.T * config.scale
             self._known.add(number)
 
@@ -178,6 +188,13 @@ class Adapters:
                 down, up = table[number]
                 output[:, first:last] += args[0][:, first:last] @ down @ up
         return output
+
+    def _cut(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the part of a matrix that is for this part of its layer."""
+        found = _NAME.search(name)
+        if self._shard is None or found is None:
+            return tensor
+        return self._shard.cut(f"{found[2]}.lora_{found[3]}", tensor)
 
     def _target(self, name: str, folder: Path) -> tuple[nn.Module | None, str]:
         """Return the layer that a matrix is for, None if another stage has it."""

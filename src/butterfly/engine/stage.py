@@ -18,6 +18,7 @@ from butterfly.engine.attention import NAME, Rows, attend
 from butterfly.engine.lanes import Lanes
 from butterfly.engine.library import empty_model, head_size
 from butterfly.engine.linear import hasten
+from butterfly.engine.shard import Shard
 from butterfly.engine.weights import Checkpoint
 from butterfly.errors import ConfigurationError
 
@@ -49,6 +50,9 @@ class Stage:
         shape: Which layers, and how much room.
         dtype: Of weights and hidden states.
         device: Where to compute.
+        shard: The part of each layer that this process computes, None for all of it.
+            All processes of the stage get the same frames; all but the first have
+            neither embedding nor head.
 
     Raises:
         ConfigurationError: If the range is none of the model's, or its family is not
@@ -62,24 +66,32 @@ class Stage:
         *,
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
+        shard: Shard | None = None,
     ) -> None:
-        config = checkpoint.config()
+        whole = config = checkpoint.config()
         _check(config, shape)
+        if shard is not None:
+            config = shard.config(whole)
         self.shape = shape
         self.depth = config.num_hidden_layers
-        self.is_first, self.is_last = shape.first == 0, shape.last == self.depth
+        has_ends = shard is None or not shard.rank
+        self.is_first = has_ends and shape.first == 0
+        self.is_last = has_ends and shape.last == self.depth
         self.hidden, self.vocabulary = config.hidden_size, config.vocab_size
         self.dtype, self.device = dtype, device
         model = empty_model(config, shape.first, shape.last, NAME, attend)
         hasten(model)
         self._config = model.config.get_text_config()
         self._inner = model.get_decoder()
-        _fill(model, checkpoint, shape, self.is_first, self.is_last, dtype, device)
+        own = Tensors(checkpoint, dtype, device, shard)
+        _fill(model, own, shape, self.is_first, self.is_last)
         self._head = model.get_output_embeddings() if self.is_last else None
         self._cap = getattr(config, "final_logit_softcapping", None)
         self._types = getattr(self._config, "layer_types", None)
+        if shard is not None:
+            shard.join(self._inner.layers)
         self.adapters = Adapters(
-            self._inner.layers, shape.first, dtype=dtype, device=device
+            *(self._inner.layers, shape.first, shard), dtype=dtype, device=device
         )
         self.lanes = Lanes(
             shape.last - shape.first,
@@ -90,6 +102,11 @@ class Stage:
             dtype=dtype,
             device=device,
         )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it can compute: all of its processes are here."""
+        return True
 
     @torch.inference_mode()
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -179,17 +196,44 @@ def _check(config: Any, shape: Shape) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """What the modules of a stage are filled with.
+
+    Args:
+        checkpoint: Where the tensors are.
+        dtype: What they are turned into.
+        device: Where they go.
+        shard: The part of each layer that is wanted, None for all of it.
+    """
+
+    checkpoint: Checkpoint
+    dtype: torch.dtype
+    device: str
+    shard: Shard | None = None
+
+    def load(self, module: nn.Module, prefix: str) -> None:
+        """Give a module its tensors.
+
+        Args:
+            module: The module.
+            prefix: What their names begin with in the checkpoint.
+        """
+        names = {name: prefix + name for name, _ in module.named_parameters()}
+        found = self.checkpoint.tensors(names.values(), self.dtype)
+        cut = self.shard.cut if self.shard is not None else lambda _, tensor: tensor
+        state = {n: cut(n, found[full]).to(self.device) for n, full in names.items()}
+        module.load_state_dict(state, strict=False, assign=True)
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+
+
 def _fill(
-    model: Any,
-    checkpoint: Checkpoint,
-    shape: Shape,
-    is_first: bool,
-    is_last: bool,
-    dtype: torch.dtype,
-    device: str,
+    model: Any, tensors: Tensors, shape: Shape, is_first: bool, is_last: bool
 ) -> None:
     """Give the modules of a stage their tensors, and drop the others."""
-    inner = model.get_decoder()
+    inner, device = model.get_decoder(), tensors.device
+    checkpoint = tensors.checkpoint
     prefix = _prefix(checkpoint)
     inner.rotary_emb = type(inner.rotary_emb)(config=inner.config).to(device)
     parts: dict[str, nn.Module] = {
@@ -203,12 +247,12 @@ def _fill(
         parts[f"{prefix}norm."] = inner.norm
         tied = "lm_head.weight" not in checkpoint.names
         own = f"{prefix}embed_tokens." if tied else "lm_head."
-        _load(model.get_output_embeddings(), own, checkpoint, dtype, device)
+        tensors.load(model.get_output_embeddings(), own)
     else:
         inner.norm = None
     for name, module in parts.items():
         _settle(model, module, device)
-        _load(module, name, checkpoint, dtype, device)
+        tensors.load(module, name)
 
 
 def _settle(model: Any, module: nn.Module, device: str) -> None:
@@ -217,21 +261,6 @@ def _settle(model: Any, module: nn.Module, device: str) -> None:
         for name, buffer in part.named_buffers(recurse=False):
             setattr(part, name, torch.empty_like(buffer, device=device))
         model._init_weights(part)  # of weights too, but those have no memory yet
-
-
-def _load(
-    module: nn.Module,
-    prefix: str,
-    checkpoint: Checkpoint,
-    dtype: torch.dtype,
-    device: str,
-) -> None:
-    names = {name: prefix + name for name, _ in module.named_parameters()}
-    found = checkpoint.tensors(names.values(), dtype)
-    state = {name: found[full].to(device) for name, full in names.items()}
-    module.load_state_dict(state, strict=False, assign=True)
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
 
 
 def _prefix(checkpoint: Checkpoint) -> str:
