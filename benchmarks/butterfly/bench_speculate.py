@@ -1,13 +1,13 @@
 """Drafts from what was said before: tokens a second with and without them.
 
-SmolLM2 answers one request at a time with drafts of up to 8 tokens
-a frame and without, in turn on the same ring, since the machine changes from
-one minute to the next. Counted is the time after the first token; *ratio* is the median
-over the pairs, *CPU* the same of CPU seconds of head and nodes: what other programs do
-changes it less. *true*: of the tokens that were guessed, how many came true; *frames*:
-frames for each token of one answer. The tasks: a text that is to be copied, with it in
-the prompt twice; the same text with mistakes that are to be corrected; a story, that is
-sampled (a temperature of 0.8), as small models repeat themselves otherwise.
+SmolLM2 answers one request at a time with drafts of up to 8 tokens a frame and without,
+in turn on the same ring, since the machine changes from one minute to the next. Counted
+is the time after the first token; *ratio* is the median over the pairs, *CPU* the same
+of CPU seconds of head and nodes: what other programs do changes it less. *true*: of the
+tokens that were guessed, how many came true; *frames*: frames for each token; *same*:
+answers that are the same with and without. The tasks: a text that is to be copied, with
+it in the prompt twice; the same text with mistakes that are to be corrected; a story,
+that is sampled (a temperature of 0.8), as small models repeat themselves otherwise.
 
     python benchmarks/butterfly/bench_speculate.py            # one stage: 5 minutes
     python benchmarks/butterfly/bench_speculate.py ring       # three, 20 ms links; root
@@ -78,54 +78,64 @@ class Case:
     rounds: int = 5
 
 
+@dataclass(frozen=True)
+class Answer:
+    """An answer.
+
+    Args:
+        tokens: Its tokens.
+        seconds: From the first token to the last.
+        cpu_s: CPU seconds of head and nodes.
+        frames: How many frames carried it.
+    """
+
+    tokens: Items[int]
+    seconds: float
+    cpu_s: float
+    frames: int
+
+
 async def answered(
-    head: Head, prompt: Items[int], case: Case, number: int
-) -> tuple[float, int]:
-    """Return the time between the first token of an answer and the last; its frames."""
-    began, frames = 0.0, 0
-    how = replace(CHANCE, seed=number) if case.task == "story" else GREEDY
+    fleet: Fleet, head: Head, prompt: Items[int], case: Case, draft: int, turn: int
+) -> Answer:
+    """Return an answer with drafts of so many tokens."""
+    head.scheduler.speculate = draft
+    used, began, frames = fleet.cpu() + time.process_time(), 0.0, 0
+    how = replace(CHANCE, seed=turn) if case.task == "story" else GREEDY
     sequence = Sequence(list(prompt), case.tokens, how)
     async with aclosing(head.generate(sequence)) as answers:
         async for token in answers:
             began = began or time.perf_counter()
             frames += bool(token.hops)
-    return time.perf_counter() - began, frames
-
-
-async def measured(
-    fleet: Fleet, head: Head, prompt: Items[int], case: Case, draft: int, turn: int
-) -> tuple[float, float, float]:
-    """Return seconds and CPU seconds of an answer, per token, and its frames."""
-    head.scheduler.speculate = draft
-    used = fleet.cpu() + time.process_time()
-    seconds, frames = await answered(head, prompt, case, turn)
+    took = time.perf_counter() - began
     used = fleet.cpu() + time.process_time() - used
-    count = case.tokens - 1
-    return seconds / count, used / count, (frames - 1) / count
+    return Answer(sequence.output, took, used, frames)
 
 
 async def compare(fleet: Fleet, head: Head, case: Case, prompt: Items[int]) -> None:
     """Print the row of a case."""
-    line, pairs, costs = head.scheduler, [], []
-    await measured(
-        fleet, head, prompt, Case(case.task, tokens=2), 0, 0
-    )  # the prompt is there
+    line, told = head.scheduler, (fleet, head, prompt)
+    await answered(*told, replace(case, tokens=2), 0, 0)  # now the prompt is there
     proposed, accepted = line.proposed, line.accepted
-    for turn in range(case.rounds):
-        told = fleet, head, prompt, case
-        plain, cost, _ = await measured(*told, 0, turn)
-        fast, less, frames = await measured(*told, case.draft, turn)
-        pairs.append((plain, fast))
-        costs.append(cost / less)
+    pairs = [
+        (await answered(*told, case, 0, k), await answered(*told, case, case.draft, k))
+        for k in range(case.rounds)
+    ]
     proposed, accepted = line.proposed - proposed, line.accepted - accepted
-    before, after = (1 / statistics.median(each) for each in zip(*pairs, strict=True))
-    ratio = statistics.median([a / b for a, b in pairs])
-    worst = min(a / b for a, b in pairs)
+    ratios = [a.seconds / b.seconds for a, b in pairs]
+    count = case.tokens - 1
+    before, after = (
+        count / statistics.median([answer.seconds for answer in each])
+        for each in zip(*pairs, strict=True)
+    )
+    saved = statistics.median([a.cpu_s / b.cpu_s for a, b in pairs])
+    frames = statistics.mean([(b.frames - 1) / count for _, b in pairs])
+    same = sum(a.tokens == b.tokens for a, b in pairs)
     print(
         f"{len(head.stages):<8}{case.task:<10}{case.draft:<7}"
-        f"{before:<10.1f}{after:<10.1f}{ratio:<7.2f}{worst:<7.2f}"
-        f"{statistics.median(costs):<6.2f}"
-        f"{accepted}/{proposed:<8}{frames:.2f}",
+        f"{before:<10.1f}{after:<10.1f}{statistics.median(ratios):<7.2f}"
+        f"{min(ratios):<7.2f}{saved:<6.2f}{f'{accepted}/{proposed}':<10}"
+        f"{frames:<8.2f}{same}/{case.rounds}",
         flush=True,
     )
 
@@ -158,7 +168,7 @@ def main(names: Items[str]) -> None:
     """Print the tables."""
     torch.set_num_threads(1)
     print("stages  task      draft  ", end="")
-    print("tokens/s  with it   ratio  worst  CPU   true")
+    print("tokens/s  with it   ratio  worst  CPU   true      frames  same")
     if "ring" in names:
         with Hosts(3) as hosts:
             hosts.join(0.02, 1e8)

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Sequence as Items
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
@@ -31,7 +32,7 @@ FRAMES: dict[str, list[Segment]] = {
     "prompt of 256": [Segment(0, 0, 256)],
 }
 ROUNDS = 15
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 512,
     "hidden_size": 1024,
     "intermediate_size": 2816,
