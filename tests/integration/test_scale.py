@@ -432,7 +432,7 @@ def test_a_budget_of_requests_is_exact_over_all_actors(size: int) -> None:
     assert sum(result.ok for result in results) == 37
     failed = next(result.error for result in results if not result.ok)
     assert isinstance(failed, BudgetExceededError)
-    assert "of 37 requests there are 37 requests spent" in str(again[0].error)
+    assert "the limit is 37 requests: 37 requests spent" in str(again[0].error)
 
 
 def test_what_a_dead_actor_might_have_spent_counts_as_spent() -> None:
