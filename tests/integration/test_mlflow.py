@@ -102,5 +102,5 @@ def test_without_the_package_it_says_what_to_install(
 ) -> None:
     """At once, not in the middle of a training."""
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(UsageError, match="pip install mlflow"):
+    with pytest.raises(UsageError, match="inf-engine\\[mlflow\\]"):
         MLflow()

@@ -30,7 +30,7 @@ class MLflow(Scalars):
         except ImportError as exc:
             raise UsageError(
                 "MLflow() needs the package mlflow, which is not installed: pip "
-                "install mlflow (or mlflow-skinny). Without it, Trainer(..., "
+                "install 'inf-engine[mlflow]'. Without it, Trainer(..., "
                 "out=folder) writes the curves into report.html."
             ) from exc
         active = mlflow.active_run()
