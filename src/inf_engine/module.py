@@ -125,12 +125,6 @@ class InferenceModule(Named):
                 self.add_module(name, value)
             return
         if "_modules" in self.__dict__:
-            if isinstance(value, str) and name in self._parameters:
-                raise ModuleError(
-                    f"{name!r} is a Parameter, and what holds it would keep its old "
-                    f"text. Write module.{name}.value = ..., or `del module.{name}` "
-                    "first if it is to be an attribute."
-                )
             self._unregister(name)
         object.__setattr__(self, name, value)
 

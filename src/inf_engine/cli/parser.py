@@ -40,6 +40,7 @@ def parser_of(prog: str) -> argparse.ArgumentParser:
         epilog=_EXIT,
         allow_abbrev=False,
     )
+    parser.set_defaults(verbose=0)
     parser.add_argument("--version", action="version", version=f"inf-engine {LIBRARY}")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -50,9 +51,10 @@ def parser_of(prog: str) -> argparse.ArgumentParser:
         help="log each input to stderr; twice: each node too",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    options: dict[str, Any] = {"parents": [common], "allow_abbrev": False}
-    _add_run(commands.add_parser("run", help="run a module over inputs", **options))
-    _add_serve(commands.add_parser("serve", help="a module over HTTP", **options))
+    options: dict[str, Any] = {"allow_abbrev": False}
+    loud: dict[str, Any] = {**options, "parents": [common]}
+    _add_run(commands.add_parser("run", help="run a module over inputs", **loud))
+    _add_serve(commands.add_parser("serve", help="a module over HTTP", **loud))
     _add_graph(commands.add_parser("graph", help="print a module's graph", **options))
     _add_journal(commands.add_parser("journal", help="look at a journal"), options)
     _add_check(commands.add_parser("check", help="call each endpoint", **options))

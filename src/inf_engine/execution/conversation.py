@@ -4,7 +4,6 @@ Ask, answer the model's tool calls, ask again if the answer does not parse. It s
 nothing itself: `request` is what to send next, and `take` says what an answer means.
 """
 
-import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
 from enum import Enum
@@ -17,6 +16,7 @@ from inf_engine.errors import (
     ToolLoopError,
 )
 from inf_engine.llm import LLMInference
+from inf_engine.tasks import together
 from inf_engine.tools import Tool
 from inf_engine.types import LLMRequest, LLMResponse, Message, ToolCall
 
@@ -95,7 +95,9 @@ class Conversation:
         """
         response, self._calls = self._calls, None
         assert response is not None
-        answers = await _call_tools(self._llm, response.tool_calls, call)
+        answers = await together(
+            _call_tool(self._llm, asked, call) for asked in response.tool_calls
+        )
         said = Message("assistant", response.text, tool_calls=response.tool_calls)
         self.request = _longer(self.request, said, *answers)
 
@@ -139,19 +141,6 @@ def _check_turns(llm: LLMInference[Any], turns: int) -> None:
             f"{llm.max_tool_turns} turns. Raise max_tool_turns, or tell it in the "
             "prompt when to stop."
         )
-
-
-async def _call_tools(
-    llm: LLMInference[Any], calls: tuple[ToolCall, ...], use: CallTool
-) -> list[Message]:
-    """Call all tools at the same time; answers in the order of the calls."""
-    tasks = [asyncio.ensure_future(_call_tool(llm, call, use)) for call in calls]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _call_tool(llm: LLMInference[Any], call: ToolCall, use: CallTool) -> Message:

@@ -23,9 +23,10 @@ from inf_engine.execution.replay import CALLS, Replay
 from inf_engine.optimization.feedback import Feedback, FeedbackBatch
 from inf_engine.optimization.intervals import Interval, paired_interval
 from inf_engine.optimization.loss import lend_engine
-from inf_engine.optimization.outcomes import raise_unless_its_own, together
+from inf_engine.optimization.outcomes import raise_unless_its_own
 from inf_engine.optimization.runner import is_outage, scale_of
 from inf_engine.record import RunRecord, cost_of
+from inf_engine.tasks import together
 from inf_engine.types import Usage
 
 _MOST_AT_ONCE = 64

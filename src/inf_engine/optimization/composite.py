@@ -9,8 +9,8 @@ from inf_engine.errors import LossError, UsageError
 from inf_engine.optimization.feedback import Feedback
 from inf_engine.optimization.human import part_of
 from inf_engine.optimization.loss import Loss, lend_engine
-from inf_engine.optimization.outcomes import together
 from inf_engine.record import RunRecord
+from inf_engine.tasks import together
 
 
 class CompositeLoss(Loss):

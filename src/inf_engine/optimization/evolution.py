@@ -42,7 +42,6 @@ from inf_engine.optimization.acceptance import Verdict
 from inf_engine.optimization.cases import PASSING, Case, Cases, is_shared
 from inf_engine.optimization.notes import Note
 from inf_engine.optimization.optimizer import Optimizer
-from inf_engine.optimization.outcomes import together
 from inf_engine.optimization.pareto import Member, Pool, common_ancestor, merge
 from inf_engine.optimization.proposals import Proposal
 from inf_engine.optimization.pruning import Cut, Pruning
@@ -50,6 +49,7 @@ from inf_engine.optimization.racing import Race, Scorebook
 from inf_engine.optimization.rewriter import Job, Rewriter, Target
 from inf_engine.optimization.search import Candidate, Change, Search, names_in
 from inf_engine.optimization.variations import gained, variations_of
+from inf_engine.tasks import together
 
 _SHARPNESS = 3.0  # of the draw of parents
 _CUTS = 2  # sentences that the best is tried without in a round, at most

@@ -34,9 +34,9 @@ from inf_engine.optimization.outcomes import (
     has_failed,
     is_run,
     record_of,
-    together,
 )
 from inf_engine.record import RunRecord
+from inf_engine.tasks import together
 
 
 class Loss(ABC):

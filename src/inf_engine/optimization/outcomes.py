@@ -1,8 +1,7 @@
 """What a loss is given: the outcomes of runs, and what they should have been."""
 
-import asyncio
-from collections.abc import Coroutine, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from inf_engine.errors import (
     BudgetExceededError,
@@ -14,8 +13,6 @@ from inf_engine.errors import (
 from inf_engine.execution.batch import Result
 from inf_engine.graph import InferenceGraph
 from inf_engine.record import RunRecord
-
-T = TypeVar("T")
 
 _NO_LIST = (str, bytes, Mapping)
 _HOW = "run the module with engine.map(module, ..., record=True, errors='collect')."
@@ -101,18 +98,3 @@ def raise_unless_its_own(error: BaseException | None) -> None:
         raise error
     if error is not None and not isinstance(error, Exception):
         raise error
-
-
-async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return what coroutines give; the first that raises cancels the others.
-
-    Args:
-        coroutines: What runs at the same time.
-    """
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -49,7 +49,7 @@ from inf_engine.optimization.exhibits import (
 )
 from inf_engine.optimization.exhibits import shown as shown_cases
 from inf_engine.optimization.notes import Note
-from inf_engine.optimization.outcomes import together
+from inf_engine.tasks import together
 
 logger = logging.getLogger("inf_engine")
 

@@ -34,9 +34,9 @@ from inf_engine.optimization.data import examples_of
 from inf_engine.optimization.examples import ExampleCall, ExampleReader
 from inf_engine.optimization.feedback import Feedback
 from inf_engine.optimization.human import Answers, answers
-from inf_engine.optimization.outcomes import together
 from inf_engine.optimization.search import Rollout
 from inf_engine.record import RunRecord
+from inf_engine.tasks import together
 
 _MOST_AT_ONCE = 64
 _MOST_LOST = 16  # examples in a row, of a loss that has worked before
