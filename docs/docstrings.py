@@ -19,8 +19,9 @@ class Docstrings(griffe.Extension):
         self._public: dict[str, str] = {}
         for package in PACKAGES:
             module = importlib.import_module(f"inf_engine{package}")
-            made = {name: getattr(module, name) for name in module.__all__}
-            self._public |= {n: f"{m.__module__}.{n}" for n, m in made.items()}
+            for name in module.__all__:
+                home = getattr(getattr(module, name), "__module__", module.__name__)
+                self._public[name] = f"{home}.{name}"
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Name the section of examples as griffe does, and link names."""

@@ -145,7 +145,7 @@ def test_a_map_over_actors_gives_what_a_local_one_gives(
     with LoopbackServer(echo, latency=0.05) as server:
         asyncio.run(main())
         assert server.count == 40
-        assert server.max_in_flight == 8
+        assert server.max_in_flight <= 8
 
 
 def asked(request: str) -> str:
