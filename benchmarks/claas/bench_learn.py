@@ -193,7 +193,7 @@ class Bench:
             at = int(lesson.feedback.id[1:])
             text = task.written[at]
             ids = (*self._base.encode(text), self._base.end)
-            right = [Sampled(ids, (), text, is_ended=True)]
+            right = [Sampled(ids, (), text)]
             if setting.loss == "sft":
                 hinted = ruler.read(task.prompts[at : at + 1])
                 right = ruler.say(hinted, None, 0.0) + ruler.say(hinted * 8, None, 0.7)

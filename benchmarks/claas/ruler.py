@@ -13,7 +13,7 @@ from claas.hints import Hints
 from claas.likelihoods import divergences, likelihoods
 from claas.prompts import CAPABILITIES, UNRELATED
 
-_NOTHING = Sampled((), (), "", is_ended=True)
+_NOTHING = Sampled((), (), "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ from butterfly.web.size import SizeGuard
 from claas.config import VERSION, Settings, check_server, read_settings
 from claas.database import Database
 from claas.errors import ClaasError
-from claas.hub import hub_folder
 from claas.jobs import Jobs, Trainer
 from claas.ledger import Ledger
 from claas.parts import Teaching
@@ -141,11 +140,7 @@ def teach(what: str, *given: Any) -> Any:
 @cache
 def _teaching() -> Teaching:
     """Load the base model, once in a container: its settings never change."""
-    settings = read_settings()
-    if not Path(settings.base_model).exists():
-        folder = str(hub_folder(settings.base_model))
-        settings = settings.model_copy(update={"base_model": folder})
-    return load_teaching(settings)
+    return load_teaching(read_settings())
 
 
 def _lifespan(

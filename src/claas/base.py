@@ -33,6 +33,7 @@ from claas.library import (
 )
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_ROWS = 16  # that are generated at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,11 @@ class Sampled:
         token_ids: Its tokens, the one that ended it included.
         logprobs: Their log probabilities at temperature 1, natural.
         text: Without special tokens.
-        is_ended: Whether it came to its end by itself.
     """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     text: str
-    is_ended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +75,12 @@ class Base:
         model: A transformers model; its parameters are frozen.
         tokenizer: Its tokenizer, with a chat template.
         name: What hints and messages call it.
-        rows: How many rows are generated at once.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str, rows: int = 16) -> None:
+    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
         self.name = name
         self.tokenizer = tokenizer
         self._model = model.requires_grad_(requires_grad=False).eval()
-        self._rows = rows
         self._keys: dict[str, str] = {}
         self._added = 0
 
@@ -382,8 +379,8 @@ class Base:
         self._use(name)
         chance = torch.Generator().manual_seed(seed)
         found = []
-        for at in range(0, len(prompts), self._rows):
-            some = prompts[at : at + self._rows]
+        for at in range(0, len(prompts), _ROWS):
+            some = prompts[at : at + _ROWS]
             found += self._sampled(some, most, temperature, chance)
         return found
 
@@ -429,7 +426,7 @@ class Base:
         ends = [at for at, token in enumerate(ids) if token in self._ends]
         ids = ids[: ends[0] + 1] if ends else ids
         logprobs = tuple(float(some[row]) for some in told[: len(ids)])
-        return Sampled(tuple(ids), logprobs, self.decode(ids), bool(ends))
+        return Sampled(tuple(ids), logprobs, self.decode(ids))
 
     @property
     def _ends(self) -> list[int]:

@@ -1,10 +1,10 @@
 """Checks: whether an answer follows a feedback, and whether it is an answer at all.
 
-Whether a feedback is followed is said by, in this order, a judge that the caller gives,
-the feedback's own `Check`, or likeness to the answer that the feedback names (a
-correction, a successful sibling, a praised answer). Where there is none of them, only
-log probabilities are left; a template that wins by those alone may train worse, so that
-is a fall-back, and whoever uses it says so.
+Whether a feedback is followed is said by, in this order, the feedback's own `Check`, or
+likeness to the answer that the feedback names (a correction, a successful sibling, a
+praised answer). Where there is neither, only log probabilities are left; a template
+that wins by those alone may train worse, so that is a fall-back, and whoever uses it
+says so.
 """
 
 import re
@@ -16,10 +16,7 @@ from typing import Literal
 from claas.patterns import Pattern
 from claas.types import Check, Lesson
 
-Judge = Callable[[Lesson, str], float]
-"""Takes a lesson and an answer; returns how well it follows, from 0 to 1."""
-
-How = Literal["judge", "check", "likeness"]
+How = Literal["check", "likeness"]
 
 ALIKE = 0.6
 """The share of common words from which on two answers say the same."""
@@ -42,12 +39,11 @@ class Verifier:
     follows: Callable[[str], bool]
 
 
-def verifier_of(lesson: Lesson, judge: Judge | None = None) -> Verifier | None:
+def verifier_of(lesson: Lesson) -> Verifier | None:
     """Return what can tell whether an answer follows a lesson.
 
     Args:
         lesson: The feedback and its answer.
-        judge: Asked first, if given.
 
     Returns:
         The verifier, or None if there is nothing to go by but log probabilities.
@@ -55,8 +51,6 @@ def verifier_of(lesson: Lesson, judge: Judge | None = None) -> Verifier | None:
     Raises:
         ConfigurationError: If a pattern of the check is no regular expression.
     """
-    if judge is not None:
-        return Verifier("judge", lambda text: judge(lesson, text) >= 0.5)
     check = lesson.feedback.check
     if check is not None and (check.required or check.forbidden or check.most_words):
         return Verifier("check", _checker(check))

@@ -19,8 +19,9 @@ import httpx
 import typer
 
 from claas.bench import compared
-from claas.config import CONFIG, Settings, read_settings
+from claas.config import CONFIG, VERSION, Settings, read_settings
 from claas.errors import ClaasError, ConfigurationError
+from claas.names import LoraName
 from claas.serving import key_headers, said_in, server_root
 from claas.tables import diff_table
 from claas.web.deployment import check_deployable
@@ -67,6 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _told_version(is_asked: bool) -> None:
+    """Say which version this is, and end."""
+    if is_asked:
+        typer.echo(f"claas {VERSION}")
+        raise typer.Exit
+
+
 @app.callback()
 def _common(
     context: typer.Context,
@@ -77,6 +85,10 @@ def _common(
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, help="log more to stderr")
     ] = 0,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_told_version, is_eager=True, help="say it"),
+    ] = False,
 ) -> None:
     levels = [logging.WARNING, logging.INFO, logging.DEBUG]
     logging.basicConfig(
@@ -236,6 +248,8 @@ def forget(
     told = _ask(context, "POST", f"{_place(lora)}/forget", body)
     gone = [f"v{number}" for number in told["result"].get("removed", ())]
     more = f" (removed: {', '.join(gone)})" if gone else ""
+    for name in told["result"].get("kept", ()):
+        more += f"\n{name} stays: feedback of another adapter is about it"
     _tell(told, as_json, _job_line(told) + more)
     _end(told)
 
@@ -278,7 +292,13 @@ def diff(
 
     Two folders of PEFT's files are compared here; no server is asked.
     """
-    if Path(first).is_dir() and Path(second).is_dir():
+    folders = [name for name in (first, second) if name and Path(name).is_dir()]
+    if len(folders) == 1:
+        raise ConfigurationError(
+            f"{folders[0]} is a folder, the other is none: compare two folders, or two "
+            "versions (user/model@v3)."
+        )
+    if folders:
         told = compared(Path(first), Path(second))
         return _tell(told, as_json, diff_table(told, top))
     body = {"other": second, "wait": True}
@@ -367,7 +387,8 @@ def _ask(context: typer.Context, method: str, path: str, body: Any = None) -> An
 
 
 def _place(lora: str) -> str:
-    """Return the path of an adapter."""
+    """Return the path of an adapter; what is no name would be another path."""
+    LoraName.of(lora)
     return f"/v1/lora/{quote(lora, safe='/@')}"
 
 
@@ -385,6 +406,11 @@ def _send(
         raise Refused(
             f"no claas at {url} ({type(exc).__name__}): start `claas serve`, or name "
             "it with --url or CLAAS_URL."
+        ) from exc
+    except ValueError as exc:  # of json, or of an encoding
+        raise ConfigurationError(
+            "what you say cannot be sent: it has a number that is none (nan, inf), or "
+            "characters that are not UTF-8."
         ) from exc
     if found.is_success:
         return found

@@ -25,6 +25,8 @@ from claas.library import CONFIG, WEIGHTS, read_tensors
 ENERGY = 0.9
 """How much of the squared change the singular values hold that `Layer.rank` counts."""
 
+_NOISE = 1e-12  # of the norms: what is less is what float64 leaves
+_BASE = "base_model_name_or_path"
 _HALF = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])\.weight")
 
 
@@ -60,10 +62,12 @@ class Difference:
     Args:
         total: All layers together; its rank is the sum of theirs.
         layers: Each layer that one of them adapts, the most changed first.
+        bases: The base model of each, as it is written down.
     """
 
     total: Layer
     layers: tuple[Layer, ...]
+    bases: tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +103,13 @@ def compare(first: Path, second: Path) -> Difference:
     found = [_measured(name, one, other) for name in dict.fromkeys([*one, *other])]
     whole = sum(sum(some.spectrum) for some in found)
     layers = sorted((_layer(some, whole) for some in found), key=_order)
-    return Difference(_total(found, layers), tuple(layers))
+    bases = [str(_config(some).get(_BASE) or "") for some in (first, second)]
+    return Difference(_total(found, layers), tuple(layers), (bases[0], bases[1]))
 
 
 def _deltas(folder: Path) -> dict[str, _Delta]:
     """Return what an adapter adds to each layer, in order of their names."""
-    try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError) as exc:
-        raise ConfigurationError(
-            f"{folder} is no adapter: {CONFIG} cannot be read ({type(exc).__name__})."
-        ) from exc
+    config = _config(folder)
     if config.get("peft_type") != "LORA" or config.get("use_dora"):
         raise ConfigurationError(f"{folder} is no plain LoRA: only those are compared.")
     halves: dict[str, dict[str, torch.Tensor]] = {}
@@ -120,12 +120,37 @@ def _deltas(folder: Path) -> dict[str, _Delta]:
                 "cannot be compared."
             )
         halves.setdefault(known[1], {})[known[2]] = tensor.double()
-    if any(len(pair) < 2 for pair in halves.values()):
-        raise ConfigurationError(f"{folder} is damaged: half of a layer is missing.")
+    if not all(map(_is_whole, halves.values())):
+        raise ConfigurationError(
+            f"{folder} is damaged: half of a layer is missing, does not fit the other "
+            "half, or has a number that is none."
+        )
     return {
         name: _Delta(_scale(config, name, len(pair["A"])) * pair["B"], pair["A"])
         for name, pair in sorted(halves.items())
     }
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    """Return PEFT's configuration."""
+    try:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        if config["peft_type"] == "LORA":
+            float(config["lora_alpha"])
+    except (OSError, ValueError, LookupError, TypeError) as exc:
+        raise ConfigurationError(
+            f"{folder} is no adapter: {CONFIG} cannot be read ({type(exc).__name__})."
+        ) from exc
+    return config
+
+
+def _is_whole(halves: Mapping[str, torch.Tensor]) -> bool:
+    """Say whether both halves of a layer are there, and fit each other."""
+    if len(halves) < 2:
+        return False
+    rank = len(halves["A"])
+    is_finite = all(bool(half.isfinite().all()) for half in halves.values())
+    return 0 < rank == halves["B"].shape[1] and is_finite
 
 
 def _scale(config: Mapping[str, Any], layer: str, rank: int) -> float:
@@ -135,7 +160,7 @@ def _scale(config: Mapping[str, Any], layer: str, rank: int) -> float:
         if re.match(rf"(?:.*\.)?(?:{pattern})$", layer):
             alpha = own
             break
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _measured(
@@ -152,11 +177,11 @@ def _measured(
     left = torch.cat([s * d.left for s, d in zip(signs, some, strict=True)], dim=1)
     right = torch.cat([delta.right for delta in some])
     core = torch.linalg.qr(left).R @ torch.linalg.qr(right.T).R.T
-    spectrum = torch.linalg.svdvals(core).square().tolist()
-    return _Measured(
-        *(name, _inner(one, one), _inner(other, other), _inner(one, other)),
-        tuple(spectrum),
-    )
+    norms = _inner(one, one), _inner(other, other)
+    squares = torch.linalg.svdvals(core).square()
+    squares[squares < _NOISE**2 * sum(norms)] = 0
+    spectrum = tuple(squares.tolist())
+    return _Measured(name, *norms, _inner(one, other), spectrum)
 
 
 def _inner(one: _Delta | None, other: _Delta | None) -> float:

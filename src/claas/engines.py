@@ -115,13 +115,14 @@ class LocalEngine:
             name: What this is called; the same twice is one forgetting.
 
         Raises:
-            ConfigurationError: If the process dies twice.
+            ConfigurationError: If the process dies again and again.
             ClaasError: If the engine is closed, and what `Worker.forget` raises.
         """
         given = lora, feedback, receipts, name
-        with contextlib.suppress(BrokenProcessPool):
-            return self._asked("forget", *given)
-        return self._once("forget", *given, False)
+        for replays in (True, *[False] * (DEATHS - 1)):
+            with contextlib.suppress(BrokenProcessPool):
+                return self._asked("forget", *given, replays)
+        raise self._died("forget", lora)
 
     def rebuild(self, version: str, rebuild_id: str) -> str:
         """Make a version again from the ledger; return the new one.
@@ -167,10 +168,13 @@ class LocalEngine:
         try:
             return self._asked(what, *given)
         except BrokenProcessPool as exc:
-            raise ConfigurationError(
-                f"the worker's process died in the {what} of {given[0]}: give it more "
-                "memory, or a smaller base model or batch."
-            ) from exc
+            raise self._died(what, given[0]) from exc
+
+    def _died(self, what: str, name: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"the worker's process died in the {what} of {name}: give it more memory, "
+            "or a smaller base model or batch."
+        )
 
     def _asked(self, what: str, *given: Any) -> Any:
         """Ask the process; forget it if it dies."""

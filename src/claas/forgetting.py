@@ -58,21 +58,25 @@ class Forgetting:
         Args:
             lora: The adapter, ``user/model``.
             ids: The ids of the feedback.
-            receipts: Further receipts to delete.
+            receipts: Answers to delete, with all feedback on them: also with what was
+                said since this was asked for.
             name: What this is called; the same name twice is one forgetting.
             replays: Whether what is left is learnt again now, not with the next update.
 
         Returns:
             ``outcome``, the ``version`` that serves, the numbers of those that were
-            ``removed``, ``verdict`` where something was trained, and ``error``.
+            ``removed``, ``verdict`` where something was trained, ``error``, and
+            ``kept``: those of `receipts` that stay, since the feedback of another
+            adapter is about them.
 
         Raises:
             NotFoundError: If there is no such feedback.
             StorageError: If the disk refuses.
             ServingError: If the inference server does.
         """
-        self.lessons.ledger.erase(lora, ids, receipts)
-        told: dict[str, Any] = {"outcome": "forgotten"}
+        ids = self.lessons.ledger.erase(lora, ids, receipts)
+        kept = [name for name in receipts if self.lessons.has_receipt(name)]
+        told: dict[str, Any] = {"outcome": "forgotten", "kept": kept}
         live = storage.version(f"{lora}@live", self.bench.volume)
         if self._knows(lora, live, ids):
             told |= self._renew(lora, live, ids, name, replays)
@@ -100,8 +104,10 @@ class Forgetting:
                 why, told = " ".join(verdict.reasons), {"verdict": asdict(verdict)}
         except (ServingError, StorageError):
             raise
-        except ClaasError as error:  # it cannot be made: what must go goes all the same
-            why, told = str(error), {"error": str(error)}
+        except Exception as error:  # noqa: BLE001 - what must go goes, whatever fails
+            is_ours = isinstance(error, ClaasError)  # another's words may hold a prompt
+            why = str(error) if is_ours else f"it ended by {type(error).__name__}"
+            told = {"error": why}
         done = self.switch(lora, to.id, f"feedback was forgotten: {why}")
         if done.outcome != "promoted":
             raise ConflictError(f"{lora} is as it was: {done.error}")

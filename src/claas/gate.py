@@ -30,7 +30,7 @@ from statistics import fmean
 from typing import Any
 
 from claas.base import Base, Sampled
-from claas.checks import Judge, Verifier, parrots, repetition, verifier_of
+from claas.checks import Verifier, parrots, repetition, verifier_of
 from claas.errors import ConfigurationError
 from claas.hints import Hints
 from claas.intervals import Change, mean_change, share_change
@@ -52,7 +52,6 @@ class Gate:
         base: The model.
         settings: The limits.
         hints: The templates; None for those of the base's name.
-        judge: What tells of any answer whether it follows, if there is one.
     """
 
     def __init__(
@@ -60,12 +59,10 @@ class Gate:
         base: Base,
         settings: GateLimits | None = None,
         hints: Hints | None = None,
-        judge: Judge | None = None,
     ) -> None:
         self.base = base
         self.settings = settings or GateLimits()
         self.hints = hints or Hints.of(base.name)
-        self.judging = judge
 
     def judge(
         self,
@@ -133,12 +130,11 @@ class _Look:
         self._names = names
         self._settings = gate.settings
         self._hints = gate.hints
-        self._judge = gate.judging
 
     def feedback(self, probes: Sequence[Probe]) -> Iterable[_Checked]:
         """Whether the new feedback is followed more."""
         settings = self._settings
-        known = [(probe, verifier_of(probe.lesson, self._judge)) for probe in probes]
+        known = [(probe, verifier_of(probe.lesson)) for probe in probes]
         verified = [(probe, v) for probe, v in known if v is not None]
         if verified:
             counts = self._followed(verified)
@@ -163,7 +159,7 @@ class _Look:
     def kept(self, probes: Sequence[Probe]) -> Iterable[_Checked]:
         """Whether earlier feedback is still followed; each feedback counts alone."""
         settings = self._settings
-        known = [(probe, verifier_of(probe.lesson, self._judge)) for probe in probes]
+        known = [(probe, verifier_of(probe.lesson)) for probe in probes]
         others = [probe for probe, verifier in known if verifier is None]
         if others:
             yield self._remembered(others)

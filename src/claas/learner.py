@@ -33,7 +33,6 @@ import torch
 
 from claas.anchor import Anchor
 from claas.base import Base
-from claas.checks import Judge
 from claas.errors import ConfigurationError, TeachingError
 from claas.followers import EmaTeacher, RegionTeacher
 from claas.hints import Hints
@@ -103,7 +102,6 @@ class Learner:
         teaching: How to look whether a lesson can be taught.
         hints: The templates; None for those of the base's name.
         teacher: Who teaches; None for the base itself, without an adapter.
-        judge: What tells of any answer whether it follows, if there is one.
         self_teaching: With which weights the base teaches, in place of `teacher`,
             unless it says ``base``.
     """
@@ -115,7 +113,6 @@ class Learner:
         teaching: TeachSettings | None = None,
         hints: Hints | None = None,
         teacher: Teacher | None = None,
-        judge: Judge | None = None,
         *,
         self_teaching: SelfTeaching | None = None,
     ) -> None:
@@ -124,7 +121,6 @@ class Learner:
         self.teaching = teaching or TeachSettings()
         self.hints = hints or Hints.of(base.name)
         self.teacher = teacher or SelfTeacher(base)
-        self.judge = judge
         self.self_teaching = self_teaching or SelfTeaching()
 
     @contextmanager
@@ -173,7 +169,7 @@ class Learner:
             self.base.adapter(adapter) as name,
             self.teacher_for(adapter, name) as teacher,
         ):
-            examiner = Examiner(self.base, teacher, self.hints, self.judge)
+            examiner = Examiner(self.base, teacher, self.hints)
             return examiner.examine(name, lessons, self.teaching)
 
     def untaught(

@@ -18,7 +18,7 @@ can be made again:
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -216,7 +216,9 @@ class Ledger:
             db.execute(asked.format("number"), (lora,))
             db.execute("DELETE FROM feedback WHERE lora = ?", (lora,))
 
-    def erase(self, lora: str, ids: Iterable[str], receipts: Iterable[str]) -> None:
+    def erase(
+        self, lora: str, ids: Iterable[str], receipts: Iterable[str]
+    ) -> list[str]:
         """Delete what was said in feedback, and the answers that it was about.
 
         A row stays, with its id and what became of it: the same id is not taken again.
@@ -225,27 +227,19 @@ class Ledger:
         Args:
             lora: The adapter.
             ids: The ids of the feedback.
-            receipts: Further receipts to delete.
+            receipts: Answers to delete, and all feedback of the adapter on them.
+
+        Returns:
+            The ids of all feedback that is forgotten, also of what was before.
 
         Raises:
             NotFoundError: If there is no such feedback; then nothing is deleted.
             StorageError: If it cannot be written, or stays in the database's log.
         """
-        now, answers = time.time(), [*receipts]
+        answers = [*receipts]
         with self._database.change() as db:
-            for name in ids:
-                asked = "SELECT number, body FROM feedback WHERE id = ? AND lora = ?"
-                row = db.execute(asked, (name, lora)).fetchone()
-                if row is None:
-                    raise NotFoundError(f"there is no feedback {name[:80]!r}.")
-                said = _read(row[1])
-                answers.append(said.receipt)
-                said = replace(said, content="", check=None, score=None)
-                asked = "UPDATE feedback SET receipt = '', body = ? WHERE number = ?"
-                db.execute(asked, (_written(said), row[0]))
-                if _state(db, row[0]) != "forgotten":
-                    told = (row[0], "forgotten", None, "it was asked for", now)
-                    db.execute(_MARK, told)
+            names = list(dict.fromkeys([*ids, *_said_of(db, lora, answers)]))
+            answers += [_emptied(db, lora, name) for name in names]
             asked = "DELETE FROM receipts WHERE id = ? AND id NOT IN "
             asked += "(SELECT receipt FROM feedback)"
             db.executemany(asked, [(name,) for name in answers])
@@ -256,6 +250,7 @@ class Ledger:
             asked += "AND json_extract(body, '$.kind') = 'explain'"
             db.execute(asked, (lora,))
         self._database.settle()
+        return names
 
     def into(self, lora: str, version: int) -> list[Feedback]:
         """Return the feedback that a version was trained on.
@@ -290,6 +285,31 @@ def _added(db: sqlite3.Connection, user: str, lora: str, feedback: Feedback) -> 
             "feedback an id of its own, or none."
         )
     return False
+
+
+def _said_of(
+    db: sqlite3.Connection, lora: str, receipts: Iterable[str]
+) -> Iterator[str]:
+    """Give the ids of an adapter's feedback on answers, also of what is forgotten."""
+    asked = "SELECT id FROM feedback WHERE lora = ? AND "
+    asked += "json_extract(body, '$.receipt') = ? ORDER BY number"
+    for receipt in receipts:
+        yield from (name for (name,) in db.execute(asked, (lora, receipt)))
+
+
+def _emptied(db: sqlite3.Connection, lora: str, name: str) -> str:
+    """Delete what was said in a feedback; return which answer it was about."""
+    asked = "SELECT number, body FROM feedback WHERE id = ? AND lora = ?"
+    row = db.execute(asked, (name, lora)).fetchone()
+    if row is None:
+        raise NotFoundError(f"there is no feedback {name[:80]!r}.")
+    said = replace(_read(row[1]), content="", check=None, score=None)
+    asked = "UPDATE feedback SET receipt = '', body = ? WHERE number = ?"
+    db.execute(asked, (_written(said), row[0]))
+    if _state(db, row[0]) != "forgotten":
+        why = "it was asked for"
+        db.execute(_MARK, (row[0], "forgotten", None, why, time.time()))
+    return said.receipt
 
 
 def _state(db: sqlite3.Connection, number: int) -> str | None:

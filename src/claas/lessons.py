@@ -64,6 +64,16 @@ class Lessons:
                 missing[name] = "its receipt is gone"
         return lessons, missing
 
+    def has_receipt(self, receipt_id: str) -> bool:
+        """Say whether an answer is there.
+
+        Args:
+            receipt_id: The id of its receipt.
+        """
+        with contextlib.suppress(NotFoundError):
+            return bool(self.receipts.get(receipt_id))
+        return False
+
     def taught(self, lora: str, number: int | None) -> tuple[str, ...]:
         """Return the ids of the feedback that a version knows, the oldest first.
 

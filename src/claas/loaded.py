@@ -38,23 +38,6 @@ class Loaded:
     grace: float
     clock: Callable[[], float]
 
-    def restore(self) -> list[str]:
-        """Load what is live and not loaded: after a start of the inference server.
-
-        Returns:
-            The serving names that were loaded.
-
-        Raises:
-            ServingError: If the inference server refuses.
-        """
-        known, loaded = set(self.serving.names()), []
-        for lora in storage.list_loras(storage=self.volume):
-            live = storage.alias(lora, "live", self.volume)
-            if live is not None and (name := LoraName.of(live).serving) not in known:
-                self.serving.load(name, str(storage.load_lora(live, self.volume)))
-                loaded.append(name)
-        return loaded
-
     def lend(self, version_id: str) -> None:
         """Have a version that somebody asked for unloaded after the grace.
 

@@ -99,8 +99,10 @@ class Ledger(Protocol):
         """Write down what became of feedback."""
         ...
 
-    def erase(self, lora: str, ids: Iterable[str], receipts: Iterable[str]) -> None:
-        """Delete what was said in feedback, and the answers that it was about."""
+    def erase(
+        self, lora: str, ids: Iterable[str], receipts: Iterable[str]
+    ) -> Sequence[str]:
+        """Delete what was said, also of some answers; return the feedback's ids."""
         ...
 
 

@@ -62,6 +62,9 @@ PATIENCE_S = 30.0
 """Seconds that a change waits for another one of the same adapter."""
 
 _MOVED = ("live", "candidate")
+_DELETED = (
+    " It was deleted; `claas rebuild` makes it again if no feedback is forgotten."
+)
 
 
 def default_storage() -> Volume:
@@ -251,7 +254,7 @@ def version(lora_id: str, storage: Volume | None = None) -> Version:
         was = past_version(name, folder) is not None
         raise NotFoundError(
             f"there is no {name}: the newest versions of {name.lora} are {there}."
-            + was * " It was deleted; `Worker.rebuild` makes it again."
+            + was * _DELETED
         )
     return read_version(name, folder, number, aliases)
 

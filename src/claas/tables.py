@@ -19,6 +19,8 @@ def diff_table(told: Mapping[str, Any], top: int) -> str:
         rows.append("\t".join([*some, layer["name"]]))
     hidden = len(told["layers"]) - top
     rows += [f"… and {hidden} layers more"] if hidden > 0 else []
+    if len(bases := dict.fromkeys(told.get("bases", ()))) > 1:
+        rows.append(f"they are of different base models: {', '.join(bases)}")
     for one in told.get("feedback", ()):
         rows.append(f"{one['id']} ({one['kind']}): only in {one['only_in']}")
     for name, pair in told.get("gate", {}).items():

@@ -21,13 +21,13 @@ from typing import Literal, Protocol
 import torch
 
 from claas.base import Base, Sampled
-from claas.checks import Judge, Verifier, parrots, verifier_of
+from claas.checks import Verifier, parrots, verifier_of
 from claas.errors import ConfigurationError, ServingError
 from claas.hints import Hints
 from claas.tuning import TeachSettings
 from claas.types import Lesson
 
-How = Literal["judge", "check", "likeness", "margin"]
+How = Literal["check", "likeness", "margin"]
 
 _TOPS = 20  # what vLLM names without --max-logprobs
 _SHOWN = 100  # tokens of the vocabulary that two tokenizers are compared on
@@ -322,16 +322,12 @@ class Examiner:
         base: The model.
         teacher: Who would teach.
         hints: The templates.
-        judge: What tells of any answer whether it follows, if there is one.
     """
 
-    def __init__(
-        self, base: Base, teacher: Teacher, hints: Hints, judge: Judge | None = None
-    ) -> None:
+    def __init__(self, base: Base, teacher: Teacher, hints: Hints) -> None:
         self._base = base
         self._teacher = teacher
         self._hints = hints
-        self._judge = judge
 
     def examine(
         self, adapter: str | None, lessons: Sequence[Lesson], settings: TeachSettings
@@ -353,7 +349,7 @@ class Examiner:
         found = []
         for at, lesson in enumerate(lessons):
             part = slice(at * many, (at + 1) * many)
-            verifier = verifier_of(lesson, self._judge)
+            verifier = verifier_of(lesson)
             if verifier is not None and taught is not None:
                 found.append(
                     _verified(lesson, verifier, taught[part], told[part], settings)

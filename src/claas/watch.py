@@ -76,5 +76,5 @@ class Watch:
         return (
             f"ratings fell from {change.before:.2f} (version {before}) to "
             f"{change.after:.2f} (version {after}) over {many} answers each (evidence "
-            f"{found:.0f}, needed {needed:.0f})"
+            f"{found:.3g}, needed {needed:.3g})"
         )

@@ -237,10 +237,6 @@ class Worker:
         """Return how two versions differ; see `Bench.diff`."""
         return self._bench.diff(first, second)
 
-    def restore(self) -> list[str]:
-        """Load what is live and not loaded; see `Loaded.restore`."""
-        return self._loaded.restore()
-
     def lend(self, version_id: str) -> None:
         """Have a version unloaded after the grace; see `Loaded.lend`."""
         self._loaded.lend(version_id)

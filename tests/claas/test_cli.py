@@ -13,6 +13,7 @@ import pytest
 from tests.claas.api_helpers import KEYS, SERVER_KEY, Claas, FakeVllm, make_base
 
 from claas.cli import main
+from claas.config import VERSION
 
 ASK = {"model": "ann/bot", "messages": [{"role": "user", "content": "hello you"}]}
 
@@ -78,8 +79,16 @@ def test_the_words(claas: Claas, run: Any, tmp_path: Path) -> None:
         "forgotten v0 (removed: v1)\n"
     )
     (told,) = [call for call in claas.trainer.calls if call[0] == "forget"]
-    assert told[1] == "ann/bot" and len(told[2]) == 2 and told[3] == [name]
+    assert told[1:] == ("ann/bot", ["ann/7"], [name])
     assert run("forget", "ann/bot")[0] == 1
+    for words, fix in (
+        (("forget", "bot", "7"), "'bot' is no name of an adapter"),
+        (("rate", name, "nan"), "cannot be sent: it has a number that is none"),
+        (("diff", str(tmp_path), "ann/bot"), "is a folder, the other is none"),
+    ):
+        code, said = run(*words)
+        assert code == 2 and fix in said
+    assert run("--version") == (0, f"claas {VERSION}\n")
     assert run("rollback", "ann/bot", "0") == (0, "ann/bot: v0 serves\n")
     assert run("promote", "ann/bot", "1") == (0, "ann/bot: v1 serves\n")
     target = tmp_path / "it.zip"

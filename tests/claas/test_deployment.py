@@ -408,32 +408,21 @@ def test_training_never_writes_to_the_volume(
     assert sorted((path, path.stat().st_mtime_ns) for path in live.rglob("*")) == seen
 
 
-def test_the_base_comes_from_the_hub_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A folder is taken as it is, any other name is fetched."""
-    loaded, fetched = [], []
+def test_the_base_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the name that the settings have: a folder's, or one of the Hub."""
+    loaded = []
 
     def load(settings: Settings) -> Teaching:
         loaded.append(settings.base_model)
         fake = FakeTeaching()
         return Teaching(fake, fake, fake.explain)
 
-    def fetch(name: str) -> Path:
-        fetched.append(name)
-        return tmp_path / "fetched"
-
     monkeypatch.setattr(api, "load_teaching", load)
-    monkeypatch.setattr(api, "hub_folder", fetch)
-    for base in ("org/tiny", str(tmp_path)):
-        monkeypatch.setenv("CLAAS_BASE_MODEL", base)
-        api._teaching.cache_clear()
-        assert api._teaching() is api._teaching()
+    monkeypatch.setenv("CLAAS_BASE_MODEL", "org/tiny")
     api._teaching.cache_clear()
-    assert (loaded, fetched) == (
-        [str(tmp_path / "fetched"), str(tmp_path)],
-        ["org/tiny"],
-    )
+    assert api._teaching() is api._teaching()
+    api._teaching.cache_clear()
+    assert loaded == ["org/tiny"]
 
 
 def test_errors_of_modal_leave_the_update_where_it_is(modal: FakeModal) -> None:

@@ -105,6 +105,41 @@ def test_answers_are_forgotten_with_all_that_was_said_of_them(
         assert told.status_code == status, told.text
 
 
+def test_what_is_said_of_an_answer_meanwhile_is_forgotten_with_it(
+    service: Service, upstream: FakeVllm
+) -> None:
+    """What was said since it was asked for, too; also where it is done twice."""
+    upstream.words = [TOLD]
+    receipt = service.say(SECRET, "1", wait=True)
+    for removed in ([1], []):
+        told = service.worker.forget("ann/bot", [], [receipt])
+        assert (told["version"], told["removed"], told["kept"]) == (0, removed, [])
+    assert service.one()["feedback"][0]["state"] == "forgotten"
+    assert service.holds(SECRET) == service.holds(TOLD) == []
+
+
+def test_an_answer_that_another_adapter_learns_from_stays(
+    service: Service, upstream: FakeVllm
+) -> None:
+    """And it is said."""
+    assert service.ann.post("/v1/lora", json={"lora": "ann/too"}).status_code == 201
+    upstream.words = [TOLD]
+    receipt, loras = service.answer("tiny"), ("ann/bot", "ann/too")
+    said = [
+        {"receipt": receipt, "lora": lora, "kind": "critique", "content": "shorter"}
+        for lora in loras
+    ]
+    told = service.ann.post("/v1/feedback", json={"feedback": said, "train": False})
+    assert told.status_code == 200, told.text
+    for lora, kept in zip(loras, ([receipt], []), strict=True):
+        given = {"receipts": [receipt], "wait": True}
+        told = service.ann.post(f"/v1/lora/{lora}/forget", json=given).json()
+        assert told["result"]["kept"] == kept
+        assert bool(service.holds(TOLD)) is bool(kept)
+    named = service.ann.post("/v1/lora/ann/bot@v0/forget", json={"feedback": ["1"]})
+    assert named.status_code == 400 and "without a version" in named.text
+
+
 def test_forgetting_that_was_interrupted_is_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,19 +165,26 @@ def test_forgetting_that_was_interrupted_is_done_again(
         bench.worker.explain("ann/kuro@v3", "f2")
 
 
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (TeachingError("it cannot follow this in context"), "in context"),
+        (RuntimeError("a prompt is in here"), "it ended by RuntimeError"),
+    ],
+)
 def test_what_cannot_be_made_again_goes_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
 ) -> None:
     """What was before serves; an update that was at its end promotes no more."""
     bench = Bench(tmp_path)
     bench.update("be brief", "no emoji")
 
     def train(*_: Any) -> Candidate:
-        raise TeachingError("it cannot follow this in context")
+        raise error
 
     monkeypatch.setattr(FakeTeaching, "train", train)
     told = bench.worker.forget(LORA, ["f2"], (), "one")
-    assert "in context" in told["error"] and told["version"] == 0
+    assert told["error"].endswith(why) and told["version"] == 0
     assert bench.ledger.states()["f1"] == ("rejected", 0)
     bench.updates.add(Update("late", LORA, "promoted", parent=0, version=1))
     late = bench.worker.update(LORA, "late")

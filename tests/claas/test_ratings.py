@@ -11,7 +11,9 @@ import pytest
 from tests.claas.api_helpers import Claas, FakeVllm
 from tests.claas.service_helpers import Service, service_in
 
+from claas.errors import StorageError
 from claas.intervals import evidence
+from claas.jobs import Jobs
 from claas.ratings import Ratings
 from claas.updates import Update
 
@@ -64,6 +66,21 @@ def test_a_version_that_is_worse_is_taken_back(
     ahead = service.ann.post("/v1/lora/ann/bot/promote", json={"version": 1})
     assert ahead.json()["aliases"]["live"] == 1
     assert rate(service, 0.0)["rollback"] is None, "a person has decided"
+
+
+def test_what_cannot_be_noted_is_told_all_the_same(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version was taken back, though the disk had no room to say so."""
+
+    def note(*_: Any) -> None:
+        raise StorageError("the disk is full")
+
+    rate(service, *[1.0] * 4)
+    service.say("shorter", "1", wait=True)
+    monkeypatch.setattr(Jobs, "note", note)
+    assert rate(service, *[0.0] * 4)["rollback"]["to"] == 0
+    assert service.one()["aliases"]["live"] == 0
 
 
 def test_a_version_that_is_as_good_stays(service: Service) -> None:

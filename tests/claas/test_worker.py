@@ -456,13 +456,6 @@ def test_an_adapter_that_was_deleted_ends_its_update(bench: Bench) -> None:
     assert (update.state, update.outcome) == ("done", "failed")
 
 
-def test_a_server_that_was_restarted_gets_its_adapters_back(bench: Bench) -> None:
-    bench.update("be brief")
-    bench.serving.path.unlink()
-    assert bench.worker.restore() == ["ann-kuro@v1"]
-    assert bench.worker.restore() == []
-
-
 @pytest.mark.parametrize("state", list(NEXT))
 def test_only_what_follows_may_follow(state: Any, tmp_path: Path) -> None:
     """Each state, each pair; and a mover that is late is told so."""

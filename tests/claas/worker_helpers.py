@@ -90,11 +90,14 @@ class FakeLedger(Lines):
     ) -> None:
         self.append(*(["mark", name, state, version, why] for name in ids))
 
-    def erase(self, lora: str, ids: Iterable[str], receipts: Iterable[str]) -> None:
+    def erase(
+        self, lora: str, ids: Iterable[str], receipts: Iterable[str]
+    ) -> list[str]:
         rows = [row for row in self.read() if row[0] == "mark" or row[1] not in ids]
         rows += [["feedback", name, ""] for name in ids]
         rows += [["mark", name, "forgotten", None, "asked for"] for name in ids]
         self.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return [*ids]
 
     def state_of(self, entry: Entry) -> str:
         return entry.marks[-1].state if entry.marks else "open"

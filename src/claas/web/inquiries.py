@@ -73,7 +73,10 @@ def add_inquiries(app: FastAPI, desk: Desk) -> None:
         http: Request, user: str, model: str, request: ForgetRequest
     ) -> Response:
         owner = http.state.user
-        name = await asyncio.to_thread(desk.version, owner, f"{user}/{model}@latest")
+        name = desk.owned(owner, f"{user}/{model}")
+        if name.at:
+            raise Refusal("name the adapter without a version.", param="lora")
+        await asyncio.to_thread(desk.version, owner, f"{name}@latest")  # is it there?
         given = await asyncio.to_thread(_unwanted, desk, owner, name.lora, request)
         job = await desk.jobs.submit(owner, name.lora, "forget", **given)
         return await _answered(desk, job, request)
@@ -86,9 +89,7 @@ def _unwanted(
     for name in request.receipts:
         if desk.receipt(user, name).lora not in ("", lora):
             raise Refusal(f"{name} is no answer of {lora}.", param="receipts")
-    said = [entry.feedback for entry in desk.ledger.history(lora)]
-    names = {one.id for one in said}
-    found = [one.id for one in said if one.receipt in request.receipts]
+    names, found = {e.feedback.id for e in desk.ledger.history(lora)}, []
     for name in request.feedback:
         own = name if name in names else f"{user}/{name}"
         if own not in names:

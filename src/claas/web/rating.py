@@ -82,10 +82,13 @@ async def watched(desk: Desk, user: str, lora: str) -> dict[str, Any] | None:
         done = await desk.ask(desk.jobs.trainer.watch, lora)
         if done is None:
             return None
-        desk.metrics.count("rollbacks")
-        told = {"outcome": "rolled_back", "version": done.version, "error": done.why}
-        await asyncio.to_thread(desk.jobs.note, user, lora, "rollback", told)
     except ClaasError as exc:  # the rating is taken; the next one tries again
         _log.warning("%s was not taken back: %s", lora, exc)
         return None
+    desk.metrics.count("rollbacks")
+    told = {"outcome": "rolled_back", "version": done.version, "error": done.why}
+    try:
+        await asyncio.to_thread(desk.jobs.note, user, lora, "rollback", told)
+    except ClaasError as exc:  # it is done all the same
+        _log.error("%s was taken back, which is not among its jobs: %s", lora, exc)
     return {"from": done.parent, "to": done.version, "why": done.why}

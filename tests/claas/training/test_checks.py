@@ -26,18 +26,6 @@ def test_a_check_needs_all_that_it_says(check: Check, good: str, bad: str) -> No
     assert not verifier.follows(bad)
 
 
-def test_a_judge_comes_before_a_check() -> None:
-    """It is asked with the lesson and the answer."""
-    asked = lesson(check=Check(required="never"))
-    verifier = verifier_of(asked, lambda one, text: float(one is asked and text == "x"))
-    assert verifier is not None
-    assert (verifier.how, verifier.follows("x"), verifier.follows("y")) == (
-        "judge",
-        True,
-        False,
-    )
-
-
 def test_a_feedback_that_names_a_good_answer_is_checked_by_likeness() -> None:
     """The correction, the sibling, or the praised answer itself."""
     fixed = verifier_of(lesson(kind="correction", content="the sky is blue"))

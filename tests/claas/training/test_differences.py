@@ -19,6 +19,7 @@ from claas.differences import compare
 from claas.errors import ConfigurationError
 from claas.library import CONFIG, WEIGHTS, read_tensors, write_tensors
 
+Q = "base_model.model.model.layers.0.self_attn.q_proj."
 Deltas = dict[str, torch.Tensor]
 
 
@@ -97,7 +98,7 @@ def test_an_adapter_does_not_differ_from_itself(
     """However it is written; and one that adds nothing has no direction."""
     (one, _), _ = pair
     found = compare(one, one)
-    assert found.total.change < 1e-6 * found.total.first
+    assert (found.total.change, found.total.rank, found.total.share) == (0, 0, 0)
     assert found.total.cosine == pytest.approx(1)
     none = compare(fresh, fresh).total
     assert (none.change, none.cosine, none.rank, none.share) == (0, 0, 0, 0)
@@ -108,15 +109,14 @@ def test_an_adapter_does_not_differ_from_itself(
     [
         ({"use_dora": True}, {}, "is no plain LoRA"),
         ({"peft_type": "IA3"}, {}, "is no plain LoRA"),
+        ({"lora_alpha": None}, {}, "adapter_config.json cannot be read"),
+        ({}, {Q + "lora_A.weight": torch.ones(4, 48)}, "does not fit the other"),
+        ({}, {Q + "lora_A.weight": torch.full((3, 48), torch.nan)}, "a number that is"),
         ({}, {"model.embed.lora_embedding_A": torch.ones(2, 2)}, "is no half of a"),
         ({}, {"model.x.lora_A.weight": torch.ones(2, 2)}, "half of a layer is missing"),
         (
             {},
-            {
-                "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight": (
-                    torch.ones(9, 3)
-                )
-            },
+            {Q + "lora_B.weight": torch.ones(9, 3)},
             "they are of different models",
         ),
     ],
@@ -138,6 +138,9 @@ def test_what_cannot_be_compared_is_refused(
         compare(one, odd)
     with pytest.raises(ConfigurationError, match="adapter_config.json cannot be read"):
         compare(tmp_path, one)
+    (odd / CONFIG).write_text("[]")
+    with pytest.raises(ConfigurationError, match="adapter_config.json cannot be read"):
+        compare(odd, one)
 
 
 def test_two_versions_are_told_apart(tmp_path: Path) -> None:
@@ -158,7 +161,7 @@ def test_two_versions_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_two_folders_are_compared_without_a_server(
-    pair: list[tuple[Path, Deltas]], capsys: pytest.CaptureFixture[str]
+    pair: list[tuple[Path, Deltas]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As a table, or as JSON."""
     (one, _), (other, _) = pair
@@ -167,6 +170,13 @@ def test_two_folders_are_compared_without_a_server(
     assert len(said) == 5 and said[1].endswith("\tall")
     assert main(["diff", str(one), str(other), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
+    moved = shutil.copytree(one, tmp_path / "moved")
+    config = json.loads((moved / CONFIG).read_text())
+    (moved / CONFIG).write_text(
+        json.dumps({**config, "base_model_name_or_path": "elsewhere"})
+    )
+    assert main(["diff", str(one), str(moved)]) == 0
+    assert "of different base models: " in capsys.readouterr().out
     assert told["total"]["change"] == compare(one, other).total.change
 
 

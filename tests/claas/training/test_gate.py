@@ -209,14 +209,6 @@ def test_answers_must_keep_their_shape(base: Base, fresh: Path, loose: Path) -> 
     assert verdict.figures["length"]["before"] == pytest.approx(3, abs=0.2)
 
 
-def test_a_judge_may_stand_in_for_checks(
-    base: Base, fresh: Path, anchored: Path
-) -> None:
-    """Any callable that scores an answer."""
-    gate = Gate(base, LIMITS, judge=lambda _, text: float(text.startswith("kuro")))
-    assert gate.judge(fresh, anchored, echoes(check=None)).is_promoted
-
-
 def test_nothing_to_judge_by_is_refused(base: Base, fresh: Path) -> None:
     """A promotion without a lesson would be a promotion without a reason."""
     with pytest.raises(ConfigurationError, match="nothing to judge"):

@@ -154,4 +154,4 @@ class Parrot(SelfTeacher):
         """Return the hint, as often as asked."""
         said = self.base.sample([self.base.prompt(asked("x"))], None, most=1)[0]
         ids = self.base.encode(self.text)
-        return [type(said)(ids, (0.0,) * len(ids), self.text, True)] * len(prompts)
+        return [type(said)(ids, (0.0,) * len(ids), self.text)] * len(prompts)
