@@ -1,10 +1,12 @@
 """The whole circle over HTTP: answers, feedback, training, gate, another version.
 
 The inference server is butterfly's, as a process that this test starts; the worker is
-in a process of its own; the model is the tiny one. Nothing is a fake.
+in a process of its own; the model is the tiny one. Nothing is a fake, but the
+trainer of the first test.
 """
 
 import contextlib
+import json
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -17,14 +19,18 @@ import torch
 from pydantic import SecretStr
 from tests.butterfly.nursery import Nursery
 from tests.butterfly.server_helpers import Server
-from tests.claas.api_helpers import KEYS, serving
+from tests.claas.api_helpers import KEYS, FakeTrainer, serving
 from tests.claas.training.lessons import lesson, nears, pairs
 
-from claas.api import app_of
+from claas.api import app_of, create_app
 from claas.base import Base
 from claas.config import Settings, TeacherSettings, read_settings
+from claas.database import Database
 from claas.hints import Hints
+from claas.receipts import Receipts
+from claas.serving import Serving
 from claas.teacher import RemoteTeacher, SelfTeacher, hinted_prompt
+from claas.volumes import LocalVolume
 from claas.web.teaching import teacher_of
 
 NEEDS = ("llguidance", "prometheus_client")
@@ -33,6 +39,12 @@ pytestmark = pytest.mark.skipif(
 )
 KEY = "a-key-for-butterfly"
 LORA = "ann/kuro"
+ASK = {
+    "model": "ann/bot",
+    "messages": [{"role": "user", "content": "echo two red"}],
+    "max_tokens": 6,
+    "ignore_eos": True,
+}
 STRONG = {
     **{"lr": 1e-2, "steps": 24, "tokens": 8, "alpha": 0.0, "top_k": 20, "rank": 8},
     **{"scale": 16.0, "anchor": 3.0, "drift": 0.005, "anchor_rows": 40},
@@ -103,6 +115,83 @@ def say(ann: httpx.Client, receipts: list[str]) -> Any:
     (job,) = told.json()["jobs"]
     assert job["state"] == "done", job
     return job["result"]
+
+
+def test_answers_have_receipts_that_scores_agree_with(
+    url: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """With the sampled tokens, streamed or not; the trainer is a fake here."""
+    settings = read_settings(
+        server_url=url,
+        server_key=KEY,
+        users=KEYS,
+        base_model=str(tiny_folder),
+        base_name="tiny",
+        storage=tmp_path / "loras",
+    )
+    trainer = FakeTrainer(LocalVolume(settings.storage))
+    headers = {"Authorization": f"Bearer {KEYS['ann']}"}
+    with (
+        serving(create_app(settings, trainer)) as here,
+        httpx.Client(base_url=here, headers=headers, timeout=120) as ann,
+    ):
+        assert ann.get("/v1/health").json() == {"status": "ok"}
+        assert ann.post("/v1/lora", json={"lora": "ann/bot"}).status_code == 201
+        whole = ann.post("/v1/chat/completions", json={**ASK, "seed": 1})
+        assert whole.status_code == 200, whole.text
+        streamed, text = stream(ann, {**ASK, "seed": 1})
+        assert text == whole.json()["choices"][0]["message"]["content"]
+        plain = ann.post(
+            "/v1/completions",
+            json={"model": "ann/bot", "prompt": "echo two", "max_tokens": 6},
+        )
+        names = [whole.json()["id"], streamed, plain.json()["id"]]
+        database = Database(settings.database_path)
+        receipts = [Receipts(database).get(name) for name in names]
+        database.close()
+        assert receipts[0].token_ids == receipts[1].token_ids
+        assert receipts[0].prompt_ids == receipts[1].prompt_ids
+        for receipt in receipts:
+            assert 0 < len(receipt.token_ids) == len(receipt.logprobs) <= 6
+            given = {"model": "ann/bot@v0", "receipt": receipt.id, "top_logprobs": 3}
+            told = ann.post("/v1/score", json=given).json()
+            assert told["token_ids"] == list(receipt.token_ids)
+            assert told["logprobs"] == pytest.approx(receipt.logprobs, abs=1e-4)
+            assert [len(top) for top in told["top_logprobs"]] == [3] * len(
+                receipt.token_ids
+            )
+        assert distilled(ann) == 200
+        said = {"receipt": names[1], "kind": "critique", "content": "no", "wait": True}
+        assert ann.post("/v1/feedback", json=said).json()["jobs"][0]["state"] == "done"
+        ann.post("/v1/chat/completions", json=ASK)
+        server = Serving(url, KEY)
+        assert {"ann-bot@v0", "ann-bot@v1"} < {*server.names()}
+        assert ann.delete("/v1/lora/ann/bot").status_code == 200
+        assert not [name for name in server.names() if name.startswith("ann-bot")]
+        server.close()
+
+
+def stream(client: httpx.Client, given: dict[str, Any]) -> tuple[str, str]:
+    """Return the receipt and the text of a streamed answer."""
+    text = ""
+    with client.stream(
+        "POST", "/v1/chat/completions", json={**given, "stream": True}
+    ) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: {"):
+                choice = json.loads(line[6:])["choices"][0]
+                assert "token_ids" not in choice and choice["logprobs"] is None
+                text += choice["delta"].get("content") or ""
+        return response.headers["x-claas-receipt"], text
+
+
+def distilled(client: httpx.Client) -> int:
+    """Return the status of feedback on an answer from elsewhere."""
+    given = {
+        **{"model": "ann/bot", "messages": ASK["messages"], "response": "two"},
+        **{"kind": "correction", "content": "red", "train": False},
+    }
+    return client.post("/v1/distill", json=given).status_code
 
 
 def test_the_same_model_behind_butterfly_teaches_the_same(url: str, base: Base) -> None:
