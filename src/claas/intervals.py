@@ -75,12 +75,14 @@ def evidence(before: Sequence[float], after: Sequence[float], least: int) -> flo
     Whoever bets, at each pair of figures, a share of what he has on the one before
     being larger, gains nothing on average unless the mean fell: so that he ever has c
     times what he began with has a chance of 1/c at most (Ville's inequality). It may be
-    looked at after every pair, and nothing is assumed of the figures but their range
-    and that they come in no particular order. Nine shares are bet side by side. Testing
-    by betting on bounded means: Waudby-Smith and Ramdas, arXiv:2010.09686.
+    looked at after every pair, and nothing is assumed of the figures, neither their
+    variances nor their kind, but their range, and that a pair cannot be guessed from
+    those before it: figures that come in runs of three alike find a fall where there is
+    none in 17 of 100 cases, not in 1. Nine shares are bet side by side. Testing by
+    betting on bounded means: Waudby-Smith and Ramdas, arXiv:2010.09686.
 
     Args:
-        before: Figures of the version before, 0 to 1, in the order in which they came.
+        before: Figures of the version before, 0 to 1, each with a place of its own.
         after: Those of the version after; only as many pairs as both have count.
         least: From how many pairs on it counts.
 

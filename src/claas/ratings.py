@@ -51,10 +51,32 @@ class Ratings:
             lora: The adapter, ``user/model``.
             version: The number of the version.
         """
-        asked = "SELECT rating FROM ratings WHERE lora = ? AND version = ? ORDER BY "
+        return [rating for _, rating in self._rows(lora, version)]
+
+    def pair(
+        self, lora: str, before: int, after: int
+    ) -> tuple[list[float], list[float]]:
+        """Return the ratings of two versions in the order to compare them in.
+
+        Opinions change with time, so those of the version before begin with the last
+        one that was given when the other was not rated yet, and go back from there;
+        then come those that were given later. A rating never changes its place.
+
+        Args:
+            lora: The adapter, ``user/model``.
+            before: The number of the version before.
+            after: The number of the version after.
+        """
+        old, new = (self._rows(lora, version) for version in (before, after))
+        known = sum(number < new[0][0] for number, _ in old) if new else len(old)
+        old = [*old[:known][::-1], *old[known:]]
+        return [rating for _, rating in old], [rating for _, rating in new]
+
+    def _rows(self, lora: str, version: int) -> list[tuple[int, float]]:
+        """Return when, in order, a version was rated, and how."""
+        asked = "SELECT number, rating FROM ratings WHERE lora = ? AND version = ? "
         with self.database.read() as db:
-            rows = db.execute(asked + "number", (lora, version)).fetchall()
-        return [rating for (rating,) in rows]
+            return db.execute(asked + "ORDER BY number", (lora, version)).fetchall()
 
     def means(self, lora: str) -> dict[int, tuple[int, float]]:
         """Return how many ratings each version has, and their mean, by its number.

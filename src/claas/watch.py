@@ -1,9 +1,12 @@
 """`Watch`: a version whose answers are rated worse than before is taken back.
 
 The ratings of the version that serves are compared with those of the one that it was
-trained from, the first with the first, the second with the second: by a test that may
-be looked at after every rating (`claas.intervals.evidence`). Both must have been asked
-the like: where users changed meanwhile, that is what the test finds.
+trained from, pair by pair: the last one from before the switch with the first one after
+it, and so on, away from the switch (`Ratings.pair`), by a test that may be looked at
+after every rating (`claas.intervals.evidence`). Both must have been asked the like:
+where users changed meanwhile, that is what the test finds. And each rating must stand
+for itself: where one person rates five answers of a conversation alike, the test takes
+one opinion for five.
 
 A version that was taken back is not promoted again by any update; whoever promotes it
 by hand is believed, and it is not looked at again. Its feedback is dropped.
@@ -65,7 +68,7 @@ class Watch:
 
     def _why(self, lora: str, before: int, after: int) -> str:
         """Return how the ratings fell, empty if they did not surely fall."""
-        old, new = (self.ratings.of(lora, number) for number in (before, after))
+        old, new = self.ratings.pair(lora, before, after)
         many = min(len(old), len(new))
         if many < self.limits.least:
             return ""

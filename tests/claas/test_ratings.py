@@ -15,6 +15,7 @@ from claas.errors import StorageError
 from claas.intervals import evidence
 from claas.jobs import Jobs
 from claas.ratings import Ratings
+from claas.types import Receipt
 from claas.updates import Update
 
 QUICK = {"least": 4, "confidence": 0.8}
@@ -181,7 +182,25 @@ def test_looking_after_every_rating_makes_nothing_up() -> None:
         return evidence(before, after, 10) >= 20
 
     assert sum(falls(0.7, 0.7) for _ in range(400)) <= 20
+    steady = [0.7] * 150  # the same mean, another variance
+    for known in (True, False):
+        draws = ([float(chance.random() < 0.7) for _ in steady] for _ in range(100))
+        pairs = ((steady, some) if known else (some, steady) for some in draws)
+        assert sum(evidence(*pair, 10) >= 20 for pair in pairs) <= 7
     assert sum(falls(0.8, 0.5) for _ in range(100)) >= 95
+
+
+def test_ratings_are_paired_away_from_the_switch(claas: Claas) -> None:
+    """The last of the version before first; what is rated late comes last, so that no
+    rating changes its place."""
+    ratings = Ratings(claas.database)
+    given = ((0, 0.1), (0, 0.2), (1, 0.3), (0, 0.4), (1, 0.5), (0, 0.6))
+    for number, (version, rating) in enumerate(given):
+        if number == 2:
+            assert ratings.pair("ann/bot", 0, 1) == ([0.2, 0.1], [])
+        receipt = Receipt(f"r{number}", "ann", "ann/bot", version, (), (), (), (), "")
+        ratings.add(receipt, rating)
+    assert ratings.pair("ann/bot", 0, 1) == ([0.2, 0.1, 0.4, 0.6], [0.3, 0.5])
 
 
 def test_the_evidence_is_what_a_bettor_has() -> None:
