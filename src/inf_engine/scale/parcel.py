@@ -4,6 +4,9 @@ A module travels by value (cloudpickle), its binding dropped; endpoints travel a
 configuration, which names environment variables and holds no key.
 """
 
+import copyreg
+import io
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -12,6 +15,7 @@ from inf_engine.errors import ConfigurationError, ModuleError
 from inf_engine.execution.batch import Result
 from inf_engine.execution.recall import Identity
 from inf_engine.execution.settings import ExecutionSettings
+from inf_engine.functional import Op
 from inf_engine.resources.budget import Budget
 from inf_engine.resources.ledger import Entries
 
@@ -92,6 +96,43 @@ class Kept(NamedTuple):
     text: str
 
 
+def dumper(cloudpickle: Any) -> Dump:
+    """Return what pickles by value what another process could not import.
+
+    cloudpickle does so with functions and classes of a script, a notebook or another
+    function; here an `Op` is such a function, too.
+
+    Args:
+        cloudpickle: The package, or one that has its names.
+    """
+
+    class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            if type(obj) is Op and not _can_be_imported(obj, cloudpickle):
+                return copyreg.__newobj__, (Op,), vars(obj)  # type: ignore[attr-defined]
+            return super().reducer_override(obj)
+
+    def dump(value: Any) -> bytes:
+        with io.BytesIO() as file:
+            Pickler(file).dump(value)
+            return file.getvalue()
+
+    return dump
+
+
+def _can_be_imported(op: Op[Any, Any], cloudpickle: Any) -> bool:
+    """Say whether an op is found by its name, in a module that others have."""
+    name = op.__module__
+    parts = name.split(".")
+    parents = {".".join(parts[: n + 1]) for n in range(len(parts))}
+    if name == "__main__" or parents & set(cloudpickle.list_registry_pickle_by_value()):
+        return False
+    found: Any = sys.modules.get(name)
+    for part in op.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is op
+
+
 def packed_errand(errand: Errand, dump: Dump) -> bytes:
     """Return an errand, pickled.
 
@@ -113,7 +154,8 @@ def packed_errand(errand: Errand, dump: Dump) -> bytes:
         raise ModuleError(
             f"{name} cannot be sent to another process ({_reason(exc)}). Keep open "
             "files, locks and connections out of the attributes of modules, of "
-            "identity= and of retries=: make them inside an @op."
+            "identity= and retries=, and of the globals that functions of a script or "
+            "notebook use: make them inside an @op."
         ) from exc
 
 

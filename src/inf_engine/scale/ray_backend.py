@@ -29,7 +29,7 @@ from inf_engine.resources.lease import Ask
 from inf_engine.scale.coordinator import Charge, Coordinator, Which
 from inf_engine.scale.far_batch import FarBatch
 from inf_engine.scale.keeper import Grants
-from inf_engine.scale.parcel import Errand, Item, Kept, Report
+from inf_engine.scale.parcel import Errand, Item, Kept, Report, dumper
 from inf_engine.scale.worker import Worker
 
 KNOCK_SECONDS = 5.0
@@ -168,7 +168,7 @@ class RayCrew:
     def __init__(self, backend: RayBackend, ray: Any) -> None:
         self._backend = backend
         self._ray = ray
-        self.dump = ray.cloudpickle.dumps
+        self.dump = dumper(ray.cloudpickle)
         self.load = ray.cloudpickle.loads
         self.size = 0
         self._numbers = itertools.count()
@@ -308,7 +308,8 @@ class WorkerActor:
     def __init__(self, name: str, coordinator: Any) -> None:
         ray = _ray()
         link = RayLink(ray, coordinator)
-        self._worker = Worker(name, link, ray.cloudpickle.dumps, ray.cloudpickle.loads)
+        dump, load = dumper(ray.cloudpickle), ray.cloudpickle.loads
+        self._worker = Worker(name, link, dump, load)
 
     async def open(self, errand: bytes) -> BaseException | None:
         """See `Worker.open`."""
