@@ -12,6 +12,7 @@ from inf_engine.resources.lease import (
     Terms,
     Wish,
 )
+from inf_engine.scale.lease_book import LeaseBook
 
 
 def test_only_limits_that_were_set_and_are_shared_are_lent() -> None:
@@ -92,6 +93,18 @@ def test_an_old_lease_lets_nothing_go_before_it_was_renewed() -> None:
     assert not lease.is_over(LEASE_SECONDS - 0.1)
     assert lease.is_over(LEASE_SECONDS)
     assert len(needs) == 2
+
+
+def test_an_old_lease_keeps_only_the_slots_in_use() -> None:
+    """The keeper may have lent the others again: there are no two of them."""
+    slots, book = 8, LeaseBook({0: Terms(8, None, None, 60.0)})
+    silent, other = (Lease(Terms(8, None, None, 60.0), lambda: None) for _ in "ab")
+    for name, lease, now in (("a", silent, 0.0), ("b", other, 80.0), ("a", silent, 81)):
+        asked = {0: lease.ask(in_use=0, waiting=20, now=now)}
+        lease.granted(book.sync(name, asked, now)[0], now, now)
+    assert other.window is not None
+    assert silent.window is not None
+    assert other.window.size + silent.window.size <= slots
 
 
 def test_slots_in_use_are_kept_and_the_others_go_back() -> None:

@@ -301,7 +301,11 @@ class Engine:
             One result for each input.
         """
         scheduler = self._scheduler
-        make = scheduler.batch if backend is None else partial(backend.batch, scheduler)
+        make = scheduler.batch
+        if backend is not None:
+            make = partial(_checked_backend(backend).batch, scheduler)
+        if scheduler.is_lent:
+            await scheduler.whole()
         how: dict[str, Any] = {"ordered": ordered, "record": record}
         batch = make(module, iterables, self.settings, identity=identity, **how)
         with self._progress.showing(batch, iterables):
@@ -437,12 +441,24 @@ class Engine:
     async def _outcome(
         self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], **options: Any
     ) -> Run:
+        if self._scheduler.is_lent:
+            await self._scheduler.whole()
         program = self._scheduler.program(module)
         return await self._scheduler.outcome(
             lambda done: self._scheduler.start(
                 program, args, kwargs, self.settings, done, **options
             )
         )
+
+
+def _checked_backend(backend: Any) -> Backend:
+    """Return a backend, once it is found to be one."""
+    if isinstance(backend, type) or not callable(getattr(backend, "batch", None)):
+        raise ConfigurationError(
+            "backend must be None for this process, or a backend such as "
+            f"inf_engine.scale.RayBackend(), not {backend!r}."
+        )
+    return backend
 
 
 def _unwrapped(run: Run) -> Any:

@@ -30,6 +30,8 @@ from inf_engine.tracing.tracer import Program
 
 logger = logging.getLogger("inf_engine")
 
+_TURNS = 3  # of the loop, until asyncio closes a generator that nobody has
+
 
 class Scheduler:
     """Runs programs on one event loop.
@@ -66,6 +68,7 @@ class Scheduler:
         self._batches: dict[Batch, bool] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = os.getpid()
+        self._back: asyncio.Event | None = None  # while what was lent comes back
 
     # -- single runs --------------------------------------------------------------
 
@@ -194,6 +197,25 @@ class Scheduler:
             )
         self.is_lent = True
 
+    def returning(self) -> None:
+        """Take note that the actors are being ended: `returned` is awaited."""
+        self._back = asyncio.Event()
+
+    def returned(self) -> None:
+        """Run again what is asked for."""
+        self.is_lent = False
+        if self._back is not None:
+            self._back.set()
+            self._back = None
+
+    async def whole(self) -> None:
+        """Wait for what is on its way back; a loop that was left is closed soon."""
+        for _ in range(_TURNS):
+            if self.is_lent and self._back is None:
+                await asyncio.sleep(0)
+        while self.is_lent and self._back is not None:
+            await self._back.wait()
+
     def jobs(self) -> list[Any]:
         """Return the requests that runs wait for, wherever they are."""
         return [job for run in self._alive for job in run.jobs.values()]
@@ -251,6 +273,7 @@ class Scheduler:
             await self._abandon()
             return
         self._check_home()
+        await self.whole()
         self.closed = True
         alive = list(self._alive)
         for run in alive:
@@ -342,7 +365,8 @@ class Scheduler:
         if self.is_lent:
             raise EngineStateError(
                 "a map with a backend= is under way, and has the limits and the "
-                "journal of this engine. Wait until it is done, or make another Engine."
+                "journal of this engine. Wait until it is done, close the stream if "
+                "you left it (await stream.aclose()), or make another Engine."
             )
 
     def _check_home(self) -> None:

@@ -324,6 +324,8 @@ class Lease:
         kept, room = 0, waiting
         if self.window is not None:
             kept = max(in_use, min(self.window.held, self.window.most))
+            if now >= self._until:  # others may have what is not in use
+                kept = in_use
             self.window.held = kept
             room = min(waiting, max(1, self.window.size - in_use))
         wishes = [

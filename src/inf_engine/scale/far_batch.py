@@ -142,6 +142,7 @@ class FarBatch:
             await fleet.start()
             stream = self._batch.results()
             stack.push_async_callback(stream.aclose)
+            stack.callback(self._scheduler.returning)
             async for result in stream:
                 if fleet.broken is not None:
                     raise fleet.broken
@@ -182,7 +183,7 @@ class FarBatch:
     async def _lend(self, stack: AsyncExitStack) -> dict[Which, Place]:
         """Close the files of the engine until the end; return where they are."""
         self._scheduler.lend()
-        stack.callback(self._returned)
+        stack.callback(self._scheduler.returned)
         memory = self._scheduler.memory
         if memory is None:
             return {}
@@ -196,9 +197,6 @@ class FarBatch:
                 store.close()
                 stack.push_async_callback(self._take_back, store)
         return files
-
-    def _returned(self) -> None:
-        self._scheduler.is_lent = False
 
     async def _take_back(self, store: JournalStore) -> None:
         """Open a file again that was lent, as soon as the coordinator is gone."""

@@ -7,6 +7,7 @@ the machine of the caller, because the journal is a file there.
 
 import asyncio
 import itertools
+import logging
 import os
 import socket
 import threading
@@ -31,6 +32,8 @@ from inf_engine.scale.far_batch import FarBatch
 from inf_engine.scale.keeper import Grants
 from inf_engine.scale.parcel import Errand, Item, Kept, Report, dumper
 from inf_engine.scale.worker import Worker
+
+logger = logging.getLogger("inf_engine")
 
 KNOCK_SECONDS = 5.0
 
@@ -225,7 +228,7 @@ class RayCrew:
         except ActorLostError:
             return NOTHING
         finally:
-            self._ray.kill(self._coordinator)
+            _kill(self._ray, self._coordinator)
 
     async def _told(self, method: str, *args: Any) -> Any:
         return await _asked(self._ray, self._coordinator, method, *args)
@@ -282,7 +285,10 @@ class RayHand:
 
     def put(self, items: list[Item]) -> None:
         """Give it inputs; what goes wrong is told by `take`."""
-        self._actor.put.remote(items)
+        try:
+            self._actor.put.remote(items)
+        except Exception as exc:  # noqa: BLE001 - of a lost cluster; `take` tells
+            logger.debug("an actor was not reached: %s", type(exc).__name__)
 
     async def take(self) -> Report:
         """Wait for its next report."""
@@ -294,7 +300,7 @@ class RayHand:
 
     def kill(self) -> None:
         """End its process."""
-        self._ray.kill(self._actor)
+        _kill(self._ray, self._actor)
 
 
 class WorkerActor:
@@ -412,9 +418,21 @@ async def _asked(ray: Any, actor: Any, method: str, *args: Any) -> Any:
         ActorLostError: If it is gone, or failed as it should not.
     """
     try:
-        return await getattr(actor, method).remote(*args)
+        sent = getattr(actor, method).remote(*args)
+    except Exception as exc:
+        raise _lost(exc) from exc  # it is a plain one where the cluster is gone
+    try:
+        return await sent
     except ray.exceptions.RayError as exc:
         raise _lost(exc) from exc
+
+
+def _kill(ray: Any, actor: Any) -> None:
+    """End the process of an actor, if it is there."""
+    try:
+        ray.kill(actor)
+    except Exception as exc:  # noqa: BLE001 - a plain one where the cluster is gone
+        logger.debug("an actor was gone: %s", type(exc).__name__)
 
 
 def _lost(error: Exception) -> ActorLostError:
