@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import time
+import types
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.integration.scale_helpers import Twice
 from inf_engine import ConfigurationError, Engine, LLMInference, op
 from inf_engine.journal import JournalStore
 from inf_engine.scale import RayBackend
+from inf_engine.scale.parcel import dumper
 from inf_engine.scale.ray_backend import RayCrew, RayHand
 from inf_engine.testing import LoopbackServer
 
@@ -100,6 +102,24 @@ class Where(Twice):
 
     def forward(self, text: str) -> Any:
         return self.first(text), here()
+
+
+def test_ops_travel_as_functions_do() -> None:
+    """By name from a module, by value from a function, a script or a notebook."""
+    ray = pytest.importorskip("ray")
+    dump, load = dumper(ray.cloudpickle), ray.cloudpickle.loads
+    assert load(dump(here)) is here
+
+    @op
+    def down(number: int) -> int:
+        return number and down.fn(number - 1)
+
+    travelled = load(dump(down))
+    assert travelled is not down
+    assert travelled(3) == 0
+    script = types.ModuleType("__main__")
+    exec("from inf_engine import op\n@op\ndef more(n): return n + 1", vars(script))
+    assert load(dump(vars(script)["more"]))(1) == 2
 
 
 def test_a_cluster_that_is_not_there_is_named(

@@ -1,11 +1,13 @@
 """Maps over actors, on a virtual clock and without Ray."""
 
 import asyncio
+import itertools
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from inf_engine import (
     Engine,
     EngineStateError,
     ExecutionError,
+    InferenceModule,
     JournalError,
     LLMInference,
     ModuleError,
@@ -33,6 +36,7 @@ from inf_engine import (
 )
 from inf_engine.journal import JournalStore
 from inf_engine.scale import RayBackend
+from inf_engine.scale.ray_backend import RayHand
 from inf_engine.testing import FunctionClient, LoopbackServer
 
 ONE = LLMInference(alias="fast")
@@ -331,6 +335,53 @@ def test_an_engine_runs_here_or_over_actors() -> None:
     over_actors(server, body, crew)
 
 
+def test_what_comes_after_a_loop_that_was_left_waits_for_it() -> None:
+    """As it need not after a local stream: asyncio closes the generator a bit later."""
+    server = LoopbackServer(echo, latency=0.1)
+    crew = LocalCrew(2, server)
+
+    async def body(engine: Engine, backend: LocalBackend) -> None:
+        endless = (f"x{i}" for i in itertools.count())
+        async for _ in engine.stream(ONE, endless, ordered=True, backend=backend):
+            break
+        assert len(await engine.map(ONE, ["a"], backend=backend)) == 1
+        async for _ in engine.stream(ONE, ["a", "b"], backend=backend):
+            break
+        assert await engine.run(Fails(), 0) == 0
+        async for _ in engine.stream(ONE, ["a", "b"], backend=backend):
+            break
+
+    over_actors(server, body, crew)
+    assert server.in_flight == 0
+    assert all(hand.dead.done() for hand in crew.hands)
+
+
+@pytest.mark.parametrize("backend", ["ray", RayBackend, 0])
+def test_what_is_no_backend_is_named(backend: Any) -> None:
+    """With what would be one."""
+
+    async def body(engine: Engine, _: LocalBackend) -> None:
+        with pytest.raises(ConfigurationError, match=r"such as inf_engine.*RayBackend"):
+            await engine.map(ONE, ["a"], backend=backend)
+
+    over_actors(None, body, LocalCrew(1, None))
+
+
+def test_a_cluster_that_is_gone_is_a_lost_actor() -> None:
+    """Ray raises plain exceptions then, which are nobody's to read."""
+
+    def gone(*args: Any) -> Any:
+        raise Exception("Failed to submit task")  # noqa: TRY002 - as Ray does
+
+    method = SimpleNamespace(remote=gone)
+    ray = SimpleNamespace(kill=gone, exceptions=SimpleNamespace(RayError=OSError))
+    hand = RayHand(ray, "a", SimpleNamespace(put=method, take=method), 1.0)
+    hand.put([])
+    hand.kill()
+    with pytest.raises(ActorLostError, match="is gone, or does not answer"):
+        virtually(hand.take)
+
+
 # -- streams -----------------------------------------------------------------------
 
 
@@ -538,6 +589,43 @@ class Locked(Twice):
 
     def forward(self, text: str) -> Any:
         return threading.Lock()
+
+
+class OddError(Exception):
+    """Can be pickled, but not loaded again, as many an exception."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{what} at {where}")
+
+
+@op
+def check(value: int) -> int:
+    """Fail if it is not 0."""
+    if value:
+        raise OddError("too much", "here")
+    return value
+
+
+class Fails(InferenceModule):
+    """Fails on all but 0."""
+
+    def forward(self, value: int) -> int:
+        return check(value)
+
+
+def test_an_error_that_cannot_be_loaded_keeps_its_message_and_its_node() -> None:
+    """Without its cause."""
+
+    async def body(engine: Engine, backend: LocalBackend) -> Any:
+        return await engine.map(Fails(), [0, 1], errors="collect", backend=backend)
+
+    results = over_actors(None, body, LocalCrew(1, None))
+    assert results[0].output == 0
+    error = results[1].error
+    assert isinstance(error, ExecutionError)
+    assert str(error) == "'check#1' failed: OddError: too much at here"
+    assert error.node == "check#1"
+    assert "cannot leave its process (TypeError" in error.__notes__[0]
 
 
 def test_an_actor_that_cannot_begin_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,15 +147,21 @@ class Fleet:
     async def close(self) -> None:
         """Have all actors cancel what they do, and end them."""
         self._is_closed = True
-        hands, tasks = list(self._hands.values()), list(self._tasks)
-        await asyncio.gather(*[self._dismiss(hand) for hand in hands])
-        if tasks:  # their last reports
+        ready = [hand for hand in self._hands.values() if hand.name in self._shards]
+        try:
+            await asyncio.gather(*[self._dismiss(hand) for hand in ready])
+            await self._wind_up(list(self._tasks))
+        finally:  # also where this is cancelled
+            for hand in self._hands.values():
+                hand.kill()
+
+    async def _wind_up(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Take the last reports."""
+        if tasks:
             _, late = await asyncio.wait(tasks, timeout=REPORT_SECONDS)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        for hand in self._hands.values():
-            hand.kill()
 
     async def _dismiss(self, hand: Hand) -> None:
         try:

@@ -11,7 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from inf_engine.errors import ConfigurationError, ModuleError
+from inf_engine.errors import (
+    ConfigurationError,
+    ExecutionError,
+    InfEngineError,
+    ModuleError,
+)
 from inf_engine.execution.batch import Result
 from inf_engine.execution.recall import Identity
 from inf_engine.execution.settings import ExecutionSettings
@@ -174,16 +179,20 @@ def packed_inputs(inputs: tuple[Any, ...], index: int, dump: Dump) -> bytes:
         ) from exc
 
 
-def packed_result(result: Result, dump: Dump) -> bytes:
+def packed_result(result: Result, dump: Dump, load: Load) -> bytes:
     """Return a result, pickled; of one that cannot travel, an error that can."""
+    error = result.error
     try:
-        return dump(result)
+        data = dump(result)
+        if error is not None:
+            load(data)  # of an exception with arguments of its own that fails
+        return data
     except Exception as exc:  # noqa: BLE001 - told as the outcome
         reason = _reason(exc)
-    error = result.error
+    told: InfEngineError
     if error is not None:
-        told = ModuleError(f"{type(error).__name__}: {error}")
-        told.add_note(f"The error itself cannot leave its process ({reason}).")
+        told = _likeness(error)
+        told.add_note(f"Its cause cannot leave its process ({reason}).")
     else:
         what = "record" if _travels(result.output, dump) else type(result.output)
         told = ModuleError(
@@ -191,6 +200,14 @@ def packed_result(result: Result, dump: Dump) -> bytes:
             f"({reason}). Return plain data from forward."
         )
     return dump(replace(result, output=None, record=None, error=told))
+
+
+def _likeness(error: BaseException) -> InfEngineError:
+    """Return an error that says the same and holds plain values only."""
+    if isinstance(error, ExecutionError):
+        at = {"node": error.node, "alias": error.alias, "attempt": error.attempt}
+        return ExecutionError(str(error), **at)
+    return ModuleError(f"{type(error).__name__}: {error}")
 
 
 def _travels(value: Any, dump: Dump) -> bool:

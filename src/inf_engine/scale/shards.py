@@ -40,6 +40,9 @@ class Shards:
     def __len__(self) -> int:
         return len(self._shards)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._shards
+
     @property
     def room(self) -> int:
         """How many inputs keep all actors busy."""

@@ -89,8 +89,8 @@ class Worker:
         except Exception as exc:  # noqa: BLE001 - of modules that are not here
             return ModuleError(
                 f"an actor cannot load the module: {type(exc).__name__}: {exc}. What "
-                "it imports must be installed where the actors run, or be sent there "
-                "with runtime_env."
+                "it imports must be installed where the actors run, or be sent there: "
+                "with runtime_env, or ray.cloudpickle.register_pickle_by_value(module)."
             )
         try:
             self._begin(errand)
@@ -201,7 +201,8 @@ class Worker:
             self._tell(item, result_of(run, item.index, (), self._errand.record))
 
     def _tell(self, item: Item, result: Result) -> None:
-        self._outcomes.append((item.index, packed_result(result, self._dump)))
+        data = packed_result(result, self._dump, self._load)
+        self._outcomes.append((item.index, data))
         self._changed.set()
         if item.identity is not None and self._journal is not None:
             self._shared[item.identity] -= 1
