@@ -6,6 +6,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -376,10 +377,12 @@ def test_a_cluster_that_is_gone_is_a_lost_actor() -> None:
     method = SimpleNamespace(remote=gone)
     ray = SimpleNamespace(kill=gone, exceptions=SimpleNamespace(RayError=OSError))
     hand = RayHand(ray, "a", SimpleNamespace(put=method, take=method), 1.0)
-    hand.put([])
-    hand.kill()
-    with pytest.raises(ActorLostError, match="is gone, or does not answer"):
-        virtually(hand.take)
+    for is_up, why in ((True, "is gone, or does not answer"), (False, "was shut down")):
+        ray.is_initialized = partial(bool, is_up)
+        hand.put([])
+        hand.kill()
+        with pytest.raises(ActorLostError, match=why):
+            virtually(hand.take)
 
 
 # -- streams -----------------------------------------------------------------------

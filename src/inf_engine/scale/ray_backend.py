@@ -200,7 +200,12 @@ class RayCrew:
         return await self._told("cached")
 
     def hire(self) -> "RayHand":
-        """Start an actor."""
+        """Start an actor.
+
+        Raises:
+            ActorLostError: If Ray was shut down.
+        """
+        _check_up(self._ray)
         backend = self._backend
         options: dict[str, Any] = {
             "num_cpus": backend.cpus,
@@ -286,6 +291,7 @@ class RayHand:
     def put(self, items: list[Item]) -> None:
         """Give it inputs; what goes wrong is told by `take`."""
         try:
+            _check_up(self._ray)
             self._actor.put.remote(items)
         except Exception as exc:  # noqa: BLE001 - of a lost cluster; `take` tells
             logger.debug("an actor was not reached: %s", type(exc).__name__)
@@ -417,6 +423,7 @@ async def _asked(ray: Any, actor: Any, method: str, *args: Any) -> Any:
     Raises:
         ActorLostError: If it is gone, or failed as it should not.
     """
+    _check_up(ray)
     try:
         sent = getattr(actor, method).remote(*args)
     except Exception as exc:
@@ -427,10 +434,24 @@ async def _asked(ray: Any, actor: Any, method: str, *args: Any) -> Any:
         raise _lost(exc) from exc
 
 
+def _check_up(ray: Any) -> None:
+    """Make sure that Ray was not shut down; a call would start a new cluster then.
+
+    Raises:
+        ActorLostError: If it was.
+    """
+    if not ray.is_initialized():
+        raise ActorLostError(
+            "Ray was shut down while a map was under way. Call ray.shutdown() after "
+            "it, and run the same call again: what is in the journal is not paid twice."
+        )
+
+
 def _kill(ray: Any, actor: Any) -> None:
     """End the process of an actor, if it is there."""
     try:
-        ray.kill(actor)
+        if ray.is_initialized():
+            ray.kill(actor)
     except Exception as exc:  # noqa: BLE001 - a plain one where the cluster is gone
         logger.debug("an actor was gone: %s", type(exc).__name__)
 
