@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.integration.engine_helpers import virtually
@@ -580,9 +580,19 @@ def test_what_cannot_travel_is_an_error_that_names_it() -> None:
     fast = {"fast": endpoint()}
     with pytest.raises(ModuleError, match="Locked cannot be sent to another process"):
         virtually(lambda: map_of(holder, ["a"], **fast))
+    holder.lock = Stays()
+    with pytest.raises(ModuleError, match=r"another process \(TypeError: \)"):
+        virtually(lambda: map_of(holder, ["a"], **fast))
     results = virtually(lambda: map_of(Locked(), ["a", lock], **fast))
     assert "the output of input 0 cannot leave" in str(results[0].error)
     assert "input 1 cannot be sent to another process" in str(results[1].error)
+
+
+class Stays:
+    """Cannot be pickled, and does not say why."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError
 
 
 class Locked(Twice):
@@ -733,3 +743,7 @@ def test_wrong_arguments_of_the_backend_are_named() -> None:
         RayBackend("ray://127.0.0.1:10001")
     with pytest.raises(ConfigurationError, match="actors must be an int"):
         RayBackend(actors=0)
+    with pytest.raises(ConfigurationError, match="cpus must be above 0, not 0"):
+        RayBackend(cpus=0)
+    with pytest.raises(ConfigurationError, match="patience must be above 0, not '9'"):
+        RayBackend(patience=cast("Any", "9"))

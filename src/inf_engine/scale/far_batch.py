@@ -131,6 +131,7 @@ class FarBatch:
             InfEngineError: If they cannot do what they are for.
             Exception: What the iterables raised.
         """
+        packed_errand(self._errand, self._crew.dump)  # before anything is started
         async with AsyncExitStack() as stack:
             files = await self._lend(stack)
             stack.push_async_callback(self._stop)

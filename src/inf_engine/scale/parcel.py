@@ -220,4 +220,9 @@ def _travels(value: Any, dump: Dump) -> bool:
 
 def _reason(error: Exception) -> str:
     """Return why pickling failed; no repr of a value is repeated."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+    return f"{type(error).__name__}: {first_line(error)[:120]}"
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error, which may say nothing."""
+    return next(iter(str(error).splitlines()), "")

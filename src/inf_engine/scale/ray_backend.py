@@ -30,7 +30,14 @@ from inf_engine.resources.lease import Ask
 from inf_engine.scale.coordinator import Charge, Coordinator, Which
 from inf_engine.scale.far_batch import FarBatch
 from inf_engine.scale.keeper import Grants
-from inf_engine.scale.parcel import Errand, Item, Kept, Report, dumper
+from inf_engine.scale.parcel import (
+    Errand,
+    Item,
+    Kept,
+    Report,
+    dumper,
+    first_line,
+)
 from inf_engine.scale.worker import Worker
 
 logger = logging.getLogger("inf_engine")
@@ -99,6 +106,9 @@ class RayBackend:
                 f"actors must be an int ≥ 1, or None for as many as there is room "
                 f"for, not {actors!r}."
             )
+        for name, value in (("cpus", cpus), ("patience", patience)):
+            if not isinstance(value, (int, float)) or not value > 0:
+                raise ConfigurationError(f"{name} must be above 0, not {value!r}.")
         _refuse_client(address)
         self.address = address
         self.actors = actors
@@ -176,6 +186,7 @@ class RayCrew:
         self.size = 0
         self._numbers = itertools.count()
         self._coordinator: Any = None
+        self._early: list[RayHand] = []
 
     async def start(self, charge: Charge) -> frozenset[bytes] | None:
         """Start the coordinator; return the keys in the cache, None without one.
@@ -188,23 +199,27 @@ class RayCrew:
             await asyncio.wrap_future(_in_a_thread(self._connect))
         ray, backend = self._ray, self._backend
         there = ray.cluster_resources().get("CPU", 0.0)
-        self.size = backend.actors or max(1, int(there / max(backend.cpus, 0.01)))
+        self.size = backend.actors or max(1, int(there / backend.cpus))
         node = ray.get_runtime_context().get_node_id()
         strategies = ray.util.scheduling_strategies
         here = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
         make = ray.remote(Coordinator).options(num_cpus=0, scheduling_strategy=here)
         self._coordinator = make.remote(charge)
+        self._early = [self._hired() for _ in range(self.size)]  # while it opens
         error = await self._told("open")
         if error is not None:
             raise error
         return await self._told("cached")
 
     def hire(self) -> "RayHand":
-        """Start an actor.
+        """Start an actor, or take one that `start` has started.
 
         Raises:
             ActorLostError: If Ray was shut down.
         """
+        return self._early.pop(0) if self._early else self._hired()
+
+    def _hired(self) -> "RayHand":
         _check_up(self._ray)
         backend = self._backend
         options: dict[str, Any] = {
@@ -228,6 +243,8 @@ class RayCrew:
         """Have the coordinator close its files, and end it; return what was spent."""
         if self._coordinator is None:
             return NOTHING
+        for hand in self._early:
+            hand.kill()
         try:
             return await self._told("close")
         except ActorLostError:
@@ -254,7 +271,7 @@ class RayCrew:
         except (OSError, RuntimeError, ValueError) as exc:
             raise ConfigurationError(
                 "no Ray cluster could be reached or started at "
-                f"{address or 'this machine'}: {str(exc).splitlines()[0]} Start one "
+                f"{address or 'this machine'}: {first_line(exc)} Start one "
                 "there (ray start --head; the same RAY_AUTH_TOKEN here and there), or "
                 "leave address out for one on this machine."
             ) from exc
