@@ -79,6 +79,7 @@ class LocalHand:
         self.worker = Worker(name, self.link, pickle.dumps, pickle.loads)
         self.dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.taken: list[int] = []
+        self.reports = 0
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def open(self, errand: bytes) -> BaseException | None:
@@ -102,6 +103,7 @@ class LocalHand:
                 task.cancel()
         if self.dead.done():
             raise ActorLostError(f"{self.name} is gone")
+        self.reports += 1
         return task.result()
 
     async def close(self) -> Report:

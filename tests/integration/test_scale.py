@@ -411,6 +411,14 @@ def test_inputs_are_pulled_as_room_is_free() -> None:
     over_actors(server, body, crew)
 
 
+def test_results_that_come_close_together_share_a_message() -> None:
+    """A message costs as much as a call; nobody waits for more than 5 ms."""
+    server = LoopbackServer(echo, latency=lambda i, body: 0.1 + 0.00025 * (i % 20))
+    _, seconds, crew = spread(server, map(str, range(400)), max_concurrent=40)
+    assert sum(hand.reports for hand in crew.hands) < 400 / 4
+    assert seconds < 10 * 0.105 / 0.97
+
+
 def test_an_ordered_stream_yields_in_input_order() -> None:
     """Whichever actor is faster."""
     server = LoopbackServer(echo, latency=lambda i, body: 0.1 + 0.37 * (i % 7))

@@ -4,7 +4,6 @@ A module travels by value (cloudpickle), its binding dropped; endpoints travel a
 configuration, which names environment variables and holds no key.
 """
 
-import copyreg
 import io
 import sys
 from collections.abc import Callable, Mapping
@@ -111,10 +110,10 @@ def dumper(cloudpickle: Any) -> Dump:
         cloudpickle: The package, or one that has its names.
     """
 
-    class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
+    class Pickler(cloudpickle.CloudPickler):
         def reducer_override(self, obj: Any) -> Any:
             if type(obj) is Op and not _can_be_imported(obj, cloudpickle):
-                return copyreg.__newobj__, (Op,), vars(obj)  # type: ignore[attr-defined]
+                return _empty_op, (), vars(obj)
             return super().reducer_override(obj)
 
     def dump(value: Any) -> bytes:
@@ -125,6 +124,11 @@ def dumper(cloudpickle: Any) -> Dump:
     return dump
 
 
+def _empty_op() -> Op[Any, Any]:
+    """Return an op that is filled later, for its function may refer to it."""
+    return Op.__new__(Op)
+
+
 def _can_be_imported(op: Op[Any, Any], cloudpickle: Any) -> bool:
     """Say whether an op is found by its name, in a module that others have."""
     name = op.__module__
@@ -133,7 +137,7 @@ def _can_be_imported(op: Op[Any, Any], cloudpickle: Any) -> bool:
     if name == "__main__" or parents & set(cloudpickle.list_registry_pickle_by_value()):
         return False
     found: Any = sys.modules.get(name)
-    for part in op.__qualname__.split("."):
+    for part in str(op.__reduce__()).split("."):
         found = getattr(found, part, None)
     return found is op
 
@@ -205,8 +209,8 @@ def packed_result(result: Result, dump: Dump, load: Load) -> bytes:
 def _likeness(error: BaseException) -> InfEngineError:
     """Return an error that says the same and holds plain values only."""
     if isinstance(error, ExecutionError):
-        at = {"node": error.node, "alias": error.alias, "attempt": error.attempt}
-        return ExecutionError(str(error), **at)
+        node, alias, attempt = error.node, error.alias, error.attempt
+        return ExecutionError(str(error), node=node, alias=alias, attempt=attempt)
     return ModuleError(f"{type(error).__name__}: {error}")
 
 

@@ -32,6 +32,7 @@ from inf_engine.scale.remote_store import RemoteStore
 from inf_engine.types import Usage
 
 _BREATHE_EVERY = 16
+_LINGER = 0.005  # seconds
 
 
 class CoordinatorLink(Protocol):
@@ -144,11 +145,24 @@ class Worker:
             self._break(exc)
 
     async def take(self) -> Report:
-        """Wait until an input has ended, and return all that is new."""
-        while not self._outcomes and self._broken is None and not self._is_closed:
+        """Wait until an input has ended, and return all that is new.
+
+        A message costs as much as a model call, so a few more are waited for, while
+        there is enough to do.
+        """
+        await self._ended_or_over(1)
+        try:
+            async with asyncio.timeout(_LINGER):
+                await self._ended_or_over(self._enough() // 4)
+        except TimeoutError:
+            pass
+        return self._report()
+
+    async def _ended_or_over(self, count: int) -> None:
+        """Wait until so many inputs have ended, or nothing goes on."""
+        while len(self._outcomes) < count and not (self._broken or self._is_closed):
             self._changed.clear()
             await self._changed.wait()
-        return self._report()
 
     async def close(self) -> Report:
         """Cancel what runs, and return what was booked since the last report."""
