@@ -419,6 +419,14 @@ def test_results_that_come_close_together_share_a_message() -> None:
     assert seconds < 10 * 0.105 / 0.97
 
 
+def test_all_slots_are_in_use_from_the_first_round_trip_on() -> None:
+    """Actors are given enough for them before they have told of anything."""
+    server = LoopbackServer(echo, latency=10.0)
+    _, seconds, _ = spread(server, map(str, range(200)), max_concurrent=100)
+    assert seconds < 20.2
+    assert server.max_in_flight == 100
+
+
 def test_an_ordered_stream_yields_in_input_order() -> None:
     """Whichever actor is faster."""
     server = LoopbackServer(echo, latency=lambda i, body: 0.1 + 0.37 * (i % 7))

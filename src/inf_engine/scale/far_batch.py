@@ -96,6 +96,7 @@ class FarBatch:
         self._crew = crew
         self._scheduler = scheduler
         self._errand = errand
+        self._aliases = scheduler.aliases(errand.module)
         self._numbers = itertools.count()
         self._fleet: Fleet | None = None
         self._batch = Batch(
@@ -179,7 +180,9 @@ class FarBatch:
     def _fleet_for(self, errand: Errand) -> Fleet:
         crew = self._crew
         data = packed_errand(errand, crew.dump)
-        return Fleet(crew.hire, data, crew.size, crew.load, self._told, crew.forget)
+        road = crew.hire, data, crew.size, crew.load, self._told, crew.forget
+        slots = self._scheduler.manager.slots(*self._aliases)
+        return Fleet(*road, 2 * slots // crew.size)
 
     async def _lend(self, stack: AsyncExitStack) -> dict[Which, Place]:
         """Close the files of the engine until the end; return where they are."""

@@ -85,6 +85,7 @@ class Fleet:
         load: Unpickles.
         told: Takes each report.
         forget: Tells the coordinator that an actor is dead.
+        first_room: How many inputs an actor is given before it tells of its room.
 
     Attributes:
         broken: Why nothing goes on any more, None while it does.
@@ -98,6 +99,7 @@ class Fleet:
         load: Load,
         told: Callable[[Report], None],
         forget: Callable[[str], Awaitable[None]],
+        first_room: int,
     ) -> None:
         self._hire = hire
         self._errand = errand
@@ -107,7 +109,7 @@ class Fleet:
         self._forget = forget
         self._hands: dict[str, Hand] = {}
         self._runs: dict[int, FarRun] = {}
-        self._shards = Shards()
+        self._shards = Shards(first_room)
         self._outbox: dict[str, list[Item]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False

@@ -19,18 +19,22 @@ FIRST_ROOM = 16
 class _Shard:
     """What one actor has."""
 
-    room: int = FIRST_ROOM
+    room: int
     alive: dict[int, Item] = field(default_factory=dict)
 
 
 class Shards:
     """Which input is with which actor.
 
+    Args:
+        first_room: How many inputs are given to an actor before it tells of its room.
+
     Attributes:
         waiting: Inputs that no actor has, because there is none now.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first_room: int = FIRST_ROOM) -> None:
+        self._first_room = max(FIRST_ROOM, first_room)
         self._shards: dict[str, _Shard] = {}
         self._where: dict[int, str] = {}
         self._equal: dict[str, dict[int, None]] = {}
@@ -54,7 +58,7 @@ class Shards:
         Args:
             name: The actor.
         """
-        self._shards[name] = _Shard()
+        self._shards[name] = _Shard(self._first_room)
         waiting, self.waiting = self.waiting, []
         return self.place(waiting)
 
