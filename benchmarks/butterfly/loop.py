@@ -105,9 +105,9 @@ class _Count:
 
 def _traffic(head: Head) -> tuple[int, float, list[float]]:
     """Return bytes on all links, when that was, and how long stages were busy."""
-    assert head._pump.ring is not None
+    assert head.rings[0].pump.ring is not None
     told = [member.told for member in head.stages]
-    size = head._pump.ring.sent.bytes + sum(int(t["sent"][1]) for t in told)
+    size = head.rings[0].pump.ring.sent.bytes + sum(int(t["sent"][1]) for t in told)
     return size, time.perf_counter(), [float(t["busy"]) for t in told]
 
 

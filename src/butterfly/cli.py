@@ -117,6 +117,14 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="how many nodes to use (default: 1, or as the plan has)",
     )
     add(
+        *("--replicas",),
+        type=_replicas,
+        default=0,
+        metavar="N|auto",
+        help="how many rings of so many nodes, each with the whole model "
+        "(default: auto, as many as the plan has chains, or 1)",
+    )
+    add(
         *("--plan",),
         default=SPLITS[0],
         metavar="|".join(("FILE", *SPLITS)),
@@ -127,7 +135,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         *("--nodes",),
         type=_number,
         metavar="N",
-        help="how many to start here (default: as many as --stages)",
+        help="how many to start here (default: --stages times --replicas)",
     )
     nodes.add_argument(
         *("--no-spawn",),
@@ -261,17 +269,21 @@ def _serve(args: argparse.Namespace) -> int:
     """Serve a model."""
     plan = None if args.plan in SPLITS else Plan.read(args.plan)
     stages = args.stages or _stages(plan)
-    nodes = stages if args.nodes is None else args.nodes
-    if plan is not None and nodes >= stages:
+    rings = args.replicas or (1 if plan is None else len(plan.chains))
+    needed = stages * rings
+    if plan is not None and not args.stages:
+        needed = sum(len(chain.stages) for chain in plan.chains)
+    nodes = needed if args.nodes is None else args.nodes
+    if plan is not None and nodes >= needed:
         _check_names(plan, nodes)
     key = args.api_key or os.environ.get(API_KEY, "")
-    ours = secret(is_needed=nodes < stages)
+    ours = secret(is_needed=nodes < needed)
     address = _interface(args.address, args)
     host = _api_host(args, key)
     from butterfly.api.server import ServeOptions, serve  # noqa: PLC0415 - torch
 
     options = ServeOptions(
-        _head_options(args, plan, stages, ours, address),
+        _head_options(args, plan, (stages, rings), ours, address),
         nodes,
         host=host,
         port=args.port,
@@ -295,6 +307,11 @@ def _interface(name: str, args: argparse.Namespace) -> str:
     return address
 
 
+def _replicas(text: str) -> int:
+    """Return how many rings are asked for, 0 for as many as the plan has."""
+    return 0 if text == "auto" else _count(text)
+
+
 def _check_names(plan: Plan, nodes: int) -> None:
     """Refuse a plan for other nodes than those that are started here."""
     own = [f"node-{number}" for number in range(1, nodes + 1)]
@@ -313,12 +330,17 @@ def _stages(plan: Plan | None) -> int:
 
 
 def _head_options(
-    args: argparse.Namespace, plan: Plan | None, stages: int, ours: str, address: str
+    args: argparse.Namespace,
+    plan: Plan | None,
+    shape: tuple[int, int],
+    ours: str,
+    address: str,
 ) -> HeadOptions:
     """Return what the head is told; what is not said is as the plan has it."""
-    lanes, positions = 16, 1024
+    (stages, rings), lanes, positions = shape, 16, 1024
     if plan is not None and plan.chains:
-        lanes, positions = plan.chains[0].lanes, plan.lane_tokens or positions
+        lanes = max(chain.lanes for chain in plan.chains)
+        positions = plan.lane_tokens or positions
     return HeadOptions(
         args.model,
         stages,
@@ -339,6 +361,7 @@ def _head_options(
         plan=plan,
         patience=max(0.1, args.patience),
         wait=args.wait,
+        replicas=rings,
         rebalance=args.rebalance,
     )
 

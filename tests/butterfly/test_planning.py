@@ -153,10 +153,11 @@ def run(
         try:
             return await work(head, nodes)
         finally:
-            ring, epoch = head._pump.end(), head.epoch
-            head._epochs._is_closing = True
-            if ring is not None:  # the threads of this process leave the ring
-                ring.send(Frame(epoch, 0, (), Kind.END, b""))
+            for each in head.rings:
+                each._is_closing = True
+                ring = each.pump.end()
+                if ring is not None:  # the threads of this process leave the ring
+                    ring.send(Frame(each.epoch, 0, (), Kind.END, b""))
             await head.close()
             await asyncio.wait(nodes.tasks.values(), timeout=10)
 
@@ -196,7 +197,7 @@ def watched(agent: NodeAgent) -> list[Frame]:
 
 def rule_of(head: Head) -> str:
     """What shared the layers of the present epoch out; from any thread."""
-    return head.planning.current.rule if head.planning.current else ""
+    return head.rings[0].planning.current.rule if head.rings[0].planning.current else ""
 
 
 def ranges(head: Head) -> list[tuple[str, int, int, str]]:
@@ -371,8 +372,8 @@ def test_a_node_that_leaves_while_it_is_measured(
         assert await answers(head) == oracle and head.epoch == epoch
         nodes.start("c")
         await nodes.until(lambda: head.is_serving and head.epoch > epoch)
-        assert head.planning.current is not None
-        assert len(head.planning.current.considered) == 2
+        assert head.rings[0].planning.current is not None
+        assert len(head.rings[0].planning.current.considered) == 2
         assert await answers(head) == oracle
 
     run(told(folder, split="measured"), "ab", work)
@@ -407,10 +408,10 @@ def test_even_counts_layers_and_balanced_prices_the_head(
     found = {}
     for split in ("even", "balanced"):
         head = Head(told(folder, split=split))
-        head.members.extend([Member(CONNECTION, name, {}) for name in "aa"])
-        one = asyncio.run(head.planning.split(head._epochs))
+        head.rings[0].members.extend([Member(CONNECTION, name, {}) for name in "aa"])
+        one = asyncio.run(head.rings[0].planning.split(head.rings[0]))
         found[split] = [(s.node, s.first, s.last) for s in one.chain.stages]
-        assert one.members == tuple(head.members)
+        assert one.members == tuple(head.rings[0].members)
     assert found == {
         "even": [("a", 0, 1), ("a-2", 2, 3)],
         "balanced": [("a", 0, 2), ("a-2", 3, 3)],
@@ -422,7 +423,11 @@ def test_even_counts_layers_and_balanced_prices_the_head(
     [
         (plan_of(("a", 0, 1), ("b", 2, 5)), {}, "for the 6 layers of 'tiny', and the"),
         (UNEVEN, {"stages": 3}, "the plan has 2 stages, and 3 were asked for"),
-        (replace(UNEVEN, chains=UNEVEN.chains * 2), {}, "has 2 chains and a head ser"),
+        (
+            replace(UNEVEN, chains=UNEVEN.chains * 2),
+            {},
+            "has 2 chains, and 1 rings",
+        ),
         (None, {"split": "odd"}, "no split 'odd': there are balanced, even, measured"),
         (None, {"stages": 5}, "the model has 4 layers: 5 --stages are too many"),
         (None, {"codec": "zip"}, "unknown codec 'zip'"),
@@ -465,8 +470,8 @@ def test_new_ranges_are_loaded_while_the_old_ones_serve(
         loads = [loaded(agent, head) for agent in agents]
         present = [agent._present for agent in agents]
         slow.speed, quick.speed = 0.1, 1.9
-        head._epochs._is_uneven = True
-        head._epochs.stir()
+        head.rings[0]._is_uneven = True
+        head.rings[0].stir()
         await nodes.until(lambda: head.is_serving and head.epoch == 2)
         assert loads == [[(0, 1, True)], [(1, 4, False)]]
         await nodes.until(lambda: all(agent._present for agent in agents))
@@ -532,7 +537,7 @@ def test_a_frame_that_breaks_every_epoch_is_given_up(folder: Path, oracle: Any) 
 
     async def main() -> None:
         head = Head(told(folder))
-        epochs, pump = head._epochs, head._pump
+        epochs, pump = head.rings[0], head.rings[0].pump
         asked = asyncio.ensure_future(anext(head.generate(Asked([1, 2], COUNT))))
         for round_ in range(9):
             await asyncio.sleep(0)

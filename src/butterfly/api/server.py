@@ -42,6 +42,14 @@ class ServeOptions:
     threads: int = 1
     tensor: int = 1
 
+    @property
+    def needed(self) -> int:
+        """How many nodes all rings need."""
+        plan = self.head.plan
+        if plan is not None:
+            return sum(len(chain.stages) for chain in plan.chains)
+        return self.head.stages * self.head.replicas
+
 
 async def serve(options: ServeOptions) -> int:
     """Serve until a signal comes; return the exit code.
@@ -124,12 +132,12 @@ async def _announce(head: Head, options: ServeOptions, listener: socket.socket) 
     host, port = listener.getsockname()[:2]
     name = options.name or options.head.model
     print(f"butterfly: http://{place_of(host, port)}/v1 will serve {name}", flush=True)  # noqa: T201
-    if options.nodes < options.head.stages:
+    if options.nodes < options.needed:
         where = place_of(options.head.address, head.port)
         print(f"butterfly: waiting for `butterfly node --join {where}`", flush=True)  # noqa: T201
     if options.head.plan is not None:
-        print(f"butterfly: {head.planning.lacks([])}", flush=True)  # noqa: T201
+        print(f"butterfly: {head.lacks}", flush=True)  # noqa: T201
     await head.ready(float("inf"))
-    roles = sorted([m.role for m in head.stages if m.role], key=lambda r: r.rank)
+    roles = [member.role for member in head.stages if member.role]
     shares = ", ".join([f"{r.first}-{r.last - 1}" for r in roles])
     print(f"butterfly: ready, layers {shares}", flush=True)  # noqa: T201

@@ -72,7 +72,7 @@ class Service:
             raise ClusterError(head.trouble)
         if not head.is_serving and not (head.epoch and head.members):
             raise ClusterError(
-                f"{head.planning.lacks(head.members) or 'the layers are loading'}: "
+                f"{head.lacks or 'the layers are loading'}: "
                 "wait, or start more with `butterfly node --join`."
             )
 
@@ -179,7 +179,7 @@ class Service:
                     job.first, job.prompt = first, first.prompt
                 jobs.append(job)
                 first = first or job
-        self.head.scheduler.check(*[job.sequence for job in jobs])
+        self.head.check(*[job.sequence for job in jobs])
         return jobs
 
     def _stops(self, request: GenerationRequest, is_ruled: bool) -> frozenset[int]:

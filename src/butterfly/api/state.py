@@ -2,10 +2,11 @@
 
 import asyncio
 
+from butterfly.cluster.epochs import Epochs
 from butterfly.cluster.head import Head
 from butterfly.cluster.members import Member
 from butterfly.communication.codecs import CODECS
-from butterfly.monitoring.metrics import StageState, State
+from butterfly.monitoring.metrics import RingState, StageState, State
 
 
 def state_of(head: Head) -> State:
@@ -14,30 +15,45 @@ def state_of(head: Head) -> State:
     Args:
         head: The head.
     """
-    line, split = head.scheduler, head.planning.current
-    members = [m for m in head.members if m.role and m.role.epoch == head.epoch]
-    members.sort(key=lambda m: m.role.rank if m.role else 0)
+    lines = [ring.pump.scheduler for ring in head.rings]
+    splits = [ring.planning.current for ring in head.rings]
+    running = [sequence for line in lines for sequence in line.running.values()]
     return State(
         epoch=head.epoch,
         is_serving=head.is_serving,
         is_asleep=head.is_asleep,
         nodes=len(head.members),
-        running=len(line.running),
-        waiting=len(line.waiting),
-        frames=line.in_flight,
-        used=sum(sequence.length for sequence in line.running.values()),
-        room=line.lanes * line.positions,
-        reused=line.reused,
-        split="" if split is None else split.rule,
-        rows=line.rows,
-        proposed=line.proposed,
-        accepted=line.accepted,
+        running=len(running),
+        waiting=sum(len(line.waiting) for line in lines),
+        frames=sum(line.in_flight for line in lines),
+        used=sum(sequence.length for sequence in running),
+        room=sum(line.lanes * line.positions for line in lines),
+        reused=sum(line.reused for line in lines),
+        split=next((split.rule for split in splits if split is not None), ""),
+        rows=sum(line.rows for line in lines),
+        proposed=sum(line.proposed for line in lines),
+        accepted=sum(line.accepted for line in lines),
         tasks=len(asyncio.all_tasks()),
-        stages=tuple([_stage(member) for member in members]),
+        stages=tuple(
+            [
+                _stage(member, number)
+                for number, ring in enumerate(head.rings, 1)
+                for member in ring.stages
+            ]
+        ),
+        rings=tuple([_ring(ring) for ring in head.rings]),
     )
 
 
-def _stage(member: Member) -> StageState:
+def _ring(ring: Epochs) -> RingState:
+    line = ring.pump.scheduler
+    return RingState(
+        *(ring.epoch, ring.pump.ring is not None, len(ring.members)),
+        *(len(line.running), len(line.waiting), line.rows),
+    )
+
+
+def _stage(member: Member, ring: int) -> StageState:
     assert member.role is not None
     told = member.told if member.told.get("epoch") == member.role.epoch else {}
     _, sent, halted = told.get("sent", (0, 0, 0.0))
@@ -51,5 +67,6 @@ def _stage(member: Member) -> StageState:
         received_bytes=received,
         received_waited=waited,
         codec=CODECS[member.role.codec].name,
+        ring=ring,
         memory=float(member.about.get("memory", 0)),
     )

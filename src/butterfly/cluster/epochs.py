@@ -13,18 +13,19 @@ import dataclasses
 import logging
 import secrets
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from butterfly.cluster.adapters import AdapterTable
 from butterfly.cluster.balance import Balance, fastest
 from butterfly.cluster.joining import joined, store_at, store_of
 from butterfly.cluster.members import Member
-from butterfly.cluster.membership import Membership
 from butterfly.cluster.options import HeadOptions
 from butterfly.cluster.patience import Patience, Place
 from butterfly.cluster.planning import Planning, Split
 from butterfly.cluster.pump import Pump
 from butterfly.cluster.roles import Role, head_layers, limits_of, roles_of
+from butterfly.cluster.share import Share
 from butterfly.communication.frames import Frame, Kind
 from butterfly.communication.links import Ring
 from butterfly.errors import ButterflyError, ClusterError
@@ -50,11 +51,15 @@ class Epochs:
         config: The transformers configuration of the model.
         adapters: The adapters that are loaded.
         planning: Says who is which stage.
+        share: The nodes of this ring.
+        numbers: Gives the numbers of epochs; no two rings have the same.
+        stranded: Is told when an epoch cannot begin: others may serve what is open.
 
     Attributes:
         epoch: The number of the present epoch.
         store: Where its nodes find each other.
-        membership: The nodes.
+        planning: Says who is which stage.
+        share: The nodes of this ring.
         pump: What serves sequences over the ring of the epoch.
         is_serving: Set while the ring is whole.
         turning: Held while all stages are told to do something.
@@ -68,11 +73,15 @@ class Epochs:
         config: Any,
         adapters: AdapterTable,
         planning: Planning,
+        *,
+        share: Share,
+        numbers: Iterator[int],
+        stranded: Callable[["Epochs"], None],
     ) -> None:
         self._options, self._config, self._adapters = options, config, adapters
-        self._planning = planning
+        self.planning, self.share = planning, share
+        self._numbers, self._stranded = numbers, stranded
         self.epoch = 0
-        self.membership = Membership(options, self)
         scheduler = Scheduler(
             *(options.lanes, options.positions),
             reuse=options.reuse,
@@ -107,7 +116,7 @@ class Epochs:
     @property
     def members(self) -> list[Member]:
         """The nodes that are here."""
-        return self.membership.members
+        return self.share.members
 
     @property
     def stages(self) -> list[Member]:
@@ -167,7 +176,7 @@ class Epochs:
         if is_final:
             self.failure = said
         if message.get("epoch") == _NONE or (is_final and not member.has_served):
-            self.membership.dismiss(member, said)
+            self.share.dismiss(member, said)
         else:
             self.broke(self.epoch, said)
 
@@ -211,7 +220,7 @@ class Epochs:
         if ring is not None:
             ring.abort()
 
-    def rest(self) -> None:
+    def _rest(self) -> None:
         """Let standbys give away what they have prepared."""
         for member in self.standbys:
             member.prepared = None
@@ -235,7 +244,7 @@ class Epochs:
             counts = [_counts(member) for member in self.stages]
             if (found := self.pump.stuck(counts)) is not None:
                 self._unstick(*found)
-            if self.epoch and not self.membership.members and self._is_late():
+            if self.epoch and not self.members and self._is_late():
                 self._give_up("no node is left, start some with `butterfly node`")
 
     def _unstick(self, place: Place, seconds: float) -> None:
@@ -253,8 +262,8 @@ class Epochs:
         at = "at" if place.is_computing else "on the way to"
         why = f"a frame is out for {seconds:.1f} s, {at} {name}"
         self.broke(self.epoch, why)
-        if worst.stuck >= _MOST_STUCK and len(self.membership.members) > 1:
-            self.membership.dismiss(
+        if worst.stuck >= _MOST_STUCK and len(self.members) > 1:
+            self.share.dismiss(
                 worst, f"{why}, and frames were stuck at {worst.name} before."
             )
 
@@ -270,9 +279,45 @@ class Epochs:
 
     # -- what is done -----------------------------------------------------------
 
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send a message to all stages.
+
+        Args:
+            message: JSON.
+        """
+        for member in self.stages:
+            member.connection.send(message)
+
+    async def sleep(self) -> None:
+        """Let the nodes give their layers and lanes away; what is open stays."""
+        async with self.turning:
+            self.pump.is_asleep = True
+            await self.pump.drained()
+            await self._turn("sleep", True)
+
+    async def wake(self) -> None:
+        """Let the nodes load their layers again, and go on."""
+        async with self.turning:
+            if not self.pump.is_asleep:
+                return
+            await self._turn("wake", False)
+            self.pump.is_asleep = False
+            self.pump.scheduler.reset()
+            self.stir()
+            self.pump.push()
+
+    async def _turn(self, do: str, is_asleep: bool) -> None:
+        """Tell the stages to sleep or to wake, until they have or the ring broke."""
+        stages, pump = self.stages, self.pump
+        if pump.ring is not None:
+            self.tell({"do": do})
+            self._rest()
+        while pump.ring is not None and any(m.is_asleep != is_asleep for m in stages):
+            await pump.changed()
+
     async def reign(self) -> None:
         """Begin an epoch whenever there is none and there are nodes."""
-        planning = self._planning
+        planning = self.planning
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -302,6 +347,7 @@ class Epochs:
                 _log.warning("epoch %d did not begin: %s", self.epoch, why)
                 if late:
                     self._give_up(why.rstrip("."))
+        self._stranded(self)
         self._changed.set()
         await asyncio.sleep(self._pause)
         self._pause = min(_MOST_PAUSE, 2 * self._pause)
@@ -310,7 +356,7 @@ class Epochs:
         """Return why the epoch is to end though it is whole; empty if it is not."""
         if self.pump.ring is None:
             return ""
-        if self._planning.is_outdated(self.members):
+        if self.planning.is_outdated(self.members):
             return "a node came"
         return "a stage is slower than its share" if self._is_uneven else ""
 
@@ -318,7 +364,7 @@ class Epochs:
         """Let nodes load what they will be, while the present epoch serves."""
         members = self.members
         try:
-            split = await self._planning.split(self)
+            split = await self.planning.split(self)
         except ClusterError as exc:
             _log.warning("the next epoch is not prepared: %s", exc)
             return
@@ -368,14 +414,14 @@ class Epochs:
         """Give out roles, join the ring, and go on with what is open."""
         if self._lost.is_set():
             await asyncio.sleep(_GATHERING)
-        if not self.membership.members:
+        if not self.members:
             raise ClusterError("no node is left.")
-        self.epoch += 1
+        self.epoch = next(self._numbers)
         self._lost.clear()
         name = secrets.token_hex(8)
-        split = await self._planning.split(self)
+        split = await self.planning.split(self)
         roles = self._roles(name, split)
-        self._planning.current = split
+        self.planning.current = split
         address = self._options.address
         for member, role in zip(split.members, roles, strict=True):
             member.role, member.is_ready, member.is_asleep = role, False, False

@@ -1,19 +1,22 @@
 """`Head`: the process that clients and nodes connect to.
 
-It holds no weights. Three parts do its work: `Membership` knows the nodes, `Epochs`
-gives them layers, `Pump` sends frames around and tells clients of their tokens.
+It holds no weights. Four parts do its work: `Membership` knows the nodes, `Rings` deals
+them and the sequences over one or more rings; of each ring, `Epochs` gives the nodes
+layers, `Pump` sends frames around and tells clients of their tokens.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from butterfly.cluster.adapters import AdapterTable
 from butterfly.cluster.epochs import READY, Epochs
 from butterfly.cluster.members import Member
 from butterfly.cluster.options import HeadOptions
-from butterfly.cluster.planning import Planning
+from butterfly.cluster.pump import Moved
+from butterfly.cluster.rings import Rings
 from butterfly.cluster.token import Token
 from butterfly.engine.weights import Checkpoint
 from butterfly.errors import ClusterError, RequestError
@@ -24,10 +27,13 @@ _PARTING = 2.0  # seconds for a thread to end
 
 
 class Head:
-    """Serves sequences over a ring of nodes.
+    """Serves sequences over rings of nodes.
 
     Args:
         options: What it was told.
+
+    Attributes:
+        rings: The rings, each with all layers.
     """
 
     def __init__(self, options: HeadOptions) -> None:
@@ -35,9 +41,8 @@ class Head:
         self.checkpoint = Checkpoint.of(options.model)
         self.config = self.checkpoint.config()
         self.adapters = AdapterTable()
-        self.planning = Planning(options, self.checkpoint, self.config)
-        self._epochs = Epochs(options, self.config, self.adapters, self.planning)
-        self._pump = self._epochs.pump
+        self._all = Rings(options, self.checkpoint, self.config, self.adapters)
+        self.rings = self._all.each
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -46,16 +51,18 @@ class Head:
         Raises:
             ClusterError: If the port is taken.
         """
-        self._epochs.start()
-        membership = self._epochs.membership
+        for ring in self.rings:
+            ring.start()
+        membership = self._all.membership
         await membership.start()
-        works = membership.watch(), self._epochs.reign(), self._epochs.guard()
+        works = [work() for ring in self.rings for work in (ring.reign, ring.guard)]
+        works.append(membership.watch())
         self._tasks = [asyncio.ensure_future(work) for work in works]
         for task in self._tasks:
             task.add_done_callback(_ended)
 
     async def ready(self, patience: float = READY) -> None:
-        """Wait until the ring serves.
+        """Wait until a ring serves.
 
         Args:
             patience: Seconds to wait.
@@ -63,74 +70,101 @@ class Head:
         Raises:
             ClusterError: If it does not in time.
         """
+        waits = [asyncio.ensure_future(r.is_serving.wait()) for r in self.rings]
+        first = asyncio.FIRST_COMPLETED
         try:
-            await asyncio.wait_for(self._epochs.is_serving.wait(), patience)
-        except TimeoutError as exc:
+            done, _ = await asyncio.wait(waits, timeout=patience, return_when=first)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if not done:
             raise ClusterError(
-                f"after {patience:g} s {self.planning.lacks(self.members)}: start "
-                "more with `butterfly node --join`."
-            ) from exc
+                f"after {patience:g} s {self.lacks}: start more with "
+                "`butterfly node --join`."
+            )
 
     async def close(self) -> None:
         """Send all nodes home, and end."""
-        self._epochs.close()
+        for ring in self.rings:
+            ring.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._epochs.membership.close()
-        await asyncio.to_thread(self._pump.join, _PARTING)
+        await self._all.membership.close()
+        for ring in self.rings:
+            await asyncio.to_thread(ring.pump.join, _PARTING)
 
     # -- what it is like --------------------------------------------------------
 
     @property
     def port(self) -> int:
         """The port that nodes connect to."""
-        return self._epochs.membership.port
+        return self._all.membership.port
 
     @property
     def members(self) -> list[Member]:
         """The nodes that are here."""
-        return self._epochs.membership.members
+        return self._all.membership.members
 
     @property
     def stages(self) -> list[Member]:
-        """The nodes of the present epoch."""
-        return self._epochs.stages
+        """The nodes of the rings that are whole, ring by ring."""
+        return [m for ring in self._whole for m in ring.stages]
+
+    @property
+    def lacks(self) -> str:
+        """Which nodes the first ring waits for, empty if none."""
+        return self.rings[0].planning.lacks(self.rings[0].members)
 
     @property
     def epoch(self) -> int:
-        """The number of the present epoch."""
-        return self._epochs.epoch
+        """The number of the newest epoch."""
+        return max(ring.epoch for ring in self.rings)
 
     @property
     def scheduler(self) -> Scheduler:
-        """What says what travels in the next frame."""
-        return self._pump.scheduler
+        """What says what travels in the next frame of the first ring."""
+        return self.rings[0].pump.scheduler
 
     @property
     def is_serving(self) -> bool:
-        """Whether the ring is whole."""
-        return self._pump.ring is not None
+        """Whether a ring is whole."""
+        return bool(self._whole)
 
     @property
     def failure(self) -> str:
         """Why a node could not load its layers, empty if all could."""
-        return self._epochs.failure
+        return next((ring.failure for ring in self.rings if ring.failure), "")
 
     @property
     def trouble(self) -> str:
         """Why nothing can be served, and will not be soon; empty if it can."""
-        return self._epochs.trouble
+        said = [ring.trouble for ring in self.rings if ring.epoch]
+        return said[0] if said and all(said) else ""
 
     @property
     def is_asleep(self) -> bool:
         """Whether the nodes are to be without layers."""
-        return self._pump.is_asleep
+        return self.rings[0].pump.is_asleep
 
     # -- what it does -----------------------------------------------------------
 
-    def generate(self, sequence: Sequence) -> AsyncGenerator[Token, None]:
+    def check(self, *sequences: Sequence) -> None:
+        """Say whether sequences could be served.
+
+        Args:
+            sequences: The sequences.
+
+        Raises:
+            RequestError: If one does not fit.
+            CapacityError: If too many wait already.
+        """
+        self._all.best().pump.scheduler.check(*sequences)
+
+    async def generate(self, sequence: Sequence) -> AsyncGenerator[Token, None]:
         """Give the tokens of a sequence as they come, as `Pump.generate` does.
+
+        When its ring has no nodes any more, another one goes on.
 
         Args:
             sequence: What to generate.
@@ -140,40 +174,29 @@ class Head:
             CapacityError: If too many wait already.
             ClusterError: If no nodes are left to serve it.
         """
-        known = [0, *[number for number, _ in self.adapters.folders]]
-        if sequence.adapter not in known:
-            raise RequestError("the adapter of this request was unloaded.")
-        return self._pump.generate(sequence)
+        while True:
+            known = [0, *[number for number, _ in self.adapters.folders]]
+            if sequence.adapter not in known:
+                raise RequestError("the adapter of this request was unloaded.")
+            ring = self._all.best(sequence)
+            try:
+                async with aclosing(ring.pump.generate(sequence)) as tokens:
+                    async for token in tokens:
+                        yield token
+                return
+            except Moved:
+                continue
 
     async def sleep(self) -> None:
         """Let the nodes give their layers and lanes away.
 
         Open sequences stay, and go on after `wake`.
         """
-        async with self._epochs.turning:
-            self._pump.is_asleep = True
-            await self._pump.drained()
-            await self._turn("sleep", True)
+        await asyncio.gather(*[ring.sleep() for ring in self.rings])
 
     async def wake(self) -> None:
         """Let the nodes load their layers again, and go on."""
-        async with self._epochs.turning:
-            if not self.is_asleep:
-                return
-            await self._turn("wake", False)
-            self._pump.is_asleep = False
-            self.scheduler.reset()
-            self._epochs.stir()
-            self._pump.push()
-
-    async def _turn(self, do: str, is_asleep: bool) -> None:
-        """Tell the stages to sleep or to wake, until they have or the ring broke."""
-        stages = self.stages
-        if self.is_serving:
-            self.tell({"do": do})
-            self._epochs.rest()
-        while self.is_serving and any(m.is_asleep != is_asleep for m in stages):
-            await self.changed()
+        await asyncio.gather(*[ring.wake() for ring in self.rings])
 
     async def load_adapter(self, name: str, folder: str) -> None:
         """Load an adapter on all stages; requests may name it then.
@@ -187,7 +210,9 @@ class Head:
                 is loaded then.
             ClusterError: If the epoch ended meanwhile. Nothing is loaded then, too.
         """
-        async with self._epochs.turning:
+        async with AsyncExitStack() as stack:
+            for ring in self.rings:
+                await stack.enter_async_context(ring.turning)
             await self.adapters.load(name, folder, self)
 
     async def unload_adapter(self, name: str) -> None:
@@ -201,9 +226,12 @@ class Head:
         """
         gone = self.adapters.remove(name)
         error = RequestError(f"the adapter {name!r} was unloaded.")
-        self._pump.fail(error, gone.number)
-        while self.is_serving and any(
-            s.adapter == gone.number for s in self.scheduler.running.values()
+        for ring in self.rings:
+            ring.pump.fail(error, gone.number)
+        while any(
+            sequence.adapter == gone.number
+            for ring in self._whole
+            for sequence in ring.pump.scheduler.running.values()
         ):
             await self.changed()
         self.tell({"do": "adapt", "number": gone.number})
@@ -214,12 +242,22 @@ class Head:
         Args:
             message: JSON.
         """
-        for member in self.stages:
-            member.connection.send(message)
+        for ring in self._whole:
+            ring.tell(message)
 
     async def changed(self) -> None:
-        """Wait until a frame or a word came, or the ring broke."""
-        await self._pump.changed()
+        """Wait until a frame or a word came, or a ring broke."""
+        waits = [asyncio.ensure_future(ring.changed()) for ring in self.rings]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    @property
+    def _whole(self) -> list[Epochs]:
+        """The rings that are whole."""
+        return [ring for ring in self.rings if ring.pump.ring is not None]
 
 
 def _ended(task: asyncio.Task[None]) -> None:

@@ -87,7 +87,7 @@ class Membership:
             await asyncio.wait(self._visits, timeout=_PARTING)
 
     def leave(self, member: Member, why: str) -> None:
-        """Forget a node; a standby takes its place in the ring.
+        """Forget a node.
 
         Args:
             member: The node.
@@ -96,10 +96,7 @@ class Membership:
         member.connection.close()
         if member not in self.members:
             return
-        place, stages = self.members.index(member), self._options.stages
-        del self.members[place]
-        if place < stages <= len(self.members):
-            self.members.insert(place, self.members.pop(stages - 1))
+        self.members.remove(member)
         self._watcher.left(member, why)
 
     def dismiss(self, member: Member, why: str) -> None:

@@ -37,6 +37,8 @@ class HeadOptions:
         plan: What ``butterfly plan`` wrote.
         patience: The least seconds after which a frame that is out counts as stuck.
         wait: Seconds that open requests wait for a node when there is none.
+        replicas: How many rings hold the model, each over nodes of its own; a plan's
+            are as many as its chains.
         rebalance: The least seconds between two epochs of which the second gives a slow
             stage fewer layers; 0 for never.
     """
@@ -60,4 +62,5 @@ class HeadOptions:
     plan: Plan | None = None
     patience: float = 10.0
     wait: float = 60.0
+    replicas: int = 1
     rebalance: float = 60.0

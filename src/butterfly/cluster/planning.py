@@ -93,6 +93,11 @@ class Planning:
         count = self._options.stages
         return "" if len(here) >= count else f"{len(here)} of {count} nodes are here"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The nodes that a plan names; none without one."""
+        return () if self._chain is None else self._chain.nodes
+
     def can_begin(self, head: Head) -> bool:
         """Say whether there are nodes for an epoch: all at first, later any.
 

@@ -24,6 +24,10 @@ from butterfly.scheduling import Batch, Limits, Scheduler, Sequence
 _log = logging.getLogger("butterfly.head")
 
 
+class Moved(Exception):
+    """A sequence is to be served by another ring."""
+
+
 class Pump:
     """Serves sequences over a ring, one ring after the other.
 
@@ -100,6 +104,7 @@ class Pump:
             RequestError: If it does not fit.
             CapacityError: If too many wait already.
             ClusterError: If no nodes are left to serve it.
+            Moved: If another ring is to go on with it.
         """
         self.scheduler.add(sequence)
         queue = self._queues[sequence] = asyncio.Queue()
@@ -113,9 +118,15 @@ class Pump:
                 if told.finish:
                     return
         finally:
-            del self._queues[sequence]
-            if not sequence.finish:
+            is_ours = self._queues.pop(sequence, None) is not None
+            if is_ours and not sequence.finish:
                 self.scheduler.abort(sequence)
+
+    def pass_on(self) -> None:
+        """Let another ring go on with what is open; who asked is told by `Moved`."""
+        for sequence in self.scheduler.hand_over():
+            if (queue := self._queues.pop(sequence, None)) is not None:
+                queue.put_nowait(Moved())
 
     def fail(self, error: ButterflyError, adapter: int | None = None) -> None:
         """End open sequences with an error.

@@ -33,6 +33,7 @@ class StageState:
         received_waited: Seconds that it waited for them.
         codec: How it writes hidden states.
         memory: Bytes that the node offers.
+        ring: The ring that it belongs to, from 1.
     """
 
     stage: int
@@ -47,6 +48,28 @@ class StageState:
     received_waited: float = 0.0
     codec: str = "f32"
     memory: float = 0.0
+    ring: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RingState:
+    """What a ring is like at the moment.
+
+    Args:
+        epoch: The number of its epoch.
+        is_serving: Whether it is whole.
+        nodes: How many nodes it has, standbys included.
+        running: How many sequences have a lane of it.
+        waiting: How many wait for one.
+        rows: Rows that were sent around it.
+    """
+
+    epoch: int
+    is_serving: bool
+    nodes: int
+    running: int
+    waiting: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +77,8 @@ class State:
     """What the cluster is like at the moment.
 
     Args:
-        epoch: The number of the epoch.
-        is_serving: Whether the ring is whole.
+        epoch: The number of the newest epoch.
+        is_serving: Whether a ring is whole.
         is_asleep: Whether the nodes have given their weights away.
         nodes: How many nodes are here, standbys included.
         running: How many sequences have a lane.
@@ -68,8 +91,9 @@ class State:
         proposed: Tokens that were guessed.
         accepted: Tokens that were guessed rightly.
         tasks: Tasks of the event loop.
-        stages: The stages, in order.
+        stages: The stages, in order, ring by ring.
         split: What shared the layers out: ``plan``, ``balanced``, ...
+        rings: The rings.
     """
 
     epoch: int
@@ -88,6 +112,7 @@ class State:
     tasks: int = 0
     stages: tuple[StageState, ...] = ()
     split: str = ""
+    rings: tuple[RingState, ...] = ()
 
 
 class Metrics:
@@ -195,7 +220,22 @@ class _Cluster(Collector):
         yield CounterMetricFamily("butterfly_proposed_tokens", what, value=s.proposed)
         what = "Tokens that were guessed rightly: each saved a frame."
         yield CounterMetricFamily("butterfly_accepted_tokens", what, value=s.accepted)
+        yield from _of_rings(s)
         yield from _of_stages(s)
+
+
+def _of_rings(state: State) -> Iterator[Metric]:
+    """Give what each ring does: whether work is shared evenly."""
+    what = "Sequences that have a lane of a ring."
+    running = GaugeMetricFamily(
+        "butterfly_ring_requests_running", what, labels=["ring"]
+    )
+    what = "Rows that were sent around a ring."
+    rows = CounterMetricFamily("butterfly_ring_rows", what, labels=["ring"])
+    for number, ring in enumerate(state.rings, 1):
+        running.add_metric([str(number)], ring.running)
+        rows.add_metric([str(number)], ring.rows)
+    yield from (running, rows)
 
 
 def _of_stages(state: State) -> Iterator[Metric]:
@@ -213,15 +253,18 @@ def _of_stages(state: State) -> Iterator[Metric]:
         "Seconds that an end of a link stood still.",
         labels=["source", "target", "end"],
     )
-    names = ["head", *_names(state.stages), "head"]
-    for s, before, own, after in zip(
-        state.stages, names, names[1:], names[2:], strict=False
-    ):
+    names = _names(state.stages)
+    for number, s in enumerate(state.stages):
+        own, each = names[number], state.stages
+        is_first = s.stage == 1
+        is_last = number + 1 == len(each) or each[number + 1].ring != s.ring
+        before = "head" if is_first else names[number - 1]
+        after = "head" if is_last else names[number + 1]
         busy.add_metric([str(s.stage), own, f"{s.first}-{s.last - 1}"], s.busy)
         size.add_metric([before, own], s.received_bytes)
         waited.add_metric([before, own, "target"], s.received_waited)
         waited.add_metric([own, after, "source"], s.sent_waited)
-        if s.stage == len(state.stages):
+        if is_last:
             size.add_metric([own, after], s.sent_bytes)
     yield from (busy, size, waited)
 
@@ -229,6 +272,6 @@ def _of_stages(state: State) -> Iterator[Metric]:
 def _names(stages: tuple[StageState, ...]) -> list[str]:
     """Return what nodes are called; Prometheus refuses two links of the same names."""
     nodes = [s.node for s in stages]
-    return [
-        s.node if nodes.count(s.node) == 1 else f"{s.node}/{s.stage}" for s in stages
-    ]
+    rings = {s.ring for s in stages}
+    place = "{0.node}/{0.ring}.{0.stage}" if len(rings) > 1 else "{0.node}/{0.stage}"
+    return [s.node if nodes.count(s.node) == 1 else place.format(s) for s in stages]

@@ -181,11 +181,12 @@ class Scheduler:
             RequestError: If its prompt is empty, or does not fit a lane.
             CapacityError: If too many wait already.
         """
-        self.check(sequence)
-        room = self.positions - len(sequence.prompt)
-        sequence.limit = min(sequence.limit, room)
-        self._number += 1
-        sequence.number = self._number
+        if not sequence.number:  # else another ring took it, and could not end it
+            self.check(sequence)
+            room = self.positions - len(sequence.prompt)
+            sequence.limit = min(sequence.limit, room)
+            self._number += 1
+            sequence.number = self._number
         self._queue(sequence)
 
     def abort(self, sequence: Sequence) -> None:
@@ -277,6 +278,20 @@ class Scheduler:
         self.running.clear()
         self._held = [[] for _ in range(count)]
         self._adapters = [0] * count
+
+    def hand_over(self) -> list[Sequence]:
+        """Begin anew without any sequence, and return those that were open."""
+        self.reset()
+        found, self.waiting = self.waiting, []
+        return found
+
+    def held(self, sequence: Sequence) -> int:
+        """Return how many tokens of a sequence a lane holds already.
+
+        Args:
+            sequence: The sequence.
+        """
+        return self._source(sequence)[1]
 
     # -- inside -----------------------------------------------------------------
 
