@@ -106,10 +106,9 @@ def parser_of() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_serve(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(do=_serve)
+def _add_rings(parser: argparse.ArgumentParser) -> None:
+    """Say who holds what."""
     add = parser.add_argument
-    add("--model", required=True, help="a folder, a .gguf file, or smollm2")
     add(
         *("--stages",),
         type=_count,
@@ -144,6 +143,13 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         const=0,
         help="start none, wait for `butterfly node --join`",
     )
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(do=_serve)
+    add = parser.add_argument
+    add("--model", required=True, help="a folder, a .gguf file, or smollm2")
+    _add_rings(parser)
     add("--host", default="127.0.0.1", help="the address of the API")
     add("--port", type=_number, default=8000, help="its port, 0 for any")
     add("--address", default="127.0.0.1", help="the address for nodes")
@@ -269,9 +275,8 @@ def _serve(args: argparse.Namespace) -> int:
     """Serve a model."""
     plan = None if args.plan in SPLITS else Plan.read(args.plan)
     stages = args.stages or _stages(plan)
-    rings = args.replicas or (1 if plan is None else len(plan.chains))
-    needed = stages * rings
-    if plan is not None and not args.stages:
+    needed = stages * _rings(args, plan)
+    if plan is not None:
         needed = sum(len(chain.stages) for chain in plan.chains)
     nodes = needed if args.nodes is None else args.nodes
     if plan is not None and nodes >= needed:
@@ -283,7 +288,7 @@ def _serve(args: argparse.Namespace) -> int:
     from butterfly.api.server import ServeOptions, serve  # noqa: PLC0415 - torch
 
     options = ServeOptions(
-        _head_options(args, plan, (stages, rings), ours, address),
+        _head_options(args, plan, stages, ours, address),
         nodes,
         host=host,
         port=args.port,
@@ -329,15 +334,16 @@ def _stages(plan: Plan | None) -> int:
     return len(plan.chains[0].stages) if plan is not None and plan.chains else 1
 
 
+def _rings(args: argparse.Namespace, plan: Plan | None) -> int:
+    """Return how many rings there are if nobody says so."""
+    return args.replicas or max(1, len(plan.chains) if plan is not None else 1)
+
+
 def _head_options(
-    args: argparse.Namespace,
-    plan: Plan | None,
-    shape: tuple[int, int],
-    ours: str,
-    address: str,
+    args: argparse.Namespace, plan: Plan | None, stages: int, ours: str, address: str
 ) -> HeadOptions:
     """Return what the head is told; what is not said is as the plan has it."""
-    (stages, rings), lanes, positions = shape, 16, 1024
+    lanes, positions = 16, 1024
     if plan is not None and plan.chains:
         lanes = max(chain.lanes for chain in plan.chains)
         positions = plan.lane_tokens or positions
@@ -361,7 +367,7 @@ def _head_options(
         plan=plan,
         patience=max(0.1, args.patience),
         wait=args.wait,
-        replicas=rings,
+        replicas=_rings(args, plan),
         rebalance=args.rebalance,
     )
 

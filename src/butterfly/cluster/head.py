@@ -161,7 +161,7 @@ class Head:
         """
         self._all.best().pump.scheduler.check(*sequences)
 
-    async def generate(self, sequence: Sequence) -> AsyncGenerator[Token, None]:
+    def generate(self, sequence: Sequence) -> AsyncGenerator[Token, None]:
         """Give the tokens of a sequence as they come, as `Pump.generate` does.
 
         When its ring has no nodes any more, another one goes on.
@@ -174,10 +174,13 @@ class Head:
             CapacityError: If too many wait already.
             ClusterError: If no nodes are left to serve it.
         """
+        self._must_know(sequence.adapter)
+        return self._served(sequence)
+
+    async def _served(self, sequence: Sequence) -> AsyncGenerator[Token, None]:
+        """Give the tokens of a sequence, of one ring after the other."""
         while True:
-            known = [0, *[number for number, _ in self.adapters.folders]]
-            if sequence.adapter not in known:
-                raise RequestError("the adapter of this request was unloaded.")
+            self._must_know(sequence.adapter)
             ring = self._all.best(sequence)
             try:
                 async with aclosing(ring.pump.generate(sequence)) as tokens:
@@ -186,6 +189,12 @@ class Head:
                 return
             except Moved:
                 continue
+
+    def _must_know(self, adapter: int) -> None:
+        """Refuse what was asked of an adapter that is gone."""
+        known = [0, *[number for number, _ in self.adapters.folders]]
+        if adapter not in known:
+            raise RequestError("the adapter of this request was unloaded.")
 
     async def sleep(self) -> None:
         """Let the nodes give their layers and lanes away.
@@ -242,7 +251,7 @@ class Head:
         Args:
             message: JSON.
         """
-        for ring in self._whole:
+        for ring in self.rings:
             ring.tell(message)
 
     async def changed(self) -> None:

@@ -143,6 +143,12 @@ def _options(options: HeadOptions) -> list[HeadOptions]:
             f"the plan has {len(plan.chains)} chains, and {count} rings were asked "
             f"for: leave --replicas out, or plan again with --chains {count}."
         )
+    sizes = sorted({len(chain.stages) for chain in plan.chains})
+    if count > 1 and options.stages not in sizes:
+        raise ConfigurationError(
+            f"the chains of the plan have {sizes} stages, and {options.stages} were "
+            "asked for: leave --stages out."
+        )
     if count == 1:
         return [options]
     return [
