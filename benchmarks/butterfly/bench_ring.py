@@ -3,10 +3,10 @@
 Head and nodes are real processes with real links, frames and scheduler; only the layers
 are emulated (`emulation.py`). First decoding alone, by split; then with prompts, where
 the simulator is put to the test; then one prompt of 256 alone, by the size of its parts
-(whole, 128, 64, 32).
+(whole, 128, 64, 32); then two machines as one ring of two stages, or as two rings.
 
     python benchmarks/butterfly/bench_ring.py             # 7 minutes
-    python benchmarks/butterfly/bench_ring.py decoding    # or: prompts, chunks
+    python benchmarks/butterfly/bench_ring.py decoding    # prompts, chunks, rings
 """
 
 import asyncio
@@ -56,6 +56,11 @@ CHUNKS = [
     for count in (2, 3)
     for chunk in (256, 128, 64, 32)
 ]
+RINGS = [
+    (name, Setting(SPLITS["balanced", count], *sizes, rings=3 - count))
+    for sizes in ((1,), (2,), (8,), (8, 128, 32))
+    for name, count in (("one ring", 2), ("two rings", 1))
+]
 
 
 async def table(fleet: Fleet, rows: Items[tuple[str, Setting]], seconds: float) -> None:
@@ -88,6 +93,8 @@ async def main(names: Items[str]) -> None:
             await table(fleet, PROMPTS, 12.0)
         if not names or "chunks" in names:
             await table(fleet, CHUNKS, 5.0)
+        if not names or "rings" in names:
+            await table(fleet, RINGS, 5.0)
 
 
 if __name__ == "__main__":

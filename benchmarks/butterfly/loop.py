@@ -54,6 +54,7 @@ class Setting:
         frames: How many frames may be under way; 0 for one a stage.
         chunk: The most prompt tokens in a frame.
         codec: How hidden states travel.
+        rings: How many rings of such stages.
     """
 
     ranges: Ranges
@@ -64,6 +65,7 @@ class Setting:
     frames: int = 0
     chunk: int = 256
     codec: str = "f32"
+    rings: int = 1
 
     @property
     def room(self) -> int:
@@ -105,9 +107,10 @@ class _Count:
 
 def _traffic(head: Head) -> tuple[int, float, list[float]]:
     """Return bytes on all links, when that was, and how long stages were busy."""
-    assert head.rings[0].pump.ring is not None
     told = [member.told for member in head.stages]
-    size = head.rings[0].pump.ring.sent.bytes + sum(int(t["sent"][1]) for t in told)
+    rings = [ring.pump.ring for ring in head.rings]
+    size = sum(ring.sent.bytes for ring in rings if ring is not None)
+    size += sum(int(t["sent"][1]) for t in told)
     return size, time.perf_counter(), [float(t["busy"]) for t in told]
 
 
@@ -146,15 +149,17 @@ async def serve(
         reuse=False,
         speculate=0,
         plan=described(*_problem(o), []),
+        replicas=o.rings,
         rebalance=0.0,
     )
     head = Head(options)
     await head.start()
     try:
-        for number in range(len(o.ranges)):
+        for number in range(len(o.ranges) * o.rings):
             told = {"host": address, "port": head.port, "secret": options.secret}
             fleet.join(number, **told, name=f"n{number}", is_emulated=is_emulated)
-        await head.ready()
+        for ring in head.rings:
+            await ring.is_serving.wait()
         return await _counted(fleet, head, o, warm, seconds)
     finally:
         await head.close()
@@ -225,9 +230,9 @@ def expected(
         link: The link of each pair of machines.
         is_head_apart: Whether the head is a link away from the first stage.
     """
-    problem, [chain] = _problem(setting, costs, link, is_head_apart)
-    said = simulate(problem, [chain], rounds=20.0)
-    return problem.tokens_per_s(chain), said.tokens_per_s
+    problem, chains = _problem(setting, costs, link, is_head_apart)
+    said = simulate(problem, chains, rounds=20.0)
+    return sum(map(problem.tokens_per_s, chains)), said.tokens_per_s
 
 
 def _problem(
@@ -238,7 +243,8 @@ def _problem(
 ) -> tuple[Problem, list[Chain]]:
     """Return a setting as the planner knows it."""
     o, count = setting, len(setting.ranges)
-    nodes = [Node(f"n{k}", 1e12, costs.layer, costs.head) for k in range(count)]
+    numbers = range(count * o.rings)
+    nodes = [Node(f"n{k}", 1e12, costs.layer, costs.head) for k in numbers]
     head = "head" if is_head_apart else None
     model = ModelShape.uniform(
         "smollm2", hidden=HIDDEN, layers=LAYERS, weight_bytes=1.4e7, kv_token_bytes=1536
@@ -246,14 +252,14 @@ def _problem(
     work = Workload(o.clients, o.prompt, o.answer, spread=o.spread)
     cluster = Cluster(tuple(nodes), default_link=link, head=head)
     problem = Problem(cluster, model, work, (_codec(o.codec),))
-    stages = [Stage(f"n{k}", a, b - 1) for k, (a, b) in enumerate(o.ranges)]
-    rows = -(-o.clients // o.flying)
-    chain = Chain(
-        *(tuple(stages), (o.codec,) * (count - 1), o.clients, rows),
-        chunk=o.chunk,
-        in_flight=o.flying,
-    )
-    return problem, [chain]
+    lanes = -(-o.clients // o.rings)
+    used = lanes, -(-lanes // o.flying), o.chunk, o.flying
+    chains = []
+    for first in numbers[::count]:
+        each = enumerate(o.ranges, first)
+        stages = tuple([Stage(f"n{k}", a, b - 1) for k, (a, b) in each])
+        chains.append(Chain(stages, (o.codec,) * (count - 1), *used))
+    return problem, chains
 
 
 def _codec(name: str) -> Codec:
