@@ -135,7 +135,7 @@ def test_a_ring_that_loses_a_node_recovers_alone(
 def test_a_standby_goes_where_a_stage_is_missing(
     folder: Path, oracle: list[list[int]]
 ) -> None:
-    """Whichever ring it waited at; adapters and sleep reach all rings."""
+    """Whichever ring it waited at; sleep and waking up reach all rings."""
 
     async def work(head: Head, nodes: Nodes) -> None:
         await whole(head, nodes)
