@@ -7,7 +7,7 @@ import socket
 
 from butterfly.errors import ConfigurationError
 
-VERSION = "0.1.0.dev0"
+VERSION = "0.1.0"
 
 SECRET = "BUTTERFLY_SECRET"
 """The variable with the cluster's secret."""

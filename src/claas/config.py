@@ -46,7 +46,7 @@ from claas.tuning import (
 from claas.types import Kind
 from claas.volumes import default_root
 
-VERSION = "0.1.0.dev0"
+VERSION = "0.1.0"
 
 CONFIG = "CLAAS_CONFIG"
 """The variable with the place of the TOML file."""

@@ -52,11 +52,12 @@ async def whole(head: Head, nodes: Nodes, count: int = 2) -> None:
 async def streamed(head: Head, *names: str, nodes: Nodes) -> tuple[list[int], Asked]:
     """Return what comes, token by token; in the middle some nodes die."""
     asked, came = Asked(list(PROMPTS[0]), LONG), list[int]()
-    async for token in head.generate(asked):
-        assert token.drawn.token is not None
-        came.append(token.drawn.token)
-        if len(came) == 5:
-            await nodes.end(*names)
+    async with asyncio.timeout(60):
+        async for token in head.generate(asked):
+            assert token.drawn.token is not None
+            came.append(token.drawn.token)
+            if len(came) == 5:
+                await nodes.end(*names)
     return came, asked
 
 

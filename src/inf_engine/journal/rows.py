@@ -9,7 +9,7 @@ from inf_engine.journal.files import journal_error
 from inf_engine.journal.keys import KEY_BYTES
 from inf_engine.types import ImagePart
 
-LIBRARY = "0.1.0.dev0"
+LIBRARY = "0.1.0"
 """The version of the library, which a journal notes for who cannot read it."""
 
 APPLICATION = 0x496E664A  # "InfJ", in the header of the file
