@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from claas.base import Base
+from claas.base import Base, Rows
 from claas.sdpo_loss import compute_sdpo_loss
 from claas.teacher import SelfTeacher, Tops
 
@@ -115,15 +115,9 @@ class SampledTeacher(SelfTeacher):
 class LiveTeacher(SelfTeacher):
     """The adapter in training, hinted, as it is at each step."""
 
-    def tops(
-        self,
-        prompts: Sequence[Sequence[int]],
-        answers: Sequence[Sequence[int]],
-        top_k: int,
-    ) -> Tops:
-        """See `claas.teacher.Teacher`."""
-        student = self._base.adapters[-1]  # loaded last: the one in training
-        return SelfTeacher(self._base, student).tops(prompts, answers, top_k)
+    def _logits(self, rows: Rows) -> Tensor:
+        """Return what the adapter that was loaded last says: the one in training."""
+        return self._base.logits(rows, self._base.adapters[-1])
 
 
 def _of(logits: Tensor, tokens: Tensor) -> Tensor:

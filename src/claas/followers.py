@@ -17,16 +17,16 @@ In the authors' code (github.com/lasgroup/SDPO, pull request 4) both rates are
 ``teacher_update_rate``, 0.05 by default. Here, too: 1 - `ema_decay`, and `trust`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from claas.base import Base
+from claas.base import Base, Rows
 from claas.errors import ConfigurationError
 from claas.library import read_tensors, write_tensors
 from claas.peft_files import TEACHER
-from claas.teacher import SelfTeacher, Tops, tops_of
+from claas.teacher import SelfTeacher
 
 
 class EmaTeacher(SelfTeacher):
@@ -89,15 +89,8 @@ class RegionTeacher(SelfTeacher):
         self._student = student
         self._trust = trust
 
-    @torch.no_grad()
-    def tops(
-        self,
-        prompts: Sequence[Sequence[int]],
-        answers: Sequence[Sequence[int]],
-        top_k: int,
-    ) -> Tops:
-        """See `claas.teacher.Teacher`."""
-        rows = self._base.rows(prompts, answers)
+    def _logits(self, rows: Rows) -> torch.Tensor:
+        """Return the mixture, but for a constant."""
         held = self._base.logits(rows, None)
         own = self._base.logits(rows, self._student)
-        return tops_of(torch.lerp(held, own, self._trust), top_k)
+        return torch.lerp(held, own, self._trust)

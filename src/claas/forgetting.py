@@ -14,6 +14,7 @@ and what was said later waits for the next update.
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import Any
 
 import claas.storage as storage
@@ -93,7 +94,7 @@ class Forgetting:
         """Let a version serve that does not know the feedback; say what it is like."""
         chain = storage.lineage(live.id, self.bench.volume)
         kept = [i for i in self.lessons.taught(lora, live.number) if i not in ids]
-        to, why, told = self._before(lora, chain, ids), "nothing else was learnt", {}
+        to, why, told = _before(chain, ids), "nothing else was learnt", {}
         try:
             if kept and not replays:
                 raise ClaasError("the rest is learnt again with the next update")
@@ -113,14 +114,6 @@ class Forgetting:
             raise ConflictError(f"{lora} is as it was: {done.error}")
         return told
 
-    def _before(
-        self, lora: str, chain: Sequence[Version], ids: Collection[str]
-    ) -> Version:
-        """Return the last version that is there and does not know the feedback."""
-        there = [version for version in chain if "files" in version.meta]
-        free = [version for version in there if not self._knows(lora, version, ids)]
-        return free[-1] if free else chain[0]
-
     def _judged(self, first: Version, made: Version, kept: Collection[str]) -> Verdict:
         """Ask the gate whether what is left was learnt."""
         lora, volume = LoraName.of(made.id).lora, self.bench.volume
@@ -137,3 +130,11 @@ class Forgetting:
         for version in found:
             storage.delete_lora(version.id, volume)
         return [version.number for version in found]
+
+
+def _before(chain: Sequence[Version], ids: Collection[str]) -> Version:
+    """Return the last of a lineage that is there and does not know the feedback."""
+    forgotten = set(ids)
+    free = takewhile(lambda v: forgotten.isdisjoint(v.meta.get("lessons", ())), chain)
+    there = [version for version in free if "files" in version.meta]
+    return there[-1] if there else chain[0]

@@ -134,8 +134,7 @@ class _Look:
     def feedback(self, probes: Sequence[Probe]) -> Iterable[_Checked]:
         """Whether the new feedback is followed more."""
         settings = self._settings
-        known = [(probe, verifier_of(probe.lesson)) for probe in probes]
-        verified = [(probe, v) for probe, v in known if v is not None]
+        verified, others = _by_verifier(probes)
         if verified:
             counts = self._followed(verified)
             total = len(verified) * settings.samples
@@ -148,7 +147,6 @@ class _Look:
             )
             good = change.low > settings.gain
             yield _Checked("feedback", change, settings.gain, good, said)
-        others = [probe for probe, verifier in known if verifier is None]
         if others:
             hinted = self._hinted(others)
             words = self._words(others, hinted)
@@ -159,11 +157,9 @@ class _Look:
     def kept(self, probes: Sequence[Probe]) -> Iterable[_Checked]:
         """Whether earlier feedback is still followed; each feedback counts alone."""
         settings = self._settings
-        known = [(probe, verifier_of(probe.lesson)) for probe in probes]
-        others = [probe for probe, verifier in known if verifier is None]
+        verified, others = _by_verifier(probes)
         if others:
             yield self._remembered(others)
-        verified = [(probe, v) for probe, v in known if v is not None]
         if not verified:
             return
         old, new = self._followed(verified)
@@ -385,6 +381,15 @@ def is_right(pattern: str, text: str) -> bool:
 
 
 _NOTHING = Receipt("", "", "", 0, (), (), (), (), "")
+
+
+def _by_verifier(
+    probes: Sequence[Probe],
+) -> tuple[list[tuple[Probe, Verifier]], list[Probe]]:
+    """Return probes with what can verify their feedback, and those without."""
+    known = [(probe, verifier_of(probe.lesson)) for probe in probes]
+    verified = [(probe, verifier) for probe, verifier in known if verifier is not None]
+    return verified, [probe for probe, verifier in known if verifier is None]
 
 
 def _follow(probe: Probe, verifier: Verifier, said: Sequence[Sampled]) -> int:

@@ -1,10 +1,10 @@
 """How likely answers are: under an adapter, and how far that is from the base."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
-from claas.base import Base
+from claas.base import Base, Rows
 
 _CHUNK = 4  # answers whose whole distributions are in memory at once
 
@@ -24,15 +24,13 @@ def divergences(
         answers: Tokens that the base answered.
         name: The adapter; None is the base itself, and 0.
     """
-    found: list[float] = []
-    for at in range(0, len(prompts), _CHUNK):
-        part = slice(at, at + _CHUNK)
-        rows = base.rows(prompts[part], answers[part])
+
+    def divergence(rows: Rows) -> torch.Tensor:
         one, other = (base.logits(rows, who).float() for who in (None, name))
         one, other = torch.log_softmax(one, -1), torch.log_softmax(other, -1)
-        kl = (one.exp() * (one - other)).sum(-1) * rows.mask
-        found += (kl.sum(-1) / rows.mask.sum(-1).clamp(min=1)).tolist()
-    return found
+        return (one.exp() * (one - other)).sum(-1) * rows.mask
+
+    return _means(base, prompts, answers, divergence)
 
 
 def likelihoods(
@@ -49,10 +47,20 @@ def likelihoods(
         answers: Tokens.
         name: The adapter, None for the base.
     """
+    return _means(base, prompts, answers, lambda rows: base.logprobs(rows, name))
+
+
+def _means(
+    base: Base,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    measured: Callable[[Rows], torch.Tensor],
+) -> list[float]:
+    """Return the mean of a measure over the tokens of each answer."""
     found: list[float] = []
     for at in range(0, len(prompts), _CHUNK):
         part = slice(at, at + _CHUNK)
         rows = base.rows(prompts[part], answers[part])
-        total = base.logprobs(rows, name).sum(-1)
+        total = measured(rows).sum(-1)
         found += (total / rows.mask.sum(-1).clamp(min=1)).tolist()
     return found

@@ -20,7 +20,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from claas.base import Base, Sampled
+from claas.base import Base, Rows, Sampled
 from claas.checks import Verifier, parrots, verifier_of
 from claas.errors import ConfigurationError, ServingError
 from claas.hints import Hints
@@ -119,8 +119,11 @@ class SelfTeacher:
         top_k: int,
     ) -> Tops:
         """See `Teacher`."""
-        rows = self._base.rows(prompts, answers)
-        return tops_of(self._base.logits(rows, self._pinned), top_k)
+        return tops_of(self._logits(self._base.rows(prompts, answers)), top_k)
+
+    def _logits(self, rows: Rows) -> torch.Tensor:
+        """Return what it says at each token of the answers."""
+        return self._base.logits(rows, self._pinned)
 
     def sample(
         self,

@@ -21,7 +21,7 @@ from butterfly.partitioning.form import (
     read_json,
     write_json,
 )
-from butterfly.partitioning.loss import Loss
+from butterfly.partitioning.loss import Loss, losses_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +236,5 @@ def _node(data: Any, where: str) -> Node:
     head = data.get("head")
     layer = build(LayerTime, data["layer"], f"{where}.layer")
     time = None if head is None else build(LayerTime, head, f"{where}.head")
-    told = enumerate(data.get("losses", ()))
-    losses = tuple(build(Loss, one, f"{where}.losses[{i}]") for i, one in told)
-    made = {"layer": layer, "head": time, "losses": losses}
+    made = {"layer": layer, "head": time, "losses": losses_in(data, f"{where}.")}
     return build(Node, {**data, **made}, where)

@@ -1,11 +1,12 @@
 """What lossy codecs change in a model's answers, and how much of that is allowed."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from butterfly.partitioning.codec import F32
-from butterfly.partitioning.form import not_negative
+from butterfly.partitioning.form import build, not_negative
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,20 @@ class Budget:
         if loss.kl <= self.kl and loss.top1 >= self.top1:
             return ""
         return f"{loss}: the budget is {self.kl:g} nats and {self.top1:.1%}"
+
+
+def losses_in(data: Mapping[str, Any], where: str = "") -> tuple[Loss, ...]:
+    """Return the losses of a JSON object that may have some.
+
+    Args:
+        data: The object.
+        where: What it is called in front of its field, such as ``nodes[0].``.
+
+    Raises:
+        ConfigurationError: Something is missing, unknown or does not fit.
+    """
+    told = enumerate(data.get("losses", ()))
+    return tuple(build(Loss, one, f"{where}losses[{i}]") for i, one in told)
 
 
 def worst(codec: str, links: int, losses: Iterable[Loss]) -> Loss | None:

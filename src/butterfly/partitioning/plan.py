@@ -8,7 +8,7 @@ from typing import Any
 from butterfly.errors import ConfigurationError
 from butterfly.partitioning.chain import Chain
 from butterfly.partitioning.form import build, check, read_json, write_json
-from butterfly.partitioning.loss import Loss
+from butterfly.partitioning.loss import Loss, losses_in
 from butterfly.partitioning.problem import Problem, gigabytes
 from butterfly.partitioning.simulator import Outcome
 
@@ -113,10 +113,7 @@ class Plan:
             "outcome": build(Outcome, data["outcome"], "outcome"),
             "binds": tuple(data["binds"]),
             "why": tuple(data.get("why", ())),
-            "losses": tuple(
-                build(Loss, loss, f"losses[{i}]")
-                for i, loss in enumerate(data.get("losses", ()))
-            ),
+            "losses": losses_in(data),
         }
         return build(cls, {**data, **made}, "the plan")
 

@@ -332,14 +332,7 @@ class Engine:
         """
         stream = TokenStream()
         task = asyncio.ensure_future(
-            self._outcome(
-                module,
-                args,
-                kwargs,
-                wants_tokens=stream.wants,
-                check_output=stream.check,
-                observers=[stream],
-            )
+            self._outcome(module, args, kwargs, **stream.options)
         )
         task.add_done_callback(stream.end)
         try:

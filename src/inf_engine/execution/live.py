@@ -23,12 +23,7 @@ class LiveRun:
     def __init__(self, begin: Callable[..., Run], *, tokens: bool) -> None:
         self._ended = asyncio.Event()
         self._stream = TokenStream(strict=False)
-        options: dict[str, Any] = {}
-        if tokens:
-            stream = self._stream
-            options["wants_tokens"] = stream.wants
-            options["check_output"] = stream.check
-            options["observers"] = [stream]
+        options = self._stream.options if tokens else {}
         self._run = begin(self._done, keep=True, **options)
 
     @property

@@ -31,6 +31,15 @@ class TokenStream:
         self._given = ""
         self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a run is started with so that this hears of its text."""
+        return {
+            "wants_tokens": self.wants,
+            "check_output": self.check,
+            "observers": [self],
+        }
+
     def check(self, output: Any, run: Run) -> None:
         """Refuse an output that is not the text of one model call.
 
